@@ -20,6 +20,7 @@ export type ErrorCode =
 	| 'ERR_ALLMREC_RUN'
 	| 'ERR_ALLMREC_ADDON_NOT_FOUND'
 	| 'ERR_ALLMREC_DOWNLOAD'
+	| 'ERR_ALLMREC_CANCELLED'
 	| 'ERR_ALLMREC_INTERNAL';
 
 /** Error with a stable {@link ErrorCode}; the native or system cause is kept in `cause`. */

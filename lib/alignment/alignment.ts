@@ -1,0 +1,419 @@
+import { z } from 'zod';
+import type { CollaborativeModel } from '../cf/sasrec.js';
+import type { Dataset } from '../data/dataset.js';
+import { NegativeSampler, SeededRandom } from '../data/sampling.js';
+import type { Split } from '../data/split.js';
+import { ALLMRecError } from '../errors.js';
+import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
+import { guard, run, type Session, takeRows } from '../native/session.js';
+import { parseOptions } from '../options.js';
+import type { LongCallOptions } from '../progress.js';
+import { itemText } from '../text/item-text.js';
+import type { SentenceEncoder } from '../text/sentence-encoder.js';
+import type { TokenStore } from '../text/tokenizer.js';
+import { type LoopResult, trainLoop } from '../training/loop.js';
+
+/** Stage 1's options, with the paper's defaults. */
+export const alignmentSchema = z.strictObject({
+	/** d', the width of the joint space. */
+	jointSize: z.int().min(1).default(128),
+	/** On the encoders' outputs. */
+	activation: z.enum(['none', 'relu', 'leaky_relu', 'gelu', 'sigmoid', 'tanh']).default('sigmoid'),
+	/** Weight of L_matching; 0 for the ablation. */
+	matching: z.number().min(0).default(1),
+	/** α, weight of L_item-recon. */
+	alpha: z.number().min(0).default(0.5),
+	/** β, weight of L_text-recon. */
+	beta: z.number().min(0).default(0.5),
+	/** Weight of L_rec. */
+	recommendation: z.number().min(0).default(1),
+	/** `last`: each user's last training item; `all`: every training item with a history (the paper's A-LLMRec_all). */
+	items: z.enum(['last', 'all']).default('last'),
+	/** Leave the sentence encoder as it is; texts are then encoded once. */
+	freezeEncoder: z.boolean().default(false),
+	batchSize: z.int().min(1).default(32),
+	learningRate: z.number().positive().default(1e-4),
+	beta1: z.number().min(0).lt(1).default(0.9),
+	beta2: z.number().min(0).lt(1).default(0.98),
+	epochs: z.int().min(0).default(10),
+	validateEvery: z.int().min(0).default(1),
+	/** Validations without a lower loss after which training stops. */
+	patience: z.int().min(1).default(3),
+	/** Losses as the authors' code has them; see SPEC. */
+	referenceCompat: z.boolean().default(false),
+	seed: z.int().min(0).default(0),
+});
+
+export type AlignmentOptions = z.input<typeof alignmentSchema>;
+
+export interface AlignmentTrainOptions extends LongCallOptions {
+	split: Split;
+	folder?: string | undefined;
+	session: Session;
+}
+
+/** Which latent stands for an item: e_i where it has interactions, q_i where it has not. */
+export interface JointOptions {
+	/** Items with fewer training interactions than this take q_i. Default 1; Infinity = q_i for all. */
+	coldThreshold?: number | undefined;
+}
+
+/** Vectors of all items by dense id; row 0 is padding (zeros). */
+export interface ItemLatents {
+	/** d' */
+	size: number;
+	/** e (numItems + 1, d') of the collaborative vectors. */
+	e: Float32Array;
+	/** q (numItems + 1, d') of the texts. */
+	q: Float32Array;
+}
+
+/** Stage 1: two autoencoders that meet in a joint space of collaborative and textual knowledge. */
+export class Alignment {
+	readonly config: Readonly<AlignmentConfig>;
+	readonly training: LoopResult | undefined;
+	/** @internal */
+	readonly native: NativeAlignment;
+
+	private constructor(native: NativeAlignment, config: AlignmentConfig, training?: LoopResult) {
+		this.native = native;
+		this.config = config;
+		this.training = training;
+	}
+
+	/** Trains the alignment and, unless frozen, the sentence encoder, which is changed in place. */
+	static async train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		encoder: SentenceEncoder,
+		options: AlignmentOptions,
+		{ split, folder, session, signal, onProgress }: AlignmentTrainOptions,
+	): Promise<Alignment> {
+		const o = parseOptions(alignmentSchema, options, 'the alignment');
+		const config: AlignmentConfig = {
+			itemSize: cf.size,
+			textSize: encoder.size,
+			jointSize: o.jointSize,
+			activation: o.activation,
+			matchingWeight: o.matching,
+			itemReconstructionWeight: o.alpha,
+			textReconstructionWeight: o.beta,
+			recommendationWeight: o.recommendation,
+			referenceCompat: o.referenceCompat,
+		};
+		const native = guard(() => new session.addon.Alignment(session.engine, config));
+		await run(() => native.initialise(o.seed), signal);
+		const texts = await encoder.tokenize(
+			dataset.items.map((item) => itemText(item, { referenceCompat: o.referenceCompat })),
+			{ signal, onProgress },
+		);
+		const examples = await Examples.build(dataset, split, cf, o, signal);
+		if (examples.train.length === 0)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_EMPTY_DATASET',
+				'No user has a training item with a history before it, so stage 1 has nothing to learn from.',
+			);
+		const batches = new Batches(examples, cf.size, encoder.size, await cf.itemTable(), texts, o.referenceCompat);
+		if (o.freezeEncoder) batches.textVectors = await encoder.encode(texts, { signal });
+		const trainer = guard(
+			() =>
+				new session.addon.AlignmentTrainer(native, o.freezeEncoder ? null : encoder.native, {
+					learningRate: o.learningRate,
+					beta1: o.beta1,
+					beta2: o.beta2,
+					trainEncoder: !o.freezeEncoder,
+					seed: o.seed,
+				}),
+		);
+		const stepsPerEpoch = Math.ceil(examples.train.length / o.batchSize);
+		try {
+			const result = await trainLoop(
+				{
+					name: 'align',
+					stepsPerEpoch,
+					unit: 'items',
+					unitsPerEpoch: examples.train.length,
+					run: async (first, count) => {
+						const sums: Record<string, number> = {};
+						for (let step = first; step < first + count; step++) {
+							signal?.throwIfAborted();
+							const rows = examples.batch(step, stepsPerEpoch, o.batchSize);
+							const losses = await run(() => trainer.step(batches.build(rows)), signal);
+							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value / count;
+						}
+						return sums;
+					},
+					validate: async () => {
+						const sums: Record<string, number> = {};
+						const { validation } = examples;
+						for (let first = 0; first < validation.length; first += VALIDATION_BATCH) {
+							signal?.throwIfAborted();
+							const rows = validation.slice(first, first + VALIDATION_BATCH);
+							const losses = await run(() => trainer.evaluate(batches.build(rows)), signal);
+							for (const [name, value] of Object.entries(losses))
+								sums[name] = (sums[name] ?? 0) + (value * rows.length) / validation.length;
+						}
+						const metrics = Object.fromEntries(Object.entries(sums).map(([name, value]) => [`validation ${name}`, value]));
+						return { score: -(sums.loss ?? 0), metrics };
+					},
+					saveWeights: (path) => saveBoth(native, o.freezeEncoder ? undefined : encoder, path, config),
+					loadWeights: (path) => loadBoth(native, o.freezeEncoder ? undefined : encoder, path),
+					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
+					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+				},
+				{
+					epochs: o.epochs,
+					validateEvery: examples.validation.length > 0 ? o.validateEvery : 0,
+					patience: o.patience,
+					folder,
+					signal,
+					onProgress,
+				},
+				JSON.stringify({ ...o, encoder: encoder.config, maxTokens: encoder.maxTokens, split: split.toJSON() }),
+			);
+			return new Alignment(native, config, result);
+		} finally {
+			trainer.dispose();
+		}
+	}
+
+	/** Reads a file written by {@link Alignment.save}. */
+	static async load(path: string, session: Session): Promise<Alignment> {
+		const file = guard(() => session.addon.openTensorFile(path));
+		let config: AlignmentConfig;
+		try {
+			const text = file.metadata()[METADATA];
+			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
+			config = JSON.parse(text) as AlignmentConfig;
+		} finally {
+			file.close();
+		}
+		const native = guard(() => new session.addon.Alignment(session.engine, config));
+		await run(() => native.load([path]));
+		return new Alignment(native, config);
+	}
+
+	/** e (rows, d') of collaborative vectors (rows, d). */
+	encodeItems(items: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.encodeItems(items));
+	}
+
+	/** q (rows, d') of text vectors (rows, d_t). */
+	encodeTexts(texts: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.encodeTexts(texts));
+	}
+
+	/** ê (rows, d) of latents (rows, d'): an item in the recommender's space. */
+	decodeItems(latents: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.decodeItems(latents));
+	}
+
+	/** Q̂ (rows, d_t) of latents (rows, d'). */
+	decodeTexts(latents: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.decodeTexts(latents));
+	}
+
+	/** Both latents of every item of the catalogue, computed once. */
+	async latents(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		encoder: SentenceEncoder,
+		options: LongCallOptions = {},
+	): Promise<ItemLatents> {
+		const texts = dataset.items.map((item) => itemText(item, { referenceCompat: this.config.referenceCompat }));
+		const e = await this.encodeItems(await cf.itemTable());
+		const q = await this.encodeTexts(await encoder.encode(texts, options));
+		const size = this.config.jointSize;
+		e.fill(0, 0, size);
+		q.fill(0, 0, size);
+		return { size, e, q };
+	}
+
+	/** Safetensors with the authors' tensor names. */
+	save(path: string): Promise<void> {
+		return run(() => this.native.save(path, { [METADATA]: JSON.stringify(this.config) }));
+	}
+
+	dispose(): void {
+		this.native.dispose();
+	}
+}
+
+/** One vector (d') for every item, by the one rule. */
+export function jointEmbeddings(
+	{ size, e, q }: ItemLatents,
+	trainingCounts: ArrayLike<number>,
+	{ coldThreshold = 1 }: JointOptions = {},
+): Float32Array {
+	const joint = e.slice();
+	for (let item = 1; item < trainingCounts.length; item++)
+		if (trainingCounts[item]! < coldThreshold)
+			joint.set(q.subarray(item * size, (item + 1) * size), item * size);
+	return joint;
+}
+
+const METADATA = 'a-llmrec.alignment';
+const VALIDATION_BATCH = 64;
+const VALIDATION_USERS = 2000;
+
+type ParsedOptions = z.output<typeof alignmentSchema>;
+
+/** One example: a user's representation, the item that follows it, and a negative. */
+interface Example {
+	/** Row of `users`. */
+	user: number;
+	item: number;
+	/** Index of the user in the data set, for negatives. */
+	owner: number;
+}
+
+class Examples {
+	readonly #dataset: Dataset;
+	readonly #seed: number;
+	readonly users: Float32Array;
+	readonly train: Example[];
+	readonly validation: { example: Example; negative: number }[];
+	#order: Int32Array | undefined;
+	#orderEpoch = -1;
+	readonly #sampler: NegativeSampler;
+
+	private constructor(
+		dataset: Dataset,
+		seed: number,
+		users: Float32Array,
+		train: Example[],
+		validation: Example[],
+		sampler: NegativeSampler,
+	) {
+		this.#dataset = dataset;
+		this.#seed = seed;
+		this.users = users;
+		this.train = train;
+		this.#sampler = sampler;
+		this.validation = validation.map((example) => ({ example, negative: this.#negative(example, VALIDATION_STREAM) }));
+	}
+
+	static async build(
+		dataset: Dataset,
+		split: Split,
+		cf: CollaborativeModel,
+		o: ParsedOptions,
+		signal: AbortSignal | undefined,
+	): Promise<Examples> {
+		const histories: Int32Array[] = [];
+		const train: Example[] = [];
+		const validation: Example[] = [];
+		const hasNegative = (u: number) => new Set(dataset.sequence(u)).size < dataset.numItems;
+		for (let u = 0; u < dataset.numUsers; u++) {
+			const items = split.trainSequence(u);
+			if (!hasNegative(u)) continue;
+			// A user with one training item has no history before it, and trains nothing.
+			for (let at = o.items === 'all' ? 1 : Math.max(1, items.length - 1); at < items.length; at++) {
+				train.push({ user: histories.length, item: items[at]!, owner: u });
+				histories.push(items.subarray(0, at));
+			}
+		}
+		const users = split.users('validation');
+		const stride = Math.max(1, Math.ceil(users.length / VALIDATION_USERS));
+		for (let i = 0; i < users.length; i += stride) {
+			const u = users[i]!;
+			if (!hasNegative(u)) continue;
+			validation.push({ user: histories.length, item: split.validation[u]!, owner: u });
+			histories.push(split.history(u, 'validation'));
+		}
+		const vectors = await cf.userVectors(histories, signal);
+		return new Examples(dataset, o.seed, vectors, train, validation, new NegativeSampler(dataset.numItems));
+	}
+
+	/** The examples of a step; depends on the seed and the step alone. */
+	batch(step: number, stepsPerEpoch: number, batchSize: number): { example: Example; negative: number }[] {
+		const epoch = Math.floor(step / stepsPerEpoch);
+		if (epoch !== this.#orderEpoch) {
+			this.#order = Int32Array.from(this.train, (_, i) => i);
+			new SeededRandom(this.#seed, ORDER_STREAM, epoch).shuffle(this.#order);
+			this.#orderEpoch = epoch;
+		}
+		const first = (step % stepsPerEpoch) * batchSize;
+		return Array.from(this.#order!.subarray(first, first + batchSize), (i) => {
+			const example = this.train[i]!;
+			return { example, negative: this.#negative(example, epoch) };
+		});
+	}
+
+	#negative({ user, owner }: Example, stream: number): number {
+		const drawn = new Int32Array(1);
+		const random = new SeededRandom(this.#seed, NEGATIVE_STREAM, stream, user);
+		this.#sampler.draw(random, this.#dataset.sequence(owner), drawn);
+		return drawn[0]!;
+	}
+}
+
+const ORDER_STREAM = 11;
+const NEGATIVE_STREAM = 12;
+const VALIDATION_STREAM = 0xffff;
+
+class Batches {
+	/** (numItems + 1, d_t) when the encoder is frozen. */
+	textVectors: Float32Array | undefined;
+
+	constructor(
+		readonly examples: Examples,
+		readonly size: number,
+		readonly textSize: number,
+		readonly items: Float32Array,
+		readonly texts: TokenStore,
+		readonly both: boolean,
+	) {}
+
+	build(rows: readonly { example: Example; negative: number }[]): AlignmentBatch {
+		const positives = rows.map(({ example }) => example.item);
+		const negatives = rows.map(({ negative }) => negative);
+		const batch: AlignmentBatch = {
+			users: takeRows(this.examples.users, this.size, rows.map(({ example }) => example.user)),
+			positiveItems: takeRows(this.items, this.size, positives),
+			negativeItems: takeRows(this.items, this.size, negatives),
+		};
+		// The negative's text takes part in the authors' losses only.
+		const negativeTexts = this.both ? negatives : [];
+		if (this.textVectors) {
+			batch.positiveTexts = takeRows(this.textVectors, this.textSize, positives);
+			batch.negativeTexts = takeRows(this.textVectors, this.textSize, negativeTexts);
+		} else {
+			batch.positiveTokens = this.#tokens(positives);
+			batch.negativeTokens = this.#tokens(negativeTexts);
+		}
+		return batch;
+	}
+
+	#tokens(items: readonly number[]): Ragged {
+		const { offsets, ids } = this.texts;
+		const result: Ragged = { offsets: new Int32Array(items.length + 1), values: new Int32Array(0) };
+		for (const [i, item] of items.entries())
+			result.offsets[i + 1] = result.offsets[i]! + offsets[item + 1]! - offsets[item]!;
+		result.values = new Int32Array(result.offsets[items.length]!);
+		for (const [i, item] of items.entries())
+			result.values.set(ids.subarray(offsets[item], offsets[item + 1]), result.offsets[i]);
+		return result;
+	}
+}
+
+/** Alignment and fine-tuned encoder beside each other: `<path>` and `<path>.encoder.safetensors`. */
+async function saveBoth(
+	native: NativeAlignment,
+	encoder: SentenceEncoder | undefined,
+	path: string,
+	config: AlignmentConfig,
+): Promise<void> {
+	if (encoder) await run(() => encoder.native.save(encoderPath(path), { format: 'pt' }));
+	await run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+}
+
+async function loadBoth(native: NativeAlignment, encoder: SentenceEncoder | undefined, path: string): Promise<void> {
+	if (encoder) await run(() => encoder.native.load([encoderPath(path)]));
+	await run(() => native.load([path]));
+}
+
+/** `best.safetensors.part` and `best.safetensors` share their encoder file's name. */
+function encoderPath(path: string): string {
+	return path.replace(/\.part$/, '').replace(/\.safetensors$/, '.encoder.safetensors');
+}

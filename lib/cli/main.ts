@@ -1,0 +1,51 @@
+#!/usr/bin/env node
+import { readFileSync } from 'node:fs';
+import { Command, CommanderError } from 'commander';
+
+/** A verb of the command: one file of this folder, loaded when the command starts. */
+interface Verb {
+	register(program: Command): void;
+}
+
+/** In the order of the help text. A new verb is one line here and one file that exports `register(program)`. */
+const verbs: readonly (() => Promise<Verb>)[] = [() => import('./prepare.js')];
+
+/** Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted. */
+async function main(argv: readonly string[]): Promise<number> {
+	const program = new Command('a-llmrec')
+		.description('Recommend with a frozen language model (A-LLMRec).')
+		.version(packageVersion(), '-v, --version')
+		.option('--debug', 'print the stack and the cause of an error')
+		.showSuggestionAfterError(true)
+		.showHelpAfterError('(add --help for the options)')
+		.exitOverride();
+	for (const load of verbs) (await load()).register(program);
+	// Sub-commands do not inherit what was set before they were made.
+	for (const command of program.commands) command.copyInheritedSettings(program);
+	try {
+		await program.parseAsync(argv);
+		return 0;
+	} catch (error) {
+		if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+		return report(error, program.opts().debug === true);
+	}
+}
+
+function report(error: unknown, debug: boolean): number {
+	const { code, message, name } = error instanceof Error ? (error as NodeJS.ErrnoException) : {};
+	if (name === 'AbortError') {
+		console.error('interrupted');
+		return 130;
+	}
+	console.error(code ? `error ${code}: ${message}` : `error: ${message ?? String(error)}`);
+	if (debug || !code) console.error(error);
+	return 1;
+}
+
+/** From package.json, two folders above the compiled file's `lib/`. */
+function packageVersion(): string {
+	const text = readFileSync(new URL('../../../package.json', import.meta.url), 'utf8');
+	return JSON.parse(text).version;
+}
+
+process.exitCode = await main(process.argv);

@@ -1,0 +1,71 @@
+import { identifier } from '../database.js';
+import { commonHeader, readCsv } from './delimited.js';
+import {
+	type GenreLayout,
+	type LogSource,
+	numberFromText,
+	type ReaderInput,
+	resolveColumn,
+	textOrNull,
+	timeFromText,
+} from './source.js';
+
+/** RecBole's atomic files: tab separated, no quoting, header `name:type`. */
+export async function recboleSource({ interactions, items, columns }: ReaderInput): Promise<LogSource> {
+	const log = parseHeader(await commonHeader(interactions));
+	const inFile = { file: interactions[0]! };
+	const user = resolveColumn('user', columns, log.names, { required: true, ...inFile })!;
+	const item = resolveColumn('item', columns, log.names, { required: true, ...inFile })!;
+	const time = resolveColumn('time', columns, log.names, { required: false, ...inFile });
+	const rating = resolveColumn('rating', columns, log.names, { required: false, ...inFile });
+	const layout = { delimiter: '\t', quote: '', header: true } as const;
+	const source: LogSource = {
+		interactions: `SELECT ${textOrNull(identifier(user))} AS user_id, ${textOrNull(identifier(item))} AS item_id,
+			${time ? timeFromText(identifier(time)) : '0::DOUBLE'} AS time,
+			${rating ? numberFromText(identifier(rating)) : 'NULL::DOUBLE'} AS rating
+			FROM ${readCsv(interactions, { ...layout, columns: log.names })}`,
+		hasRating: rating !== undefined,
+		descriptionIsJson: false,
+		genreLayout: 'separated',
+		files: [...interactions, ...items],
+		presentFields: log.names,
+	};
+	if (items.length === 0) return source;
+	const catalogue = parseHeader(await commonHeader(items));
+	const { query, genres } = itemColumns(items[0]!, { id: item, ...columns }, catalogue.names);
+	source.items = `${query} FROM ${readCsv(items, { ...layout, columns: catalogue.names })}`;
+	source.genreLayout = genreLayoutOf(catalogue.types.get(genres ?? ''));
+	return source;
+}
+
+/** The select list of a catalogue whose columns are all text. */
+export function itemColumns(file: string, columns: Parameters<typeof resolveColumn>[1], present: string[]) {
+	const known =
+		columns.id !== undefined && !present.includes(columns.id) ? { ...columns, id: undefined } : columns;
+	const id = resolveColumn('id', known, present, { required: true, file })!;
+	const optional = (role: 'title' | 'description' | 'genres' | 'brand') =>
+		resolveColumn(role, columns, present, { required: false, file });
+	const genres = optional('genres');
+	const select = (name: string | undefined) => (name ? `${identifier(name)}::VARCHAR` : 'NULL::VARCHAR');
+	return {
+		query: `SELECT ${textOrNull(select(id))} AS id, ${select(optional('title'))} AS title,
+			${select(optional('description'))} AS description, ${select(genres)} AS genres, ${select(optional('brand'))} AS brand`,
+		genres,
+	};
+}
+
+function parseHeader(header: string) {
+	const fields = header.split('\t').map((field) => field.trim());
+	const types = new Map(
+		fields.map((field) => {
+			const colon = field.lastIndexOf(':');
+			return colon < 0 ? ([field, ''] as const) : ([field.slice(0, colon), field.slice(colon + 1)] as const);
+		}),
+	);
+	return { names: [...types.keys()], types };
+}
+
+/** RecBole separates the members of a `token_seq` by spaces. */
+function genreLayoutOf(type: string | undefined): GenreLayout {
+	return type === 'token_seq' ? 'words' : 'separated';
+}

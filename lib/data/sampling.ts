@@ -1,0 +1,225 @@
+import { readFile } from 'node:fs/promises';
+import { z } from 'zod';
+import { ALLMRecError, invalidArgument } from '../errors.js';
+import { assertReadable, writeFileAtomic } from './folder.js';
+import { rejectUnknownOptions } from './options.js';
+import { SeededRandom } from './random.js';
+import type { Phase, Split, SplitRecord } from './split.js';
+
+export { SeededRandom } from './random.js';
+
+export interface CandidateOptions {
+	/** A whole number from 0. */
+	seed: number;
+	/** Negatives of each user. Default: 19. */
+	negatives?: number | undefined;
+	/** Whose item is the target. Default: `test`. */
+	phase?: Phase | undefined;
+	/** Users to draw for, each with a target. Default: all that have one. */
+	users?: ArrayLike<number> | undefined;
+}
+
+/** One shuffled row of items for each user: the target and its negatives. */
+export interface Candidates {
+	phase: Phase;
+	seed: number;
+	negatives: number;
+	/** (rows), user indices. */
+	users: Int32Array;
+	/** (rows × (1 + negatives)), dense item ids. */
+	candidates: Int32Array;
+	/** (rows), where in its row the target stands. */
+	targets: Int32Array;
+}
+
+/**
+ * Draws negatives uniformly from the items a user never interacted with, training, validation and test included,
+ * without repetition. A user's row depends on the seed, the phase and the user only.
+ *
+ * @throws ERR_ALLMREC_TOO_FEW_ITEMS if a user has left fewer than `negatives` items.
+ */
+export function sampleCandidates(split: Split, options: CandidateOptions): Candidates {
+	rejectUnknownOptions(options, { seed: true, negatives: true, phase: true, users: true });
+	const { seed, negatives = 19, phase = 'test' } = options;
+	if (phase !== 'test' && phase !== 'validation') invalidArgument('phase', '`test` or `validation`', phase);
+	if (!Number.isInteger(negatives) || negatives < 1)
+		invalidArgument('negatives', 'a whole number from 1', negatives);
+	const users = options.users ? Int32Array.from(options.users) : split.users(phase);
+	const targetItems = split.targets(phase);
+	const width = negatives + 1;
+	const candidates = new Int32Array(users.length * width);
+	const targets = new Int32Array(users.length);
+	const sampler = new NegativeSampler(split.dataset.numItems);
+	for (const [row, user] of users.entries()) {
+		const target = targetItems[user];
+		if (!target) invalidArgument(`users[${row}]`, `a user with a ${phase} item`, user);
+		const random = new SeededRandom(seed, phase === 'test' ? 1 : 0, user);
+		const items = candidates.subarray(row * width, (row + 1) * width);
+		items[0] = target;
+		if (!sampler.draw(random, split.dataset.sequence(user), items.subarray(1)))
+			throw new ALLMRecError(
+				'ERR_ALLMREC_TOO_FEW_ITEMS',
+				`User ${user} has interacted with all but fewer than ${negatives} of ${split.dataset.numItems} items; ask for fewer \`negatives\`, or leave the user out with \`users\`.`,
+			);
+		random.shuffle(items);
+		targets[row] = items.indexOf(target);
+	}
+	return { phase, seed, negatives, users, candidates, targets };
+}
+
+/** Uniform draws without repetition from the items outside a sequence. */
+export class NegativeSampler {
+	readonly #numItems: number;
+	/** (numItems + 1), the draw an item was last excluded in. */
+	readonly #excludedIn: Int32Array;
+	#draw = 0;
+
+	constructor(numItems: number) {
+		this.#numItems = numItems;
+		this.#excludedIn = new Int32Array(numItems + 1);
+	}
+
+	/** Fills `into`; false, with `into` unfinished, if there are not enough items. */
+	draw(random: SeededRandom, sequence: Int32Array, into: Int32Array): boolean {
+		const draw = ++this.#draw;
+		let free = this.#numItems;
+		for (const item of sequence) if (this.#exclude(item, draw)) free--;
+		if (free < into.length) return false;
+		// Rejection is quick while most items are free; near the end the free ones are listed instead.
+		if (free - into.length < this.#numItems / 4) return this.#drawFromList(random, draw, into);
+		for (let i = 0; i < into.length; ) {
+			const item = 1 + random.int(this.#numItems);
+			if (this.#exclude(item, draw)) into[i++] = item;
+		}
+		return true;
+	}
+
+	#drawFromList(random: SeededRandom, draw: number, into: Int32Array): boolean {
+		const free: number[] = [];
+		for (let item = 1; item <= this.#numItems; item++) if (this.#excludedIn[item] !== draw) free.push(item);
+		for (let i = 0; i < into.length; i++) {
+			const j = i + random.int(free.length - i);
+			into[i] = free[j]!;
+			free[j] = free[i]!;
+		}
+		return true;
+	}
+
+	/** Whether the item was free until now. */
+	#exclude(item: number, draw: number): boolean {
+		if (this.#excludedIn[item] === draw) return false;
+		this.#excludedIn[item] = draw;
+		return true;
+	}
+}
+
+const FORMAT = 'a-llmrec-split';
+const whole = z.number().int().nonnegative();
+const fileSchema = z.object({
+	format: z.literal(FORMAT),
+	version: z.literal(1),
+	split: z.custom<SplitRecord>((value) => typeof value === 'object' && value !== null),
+	candidates: z.array(
+		z.object({
+			phase: z.enum(['validation', 'test']),
+			seed: whole,
+			negatives: whole,
+			users: z.array(whole),
+			targets: z.array(whole),
+			rows: z.array(z.array(whole)),
+		}),
+	),
+});
+
+/** Writes `split.json`: the split's options and counts, and the candidates drawn for it, one line for each user. */
+export async function saveCandidates(
+	path: string,
+	split: Split,
+	drawn: readonly Candidates[],
+): Promise<void> {
+	await writeFileAtomic(path, serialise(split, drawn));
+}
+
+function* serialise(split: Split, drawn: readonly Candidates[]): Generator<string> {
+	yield `{"format": "${FORMAT}", "version": 1,\n"split": ${JSON.stringify(split)},\n"candidates": [`;
+	for (const [n, { phase, seed, negatives, users, targets, candidates }] of drawn.entries()) {
+		const head = { phase, seed, negatives, users: [...users], targets: [...targets] };
+		yield `${n > 0 ? ',' : ''}\n${JSON.stringify(head).slice(0, -1)},"rows": [`;
+		const width = negatives + 1;
+		const batch = 1024;
+		for (let first = 0; first < users.length; first += batch) {
+			let text = '';
+			for (let row = first; row < Math.min(first + batch, users.length); row++)
+				text += `${row > 0 ? ',' : ''}\n[${candidates.subarray(row * width, (row + 1) * width).join(',')}]`;
+			yield text;
+		}
+		yield '\n]}';
+	}
+	yield '\n]}\n';
+}
+
+/**
+ * Reads `split.json`.
+ *
+ * @param split if given, the file has to be of the same split
+ * @throws ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_FILE_FORMAT, or ERR_ALLMREC_RUN if it belongs to another split.
+ */
+export async function loadCandidates(
+	path: string,
+	split?: Split,
+): Promise<{ split: SplitRecord; candidates: Candidates[] }> {
+	await assertReadable(path);
+	const fail = (what: string, cause?: unknown): never => {
+		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not a split file: ${what}.`, { cause });
+	};
+	let json: unknown;
+	try {
+		json = JSON.parse(await readFile(path, 'utf8'));
+	} catch (cause) {
+		return fail('it is not JSON; it may be cut off', cause);
+	}
+	const parsed = fileSchema.safeParse(json);
+	if (!parsed.success) {
+		const [issue] = parsed.error.issues;
+		return fail(`\`${issue?.path.join('.')}\`: ${issue?.message}`, parsed.error);
+	}
+	const { data } = parsed;
+	if (split && canonical(data.split) !== canonical(split.toJSON()))
+		throw new ALLMRecError(
+			'ERR_ALLMREC_RUN',
+			`${path} was saved for another split: it has ${canonical(data.split)}, expected ${canonical(split.toJSON())}. Use the data set and the options of the run.`,
+		);
+	const numItems = split?.dataset.numItems ?? data.split.dataset?.numItems ?? Number.POSITIVE_INFINITY;
+	const candidates = data.candidates.map(({ phase, seed, negatives, users, targets, rows }) => {
+		const width = negatives + 1;
+		if (rows.length !== users.length || targets.length !== users.length)
+			fail(`${rows.length} rows and ${targets.length} targets for ${users.length} users`);
+		const items = new Int32Array(rows.length * width);
+		for (const [row, members] of rows.entries()) {
+			if (members.length !== width || members.some((item) => item < 1 || item > numItems))
+				fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
+			if (targets[row]! >= width) fail(`the target of row ${row} is outside it`);
+			items.set(members, row * width);
+		}
+		return {
+			phase,
+			seed,
+			negatives,
+			users: Int32Array.from(users),
+			candidates: items,
+			targets: Int32Array.from(targets),
+		};
+	});
+	return { split: data.split, candidates };
+}
+
+/** JSON with sorted keys, for comparison. The data set's name is left out: a copy may bear another. */
+function canonical({ kind, options, dataset, counts }: SplitRecord): string {
+	const sorted = (record: object) =>
+		Object.fromEntries(
+			Object.entries(record ?? {})
+				.filter(([key]) => key !== 'name')
+				.sort(([a], [b]) => (a < b ? -1 : 1)),
+		);
+	return JSON.stringify({ kind, ...sorted(options), ...sorted(dataset), ...sorted(counts) });
+}

@@ -1,0 +1,396 @@
+/**
+ * The one typed mirror of everything the native addon exports. Private: no public type mentions it.
+ *
+ * Every method that computes returns a promise and runs on the engine's executor thread, one job after another;
+ * arrays are copied when the call is made. Rejections are errors with a `code` (`ERR_ALLMREC_…`). Letters: T packed
+ * tokens, B sequences or texts, C hidden width, U users, P pairs.
+ */
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ALLMRecError } from '../errors.js';
+
+export interface DeviceDescription {
+	backend: string;
+	available: boolean;
+	name: string;
+	instruction: string;
+	memoryBytes: number;
+	threads: number;
+	/** A reason code and a sentence when not available, else empty. */
+	reason: string;
+}
+
+/** Passed to long calls; `cancel()` makes them stop at their next poll and reject with `ERR_ALLMREC_CANCELLED`. */
+export interface NativeCancelFlag {
+	cancel(): void;
+}
+
+export interface NativeEngine {
+	info(): DeviceDescription;
+	/** Idempotent. Frees the device once running jobs have ended and models are disposed. */
+	dispose(): void;
+}
+
+export interface NativeTensorInfo {
+	name: string;
+	/** F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL. */
+	dtype: string;
+	shape: number[];
+}
+
+export interface NativeTensorFile {
+	readonly format: string;
+	tensors(): NativeTensorInfo[];
+	metadata(): Record<string, string>;
+	/** Converted to float32. */
+	readFloat32(name: string): Float32Array;
+	/** Integer and BOOL tensors. */
+	readInt64(name: string): BigInt64Array;
+	close(): void;
+}
+
+export interface NativeTensorToWrite {
+	name: string;
+	dtype: 'F32' | 'F16' | 'BF16';
+	shape: number[];
+	data: Float32Array;
+}
+
+/** Variable-length rows: row r is values[offsets[r] … offsets[r + 1] − 1]. */
+export interface Ragged {
+	offsets: Int32Array;
+	values: Int32Array;
+}
+
+export interface AdamOptions {
+	learningRate: number;
+	beta1?: number;
+	beta2?: number;
+	eps?: number;
+	weightDecay?: number;
+	/** 0 = none. */
+	clipNorm?: number;
+}
+
+/** What all models share. */
+export interface NativeModel {
+	parameters(): { name: string; shape: number[] }[];
+	/** Numbers in all weights. */
+	parameterCount(): number;
+	getParameter(name: string): Promise<Float32Array>;
+	setParameter(name: string, values: Float32Array): Promise<void>;
+	/** Zeros while frozen or before a backward. */
+	getGradient(name: string): Promise<Float32Array>;
+	/** Reads every weight from whichever file has it. */
+	load(paths: string[]): Promise<void>;
+	/** A safetensors file with the model's names; dtype of storage, default F32. */
+	save(path: string, metadata: Record<string, string>, dtype?: 'F32' | 'F16' | 'BF16'): Promise<void>;
+	dispose(): void;
+}
+
+/** What all trainers share: the optimizer's state, for resuming. */
+export interface NativeTrainer {
+	/** Optimizer steps done. */
+	steps(): number;
+	setLearningRate(value: number): void;
+	/** Moments as `adam.m.<i>` and `adam.v.<i>` in the trainer's parameter order, with `adam.steps` in the metadata. */
+	saveOptimizer(path: string, metadata: Record<string, string>): Promise<void>;
+	loadOptimizer(path: string): Promise<void>;
+	dispose(): void;
+}
+
+export type Losses = Record<string, number>;
+
+export interface SasRecConfig {
+	numItems: number;
+	maxLength: number;
+	hiddenUnits: number;
+	numBlocks: number;
+	numHeads: number;
+	dropoutRate: number;
+	/** `reference` (the paper's and the authors'), or pmixer's layouts. */
+	variant: 'reference' | 'preNorm' | 'postNorm';
+}
+
+export interface NativeSasRec extends NativeModel {
+	initialise(seed: number): Promise<void>;
+	/** Features at every packed position (T, C). */
+	features(histories: Ragged): Promise<Float32Array>;
+	/** x^u (U, C). */
+	userVectors(histories: Ragged, cancel?: NativeCancelFlag): Promise<Float32Array>;
+	/** (U, perUser) for candidates (U · perUser). */
+	scoreCandidates(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array>;
+	/** targets: U items or empty. exclude: per user, items left out (the target never is). */
+	rankCatalogue(
+		users: Float32Array,
+		targets: Int32Array,
+		exclude: Ragged,
+		k: number,
+		cancel?: NativeCancelFlag,
+	): Promise<{ greater: Int32Array; ties: Int32Array; top: Int32Array; topScores: Float32Array }>;
+}
+
+export interface SasRecTrainOptions extends AdamOptions {
+	batchSize: number;
+	loss: 'bce' | 'softmax';
+	l2Embedding: number;
+	seed: number;
+}
+
+export interface NativeSasRecTrainer extends NativeTrainer {
+	stepsPerEpoch(): number;
+	sequencesPerEpoch(): number;
+	/** Mean loss over `steps` steps (fewer when cancelled). */
+	run(steps: number, cancel?: NativeCancelFlag): Promise<number>;
+	/** One step on a given packed batch; positives and negatives (T). */
+	step(histories: Ragged, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
+	/** Loss and gradients without a step. */
+	gradients(histories: Ragged, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
+}
+
+export interface EncoderConfig {
+	kind: 'distilbert' | 'bert';
+	vocabSize: number;
+	hiddenSize: number;
+	numLayers: number;
+	numHeads: number;
+	intermediateSize: number;
+	maxPositions: number;
+	typeVocabSize: number;
+	layerNormEps: number;
+	activation: 'gelu' | 'gelu_tanh' | 'relu';
+	dropoutRate: number;
+}
+
+export interface NativeSentenceEncoder extends NativeModel {
+	initialise(seed: number, std: number): Promise<void>;
+	/** Hidden states of every token (T, C). */
+	hiddenStates(texts: Ragged): Promise<Float32Array>;
+	/** Mean-pooled (B, C); texts sorted by length and packed up to tokensPerBatch. */
+	encode(texts: Ragged, tokensPerBatch: number, cancel?: NativeCancelFlag): Promise<Float32Array>;
+	/** Gradients of Σ pooled · w + half · ½ Σ pooled²: for tests. w (B, C). */
+	pooledGradients(texts: Ragged, w: Float32Array, half: number): Promise<Losses>;
+}
+
+export interface AlignmentConfig {
+	/** d */ itemSize: number;
+	/** d_t */ textSize: number;
+	/** d' */ jointSize: number;
+	activation: 'none' | 'relu' | 'leaky_relu' | 'gelu' | 'sigmoid' | 'tanh';
+	matchingWeight: number;
+	itemReconstructionWeight: number;
+	textReconstructionWeight: number;
+	recommendationWeight: number;
+	referenceCompat: boolean;
+}
+
+export interface NativeAlignment extends NativeModel {
+	initialise(seed: number): Promise<void>;
+	/** e (R, d') of item vectors (R, d). */
+	encodeItems(items: Float32Array): Promise<Float32Array>;
+	/** ê (R, d) of latents (R, d'). */
+	decodeItems(latents: Float32Array): Promise<Float32Array>;
+	/** q (R, d') of text vectors (R, d_t). */
+	encodeTexts(texts: Float32Array): Promise<Float32Array>;
+	decodeTexts(latents: Float32Array): Promise<Float32Array>;
+}
+
+export interface AlignmentBatch {
+	/** x^u (B, d) */ users: Float32Array;
+	/** (B, d) */ positiveItems: Float32Array;
+	/** (B, d) */ negativeItems: Float32Array;
+	/** Tokens of the items' texts, when the trainer has an encoder. */
+	positiveTokens?: Ragged;
+	negativeTokens?: Ragged;
+	/** (B, d_t) vectors encoded before, when it has none. */
+	positiveTexts?: Float32Array;
+	negativeTexts?: Float32Array;
+}
+
+export interface NativeAlignmentTrainer extends NativeTrainer {
+	/** `loss` and each term: recommendation, matching, itemReconstruction, textReconstruction. */
+	step(batch: AlignmentBatch): Promise<Losses>;
+	evaluate(batch: AlignmentBatch): Promise<Losses>;
+	gradients(batch: AlignmentBatch): Promise<Losses>;
+}
+
+export interface OptConfig {
+	vocabSize: number;
+	hiddenSize: number;
+	/** word_embed_proj_dim: the width of a soft token. */
+	embedSize: number;
+	numLayers: number;
+	numHeads: number;
+	ffnSize: number;
+	maxPositions: number;
+	/** do_layer_norm_before */
+	normBefore: boolean;
+	/** A final layer norm exists (pre-norm only). */
+	finalNorm: boolean;
+	activation: 'relu' | 'gelu' | 'gelu_tanh';
+}
+
+/** Packed sequences; see LlmBatch in native/cpp/models/opt.h. */
+export interface LlmBatch {
+	/** ≥ 0 a token; −k − 1 = row k of the soft tokens. */
+	ids: Int32Array;
+	offsets: Int32Array;
+	/** Default: 0, 1, 2, … in every sequence. */
+	positions?: Int32Array;
+	prefix?: Int32Array;
+	ownBegin?: Int32Array;
+}
+
+export interface NativeOpt extends NativeModel {
+	/** Logits (R, V) of the packed tokens `rows` (ascending). soft (S · embedSize). */
+	logits(batch: LlmBatch, soft: Float32Array, rows: Int32Array): Promise<Float32Array>;
+	/** log p of pairs: pairRows index into `rows`. */
+	logProbs(
+		batch: LlmBatch,
+		soft: Float32Array,
+		rows: Int32Array,
+		pairRows: Int32Array,
+		pairTargets: Int32Array,
+		cancel?: NativeCancelFlag,
+	): Promise<Float32Array>;
+	/** Greedy. seen: per prompt, ids the repetition penalty counts at the start. */
+	generate(
+		prompts: LlmBatch,
+		soft: Float32Array,
+		seen: Ragged,
+		options: { maxNewTokens: number; repetitionPenalty: number; eosId: number },
+		cancel?: NativeCancelFlag,
+	): Promise<Ragged>;
+}
+
+export interface TokenTargets {
+	/** Packed tokens whose next token is predicted, ascending. */
+	rows: Int32Array;
+	tokens: Int32Array;
+}
+
+export interface NativeLlmTrainer extends NativeTrainer {
+	step(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
+	evaluate(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
+	/** Gradients are left in the model; softGradient (S, embed). */
+	gradients(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+	): Promise<{ losses: Losses; softGradient: Float32Array }>;
+}
+
+export interface ProjectorConfig {
+	kind: 'mlp' | 'linear';
+	/** d */ userSize: number;
+	/** d' */ jointSize: number;
+	/** The LLM's input width. */ tokenSize: number;
+}
+
+export interface NativeProjector extends NativeModel {
+	initialise(seed: number, scale: number): Promise<void>;
+	/** O_u (U, tokenSize) */
+	users(x: Float32Array): Promise<Float32Array>;
+	/** O_i (I, tokenSize) */
+	items(e: Float32Array): Promise<Float32Array>;
+	/** Gradients of Σ users(x)·wx + Σ items(e)·we, those of the inputs returned: for tests. */
+	gradients(
+		x: Float32Array,
+		wx: Float32Array,
+		e: Float32Array,
+		we: Float32Array,
+	): Promise<{ x: Float32Array; e: Float32Array }>;
+}
+
+/** Soft token k: row k of users (U, d), then of items (I, d'). */
+export interface SoftInputs {
+	users: Float32Array;
+	items: Float32Array;
+}
+
+export interface NativeProjectionTrainer extends NativeTrainer {
+	step(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
+	evaluate(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
+	gradients(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
+}
+
+/** PyTorch's GRU, for the parity of its op. */
+export interface NativeGru extends NativeModel {
+	/** x (B, S, I), h0 (L, B, H) → y (B, S, H) and hn (L, B, H), with the gradients of Σ y·wy + Σ hn·wh. */
+	forwardBackward(
+		x: Float32Array,
+		h0: Float32Array,
+		batch: number,
+		steps: number,
+		wy: Float32Array,
+		wh: Float32Array,
+	): Promise<{ y: Float32Array; hn: Float32Array; gradX: Float32Array; gradH0: Float32Array }>;
+}
+
+export interface NativeAddon {
+	/** Of the package. */
+	readonly version: string;
+	listDevices(): DeviceDescription[];
+	/** Instruction sets compiled in, the plainest first. */
+	readonly instructionSets: string[];
+	openTensorFile(path: string): NativeTensorFile;
+	writeSafetensors(path: string, tensors: NativeTensorToWrite[], metadata: Record<string, string>): void;
+	CancelFlag: new () => NativeCancelFlag;
+	Engine: new (options: { device: string; threads: number }) => NativeEngine;
+	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;
+	/** known: every item of each user that is never drawn as a negative. */
+	SasRecTrainer: new (
+		model: NativeSasRec,
+		train: Ragged,
+		known: Ragged,
+		options: SasRecTrainOptions,
+	) => NativeSasRecTrainer;
+	SentenceEncoder: new (engine: NativeEngine, config: EncoderConfig) => NativeSentenceEncoder;
+	Alignment: new (engine: NativeEngine, config: AlignmentConfig) => NativeAlignment;
+	AlignmentTrainer: new (
+		alignment: NativeAlignment,
+		encoder: NativeSentenceEncoder | null,
+		options: AdamOptions & { trainEncoder: boolean; seed: number },
+	) => NativeAlignmentTrainer;
+	Opt: new (engine: NativeEngine, config: OptConfig) => NativeOpt;
+	LlmTrainer: new (model: NativeOpt, options: AdamOptions) => NativeLlmTrainer;
+	Projector: new (engine: NativeEngine, config: ProjectorConfig) => NativeProjector;
+	ProjectionTrainer: new (
+		projector: NativeProjector,
+		llm: NativeOpt,
+		options: AdamOptions & { seed: number },
+	) => NativeProjectionTrainer;
+	Gru: new (engine: NativeEngine, config: { inputSize: number; hiddenSize: number; numLayers: number }) => NativeGru;
+}
+
+let loaded: NativeAddon | undefined;
+
+/** Finds and loads the addon once; the error lists what was tried and the command that builds it. */
+export function loadAddon(): NativeAddon {
+	if (loaded) return loaded;
+	const require = createRequire(import.meta.url);
+	const root = packageRoot(require);
+	try {
+		loaded = require('bindings')({ bindings: 'allmrec', module_root: root }) as NativeAddon;
+		return loaded;
+	} catch (cause) {
+		const tried = (cause as { tries?: string[] }).tries;
+		throw new ALLMRecError(
+			'ERR_ALLMREC_ADDON_NOT_FOUND',
+			`The native addon of a-llmrec could not be loaded (${(cause as Error).message.split('\n')[0]}).` +
+				(tried ? ` Tried:\n  ${tried.join('\n  ')}\n` : ' ') +
+				`Build it with a C++17 compiler and make: (cd ${root} && npm run build:addon)`,
+			{ cause },
+		);
+	}
+}
+
+/** dist/lib/native → the package's folder. */
+function packageRoot(require: NodeJS.Require): string {
+	try {
+		return dirname(require.resolve('a-llmrec/package.json'));
+	} catch {
+		return join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
+	}
+}

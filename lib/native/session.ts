@@ -1,0 +1,107 @@
+import { ALLMRecError, type ErrorCode } from '../errors.js';
+import { loadAddon, type NativeAddon, type NativeCancelFlag, type NativeEngine, type Ragged } from './addon.js';
+
+/** Where models run. */
+export interface DeviceOptions {
+	/** `auto` (default) takes a GPU when one can be used and the CPU otherwise; `cuda` fails when there is none. */
+	device?: 'auto' | 'cpu' | 'cuda' | undefined;
+	/** CPU threads. Default: as many as the process may use. */
+	threads?: number | undefined;
+}
+
+/** An opened device, shared by the models created on it; its jobs run one after another. */
+export class Session {
+	readonly addon: NativeAddon;
+	readonly engine: NativeEngine;
+	/** Why `auto` did not take a GPU; empty when it did or when none was wanted. */
+	readonly fallbackReason: string;
+	#owners = 1;
+
+	private constructor(addon: NativeAddon, engine: NativeEngine, fallbackReason: string) {
+		this.addon = addon;
+		this.engine = engine;
+		this.fallbackReason = fallbackReason;
+	}
+
+	/** @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used. */
+	static open({ device = 'auto', threads = 0 }: DeviceOptions = {}): Session {
+		const addon = loadAddon();
+		if (device !== 'auto') return new Session(addon, guard(() => new addon.Engine({ device, threads })), '');
+		const cuda = addon.listDevices().find(({ backend }) => backend === 'cuda');
+		let reason = cuda?.reason ?? 'no_backend: this build has no CUDA back end.';
+		if (cuda?.available) {
+			try {
+				return new Session(addon, new addon.Engine({ device: 'cuda', threads }), '');
+			} catch (error) {
+				reason = (error as Error).message;
+			}
+		}
+		return new Session(addon, guard(() => new addon.Engine({ device: 'cpu', threads })), reason);
+	}
+
+	/** One more owner; each calls {@link release} once. */
+	share(): this {
+		this.#owners++;
+		return this;
+	}
+
+	release(): void {
+		if (--this.#owners === 0) this.engine.dispose();
+	}
+}
+
+/** Runs a native call, turning its errors into {@link ALLMRecError} with the native one as the cause. */
+export function guard<T>(call: () => T): T {
+	try {
+		return call();
+	} catch (error) {
+		throw translate(error);
+	}
+}
+
+/** Awaits a native call; aborting the signal cancels it and rejects with the signal's reason. */
+export async function run<T>(
+	call: (cancel: NativeCancelFlag) => Promise<T>,
+	signal?: AbortSignal | undefined,
+): Promise<T> {
+	signal?.throwIfAborted();
+	const flag = new (loadAddon().CancelFlag)();
+	const cancel = () => flag.cancel();
+	signal?.addEventListener('abort', cancel, { once: true });
+	try {
+		const result = await call(flag);
+		signal?.throwIfAborted();
+		return result;
+	} catch (error) {
+		if (signal?.aborted) throw signal.reason;
+		throw translate(error);
+	} finally {
+		signal?.removeEventListener('abort', cancel);
+	}
+}
+
+function translate(error: unknown): unknown {
+	if (error instanceof ALLMRecError || !(error instanceof Error)) return error;
+	const { code } = error as { code?: unknown };
+	if (typeof code !== 'string' || !code.startsWith('ERR_ALLMREC_')) return error;
+	return new ALLMRecError(code as ErrorCode, error.message, { cause: error });
+}
+
+/** Rows of different lengths as one array with offsets. */
+export function ragged(rows: ArrayLike<ArrayLike<number>>): Ragged {
+	const offsets = new Int32Array(rows.length + 1);
+	for (let r = 0; r < rows.length; r++) offsets[r + 1] = offsets[r]! + rows[r]!.length;
+	const values = new Int32Array(offsets[rows.length]!);
+	for (let r = 0; r < rows.length; r++) values.set(rows[r]!, offsets[r]!);
+	return { offsets, values };
+}
+
+/** Rows `indices` of a matrix (n, width). */
+export function takeRows(matrix: Float32Array, width: number, indices: ArrayLike<number>): Float32Array {
+	const rows = new Float32Array(indices.length * width);
+	for (let i = 0; i < indices.length; i++) {
+		const at = indices[i]! * width;
+		rows.set(matrix.subarray(at, at + width), i * width);
+	}
+	return rows;
+}

@@ -1,0 +1,338 @@
+import { z } from 'zod';
+import type { CollaborativeModel } from '../cf/sasrec.js';
+import type { Dataset } from '../data/dataset.js';
+import { NegativeSampler, SeededRandom } from '../data/sampling.js';
+import type { Split } from '../data/split.js';
+import { ALLMRecError } from '../errors.js';
+import type { CausalLM } from '../llm/causal-lm.js';
+import type { PromptBuilder } from '../llm/prompt.js';
+import { type PackedBatch, packBatch, packTraining } from '../llm/prompt-packing.js';
+import type { LlmBatch, NativeProjector, ProjectorConfig, SoftInputs, TokenTargets } from '../native/addon.js';
+import { guard, run, type Session, takeRows } from '../native/session.js';
+import { parseOptions } from '../options.js';
+import type { LongCallOptions } from '../progress.js';
+import { type LoopResult, trainLoop } from '../training/loop.js';
+
+/** Stage 2's options, with the paper's defaults. */
+export const projectionSchema = z.strictObject({
+	/** `mlp`: the paper's; `linear`: one layer. */
+	projector: z.enum(['mlp', 'linear']).default('mlp'),
+	/** The last layers' initial weights are multiplied by this. */
+	initialScale: z.number().positive().default(1),
+	/** Candidates of a training prompt, the target included. */
+	candidates: z.int().min(2).default(20),
+	/** `last`: each user's last training item; `all`: in every epoch another of the user's training items. */
+	items: z.enum(['last', 'all']).default('last'),
+	batchSize: z.int().min(1).default(4),
+	learningRate: z.number().positive().default(1e-4),
+	beta1: z.number().min(0).lt(1).default(0.9),
+	beta2: z.number().min(0).lt(1).default(0.98),
+	/** Gradients are scaled down to this norm; 0 = never. */
+	clipNorm: z.number().min(0).default(0),
+	epochs: z.int().min(0).default(5),
+	validateEvery: z.int().min(0).default(1),
+	/** Users the validation loss is taken over, at most. */
+	validationUsers: z.int().min(1).default(500),
+	/** Validations without a lower loss after which training stops. */
+	patience: z.int().min(1).default(3),
+	seed: z.int().min(0).default(0),
+});
+
+export type ProjectionOptions = z.input<typeof projectionSchema>;
+
+export interface ProjectionTrainOptions extends LongCallOptions {
+	split: Split;
+	/** (numItems + 1, d') */
+	joint: Float32Array;
+	/** Writes the prompts. */
+	prompts: PromptBuilder;
+	folder?: string | undefined;
+	session: Session;
+}
+
+/** Stage 2: user representations and joint embeddings into the language model's token space. */
+export class Projection {
+	readonly config: Readonly<ProjectorConfig>;
+	readonly training: LoopResult | undefined;
+	/** @internal */
+	readonly native: NativeProjector;
+
+	private constructor(native: NativeProjector, config: ProjectorConfig, training?: LoopResult) {
+		this.native = native;
+		this.config = config;
+		this.training = training;
+	}
+
+	/** Trains the projector through the frozen language model. */
+	static async train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		llm: CausalLM,
+		options: ProjectionOptions,
+		{ split, joint, prompts, folder, session, signal, onProgress }: ProjectionTrainOptions,
+	): Promise<Projection> {
+		const o = parseOptions(projectionSchema, options, 'the projection');
+		const config: ProjectorConfig = {
+			kind: o.projector,
+			userSize: cf.size,
+			jointSize: joint.length / (dataset.numItems + 1),
+			tokenSize: llm.tokenSize,
+		};
+		const native = guard(() => new session.addon.Projector(session.engine, config));
+		await run(() => native.initialise(o.seed, o.initialScale), signal);
+		const examples = new Examples(dataset, split, cf, o);
+		if (examples.train.length === 0)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_EMPTY_DATASET',
+				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from.`,
+			);
+		const batches = new Batches(prompts, joint, config.jointSize);
+		const trainer = guard(
+			() =>
+				new session.addon.ProjectionTrainer(native, llm.native, {
+					learningRate: o.learningRate,
+					beta1: o.beta1,
+					beta2: o.beta2,
+					clipNorm: o.clipNorm,
+					seed: o.seed,
+				}),
+		);
+		const stepsPerEpoch = Math.ceil(examples.train.length / o.batchSize);
+		try {
+			const result = await trainLoop(
+				{
+					name: 'project',
+					stepsPerEpoch,
+					unit: 'prompts',
+					unitsPerEpoch: examples.train.length,
+					run: async (first, count) => {
+						let sum = 0;
+						for (let step = first; step < first + count; step++) {
+							signal?.throwIfAborted();
+							const { llm, soft, targets } = batches.build(await examples.batch(step, stepsPerEpoch, o.batchSize));
+							sum += (await run(() => trainer.step(llm, soft, targets), signal)).loss ?? 0;
+						}
+						return { crossEntropy: sum / count };
+					},
+					validate: async () => {
+						let sum = 0;
+						let tokens = 0;
+						for (let first = 0; first < examples.validation.length; first += VALIDATION_BATCH) {
+							signal?.throwIfAborted();
+							const rows = examples.validation.slice(first, first + VALIDATION_BATCH);
+							const { llm, soft, targets } = batches.build(await examples.complete(rows, VALIDATION_STREAM));
+							sum += ((await run(() => trainer.evaluate(llm, soft, targets), signal)).loss ?? 0) * targets.rows.length;
+							tokens += targets.rows.length;
+						}
+						return { score: -sum / tokens, metrics: { 'validation crossEntropy': sum / tokens } };
+					},
+					saveWeights: (path) => saveProjector(native, path, config),
+					loadWeights: (path) => run(() => native.load([path])),
+					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
+					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+				},
+				{
+					epochs: o.epochs,
+					validateEvery: examples.validation.length > 0 ? o.validateEvery : 0,
+					patience: o.patience,
+					folder,
+					signal,
+					onProgress,
+				},
+				JSON.stringify({
+					...o,
+					llm: llm.config,
+					template: prompts.template,
+					joint: checksum(joint),
+					split: split.toJSON(),
+				}),
+			);
+			return new Projection(native, config, result);
+		} finally {
+			trainer.dispose();
+		}
+	}
+
+	/** Reads a file written by {@link Projection.save}. */
+	static async load(path: string, session: Session): Promise<Projection> {
+		const file = guard(() => session.addon.openTensorFile(path));
+		let config: ProjectorConfig;
+		try {
+			const text = file.metadata()[METADATA];
+			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
+			config = JSON.parse(text) as ProjectorConfig;
+		} finally {
+			file.close();
+		}
+		const native = guard(() => new session.addon.Projector(session.engine, config));
+		await run(() => native.load([path]));
+		return new Projection(native, config);
+	}
+
+	/** O_u (users, tokenSize) of user representations (users, d). */
+	users(x: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.users(x));
+	}
+
+	/** O_i (items, tokenSize) of joint embeddings (items, d'). */
+	items(joint: Float32Array): Promise<Float32Array> {
+		return run(() => this.native.items(joint));
+	}
+
+	/** Safetensors with the authors' tensor names. */
+	save(path: string): Promise<void> {
+		return saveProjector(this.native, path, this.config);
+	}
+
+	dispose(): void {
+		this.native.dispose();
+	}
+}
+
+const METADATA = 'a-llmrec.projector';
+const VALIDATION_BATCH = 16;
+const ORDER_STREAM = 21;
+const EXAMPLE_STREAM = 22;
+const VALIDATION_STREAM = 0xffff;
+
+type ParsedOptions = z.output<typeof projectionSchema>;
+
+function saveProjector(native: NativeProjector, path: string, config: ProjectorConfig): Promise<void> {
+	return run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+}
+
+/** A user's history and the item after it. */
+interface Example {
+	user: number;
+	history: Int32Array;
+	target: number;
+}
+
+interface CompleteExample extends Example {
+	/** x^u (d) */
+	vector: Float32Array;
+	/** The target among negatives, shuffled. */
+	candidates: Int32Array;
+}
+
+class Examples {
+	/** Users that train. */
+	readonly train: Int32Array;
+	readonly validation: Example[];
+	readonly #split: Split;
+	readonly #cf: CollaborativeModel;
+	readonly #options: ParsedOptions;
+	readonly #sampler: NegativeSampler;
+	readonly #dataset: Dataset;
+	#order = new Int32Array(0);
+	#orderEpoch = -1;
+
+	constructor(dataset: Dataset, split: Split, cf: CollaborativeModel, options: ParsedOptions) {
+		this.#dataset = dataset;
+		this.#split = split;
+		this.#cf = cf;
+		this.#options = options;
+		this.#sampler = new NegativeSampler(dataset.numItems);
+		const enough = (u: number) => dataset.numItems - new Set(dataset.sequence(u)).size >= options.candidates - 1;
+		this.train = Int32Array.from({ length: dataset.numUsers }, (_, u) => u).filter(
+			(u) => split.trainSequence(u).length >= 2 && enough(u),
+		);
+		const users = split.users('validation').filter(enough);
+		const stride = Math.max(1, Math.ceil(users.length / options.validationUsers));
+		this.validation = Array.from(
+			users.filter((_, i) => i % stride === 0),
+			(user) => ({ user, history: split.history(user, 'validation'), target: split.validation[user]! }),
+		);
+	}
+
+	/** Depends on the seed and the step alone. */
+	batch(step: number, stepsPerEpoch: number, batchSize: number): Promise<CompleteExample[]> {
+		const epoch = Math.floor(step / stepsPerEpoch);
+		if (epoch !== this.#orderEpoch) {
+			this.#order = this.train.slice();
+			new SeededRandom(this.#options.seed, ORDER_STREAM, epoch).shuffle(this.#order);
+			this.#orderEpoch = epoch;
+		}
+		const first = (step % stepsPerEpoch) * batchSize;
+		const examples = Array.from(this.#order.subarray(first, first + batchSize), (user) => {
+			const items = this.#split.trainSequence(user);
+			const random = new SeededRandom(this.#options.seed, EXAMPLE_STREAM, epoch, user);
+			const at = this.#options.items === 'last' ? items.length - 1 : 1 + random.int(items.length - 1);
+			return { user, history: items.subarray(0, at), target: items[at]! };
+		});
+		return this.complete(examples, epoch);
+	}
+
+	/** Adds user representations and candidates. */
+	async complete(examples: readonly Example[], stream: number): Promise<CompleteExample[]> {
+		const vectors = await this.#cf.userVectors(examples.map(({ history }) => history));
+		const d = this.#cf.size;
+		return examples.map((example, i) => {
+			const candidates = new Int32Array(this.#options.candidates);
+			candidates[0] = example.target;
+			const random = new SeededRandom(this.#options.seed, EXAMPLE_STREAM + 1, stream, example.user);
+			this.#sampler.draw(random, this.#dataset.sequence(example.user), candidates.subarray(1));
+			random.shuffle(candidates);
+			return { ...example, vector: vectors.subarray(i * d, (i + 1) * d), candidates };
+		});
+	}
+}
+
+class Batches {
+	constructor(
+		readonly prompts: PromptBuilder,
+		readonly joint: Float32Array,
+		readonly jointSize: number,
+	) {}
+
+	build(examples: readonly CompleteExample[]): { llm: LlmBatch; soft: SoftInputs; targets: TokenTargets } {
+		const packed = packBatch(
+			examples.map(({ history, candidates, target }) =>
+				packTraining(this.prompts.build({ history, candidates }), this.prompts.answer(target)),
+			),
+		);
+		const users: Float32Array[] = [];
+		const items: number[] = [];
+		for (const [s, { vector }] of examples.entries())
+			for (const slot of packed.slots.slice(packed.slotOffsets[s], packed.slotOffsets[s + 1]))
+				if (slot.kind === 'user') users.push(vector);
+				else items.push(slot.item);
+		const size = examples[0]!.vector.length;
+		const soft: SoftInputs = {
+			users: new Float32Array(users.length * size),
+			items: takeRows(this.joint, this.jointSize, items),
+		};
+		for (const [u, vector] of users.entries()) soft.users.set(vector, u * size);
+		return {
+			llm: toLlmBatch(packed, softOrder(packed, users.length)),
+			soft,
+			targets: { rows: packed.rows, tokens: packed.rowTargets },
+		};
+	}
+}
+
+/** The soft token of each slot, users coming first. */
+function softOrder({ slots }: PackedBatch, numUsers: number): Int32Array {
+	let user = 0;
+	let item = numUsers;
+	return Int32Array.from(slots, ({ kind }) => (kind === 'user' ? user++ : item++));
+}
+
+/** The native form of a packed batch. `order`: the soft row of each slot; default the slots' own order. */
+export function toLlmBatch(packed: PackedBatch, order?: Int32Array): LlmBatch {
+	return {
+		ids: order ? packed.ids.map((id) => (id < 0 ? -order[-id - 1]! - 1 : id)) : packed.ids,
+		offsets: packed.sequenceOffsets,
+		positions: packed.positions,
+		prefix: packed.prefix,
+		ownBegin: packed.ownBegin,
+	};
+}
+
+/** FNV-1a over the bits: tells whether the joint embeddings are those a checkpoint was trained with. */
+function checksum(values: Float32Array): number {
+	let hash = 0x811c9dc5;
+	for (const word of new Uint32Array(values.buffer, values.byteOffset, values.length))
+		hash = Math.imul(hash ^ word, 0x01000193) >>> 0;
+	return hash;
+}

@@ -1,0 +1,156 @@
+#include "ops.h"
+
+namespace allmrec::ops {
+
+Tensor embedding(Tape& tape, const EmbeddingInput& in) {
+  const int64_t cols = in.table->value.cols;
+  Tensor y = tape.tensor(in.ids.size, cols);
+  allmrec_embedding_args a{};
+  a.tokens = in.ids.size;
+  a.cols = cols;
+  a.ids = in.ids.data;
+  a.table = in.table->value.data;
+  a.table_dtype = ALLMREC_F32;
+  a.table_rows = in.table->value.rows;
+  a.soft = in.soft.data;
+  a.soft_rows = in.soft.rows;
+  a.scale = in.scale;
+  if (in.positions) {
+    a.positions = in.positions->value.data;
+    a.position_rows = in.positions->value.rows;
+    a.position_ids = in.position_ids.data;
+  }
+  a.constant = in.constant ? in.constant.data() : nullptr;
+  a.dropout = tape.dropout(in.dropout_rate);
+  a.out = y.data;
+  tape.device().embedding(a);
+  const bool wanted = tape.recording() && (in.table->trainable() || tape.wants_grad(in.soft) ||
+                                           (in.positions && in.positions->trainable()));
+  if (!wanted) return y;
+  y = tape.variable(y);
+  tape.record([&tape, in, y, mask = a.dropout] {
+    const float* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    allmrec_embedding_backward_args b{};
+    b.tokens = y.rows;
+    b.cols = y.cols;
+    b.ids = in.ids.data;
+    b.position_ids = in.position_ids.data;
+    b.dy = dy;
+    b.scale = in.scale;
+    b.dropout = mask;
+    b.d_table = in.table->grad;
+    b.table_rows = in.table->value.rows;
+    b.soft_rows = in.soft.rows;
+    if (tape.wants_grad(in.soft)) {
+      const Tape::Grad d_soft = tape.grad_target(in.soft);
+      if (!d_soft.accumulate) tape.device().fill(d_soft.data, in.soft.size(), 0.0f);
+      b.d_soft = d_soft.data;
+    }
+    if (in.positions) {
+      b.d_positions = in.positions->grad;
+      b.position_rows = in.positions->value.rows;
+    }
+    b.d_constant = in.constant ? in.constant.grad() : nullptr;
+    tape.device().embedding_backward(b);
+  });
+  return y;
+}
+
+Tensor gather_rows(Tape& tape, const Tensor& x, const IntTensor& rows) {
+  Tensor y = tape.tensor(rows.size, x.cols);
+  tape.device().gather_rows({rows.size, x.cols, rows.data, x.data, x.cols, y.data, x.cols});
+  if (!tape.wants_grad(x)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, x, y, rows] {
+    const float* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    const Tape::Grad dx = tape.grad_target(x);
+    if (!dx.accumulate) tape.device().fill(dx.data, x.size(), 0.0f);
+    tape.device().scatter_add_rows({rows.size, x.cols, rows.data, dy, x.cols, dx.data, x.cols});
+  });
+  return y;
+}
+
+Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows) {
+  EmbeddingInput in;
+  in.ids = rows;
+  in.table = &table;
+  return embedding(tape, in);
+}
+
+Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b) {
+  if (a.rows == 0) return b;
+  if (b.rows == 0) return a;
+  Tensor y = tape.tensor(a.rows + b.rows, a.cols);
+  Device& device = tape.device();
+  device.copy_2d({a.rows, a.cols, a.data, a.cols, y.data, a.cols, 0});
+  device.copy_2d({b.rows, a.cols, b.data, a.cols, y.data + a.size(), a.cols, 0});
+  if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, a, b, y] {
+    const float* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    auto part = [&tape](const Tensor& t, const float* from) {
+      if (!tape.wants_grad(t)) return;
+      const Tape::Grad target = tape.grad_target(t);
+      tape.device().copy_2d({t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate});
+    };
+    part(a, dy);
+    part(b, dy + a.size());
+  });
+  return y;
+}
+
+Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets) {
+  Tensor y = tape.tensor(offsets.size - 1, x.cols);
+  tape.device().segment_mean({y.rows, x.cols, offsets.data, x.data, y.data, 0});
+  if (!tape.wants_grad(x)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, x, y, offsets] {
+    const float* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    const Tape::Grad dx = tape.grad_target(x);
+    tape.device().segment_mean_backward({y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate});
+  });
+  return y;
+}
+
+Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& w_ih, Parameter& w_hh,
+                 Parameter& b_ih, Parameter& b_hh, const Tensor& h0) {
+  const int64_t hidden = w_hh.value.cols;
+  const Tensor gates = linear(tape, x, &w_ih, &b_ih);
+  Tensor y = tape.tensor(batch * steps, hidden);
+  allmrec_gru_args a{};
+  a.batch = batch;
+  a.steps = steps;
+  a.hidden = hidden;
+  a.gates_x = gates.data;
+  a.w_hh = w_hh.value.data;
+  a.b_hh = b_hh.value.data;
+  a.h0 = h0.data;
+  a.out = y.data;
+  a.saved = tape.tensor(batch * steps, 4 * hidden).data;
+  tape.device().gru(a);
+  if (!tape.wants_grad(gates) && !tape.wants_grad(h0)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, a, y, gates, h0, &w_hh, &b_hh] {
+    const float* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    allmrec_gru_backward_args b{};
+    b.forward = a;
+    b.d_out = dy;
+    const Tensor d_gates = tape.tensor(gates.rows, gates.cols);
+    const Tensor d_h0 = tape.tensor(h0.rows, h0.cols);
+    b.d_gates_x = d_gates.data;
+    b.d_h0 = d_h0.data;
+    b.d_w_hh = w_hh.grad;
+    b.d_b_hh = b_hh.grad;
+    tape.device().gru_backward(b);
+    if (tape.wants_grad(gates)) tape.give_grad(gates, d_gates.data);
+    if (tape.wants_grad(h0)) tape.give_grad(h0, d_h0.data);
+  });
+  return y;
+}
+
+}  // namespace allmrec::ops

@@ -1,0 +1,99 @@
+#include "tape.h"
+
+namespace allmrec {
+
+namespace {
+constexpr uint64_t kStreamsPerStep = 4096;
+}
+
+Tape::Tape(Device& device, Arena& arena, bool recording, uint64_t seed, uint64_t step)
+    : device_(device), arena_(arena), recording_(recording), seed_(seed), stream_(step * kStreamsPerStep) {}
+
+Tensor Tape::tensor(int64_t rows, int64_t cols) {
+  Tensor t;
+  t.rows = rows;
+  t.cols = cols;
+  t.data = static_cast<float*>(arena_.alloc(static_cast<size_t>(rows * cols) * sizeof(float)));
+  return t;
+}
+
+Tensor Tape::zeros(int64_t rows, int64_t cols) {
+  Tensor t = tensor(rows, cols);
+  device_.fill(t.data, t.size(), 0.0f);
+  return t;
+}
+
+Tensor Tape::from_host(const float* values, int64_t rows, int64_t cols) {
+  Tensor t = tensor(rows, cols);
+  device_.upload(t.data, values, static_cast<size_t>(t.size()) * sizeof(float));
+  return t;
+}
+
+IntTensor Tape::ints(const std::vector<int32_t>& values) { return ints(values.data(), static_cast<int64_t>(values.size())); }
+
+IntTensor Tape::ints(const int32_t* values, int64_t n) {
+  IntTensor t;
+  t.size = n;
+  t.data = static_cast<int32_t*>(arena_.alloc(static_cast<size_t>(n) * sizeof(int32_t)));
+  device_.upload(t.data, values, static_cast<size_t>(n) * sizeof(int32_t));
+  return t;
+}
+
+Tensor Tape::variable(Tensor t) {
+  if (recording_) {
+    t.variable = static_cast<int32_t>(grads_.size());
+    grads_.emplace_back(nullptr, t.size());
+  }
+  return t;
+}
+
+Tape::Grad Tape::grad_target(const Tensor& t) {
+  auto& slot = grads_[t.variable];
+  if (slot.first) return {slot.first, 1};
+  slot.first = static_cast<float*>(arena_.alloc(static_cast<size_t>(slot.second) * sizeof(float)));
+  return {slot.first, 0};
+}
+
+std::vector<float> Tape::grad_to_host(const Tensor& t) {
+  std::vector<float> values(static_cast<size_t>(t.size()), 0.0f);
+  if (float* g = grad(t)) device_.download(values.data(), g, values.size() * sizeof(float));
+  return values;
+}
+
+void Tape::give_grad(const Tensor& t, float* data) {
+  auto& slot = grads_[t.variable];
+  if (slot.first == nullptr) {
+    slot.first = data;
+    return;
+  }
+  device_.add({t.size(), 1.0f, data, 0.0f, nullptr, slot.first, 1});
+}
+
+const LossTerm& Tape::add_loss(const std::string& name, float weight) {
+  float* value = static_cast<float*>(arena_.alloc(sizeof(float)));
+  losses_.push_back({name, value, weight, weight != 0.0f ? weight : 1.0f});
+  return losses_.back();
+}
+
+void Tape::backward() {
+  for (auto it = backward_.rbegin(); it != backward_.rend(); ++it) (*it)();
+  backward_.clear();
+}
+
+std::map<std::string, double> Tape::read_losses() {
+  std::map<std::string, double> result;
+  double total = 0.0;
+  for (const LossTerm& term : losses_) {
+    float value = 0.0f;
+    device_.download(&value, term.value, sizeof value);
+    const double loss = static_cast<double>(value) / term.factor;
+    total += term.weight * loss;
+    result[term.name] += loss;
+  }
+  result["loss"] = total;
+  return result;
+}
+
+allmrec_dropout Tape::dropout(float p) { return {recording_ ? p : 0.0f, seed_, stream_++}; }
+
+}  // namespace allmrec

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../core/arena.h"
+#include "../core/tensor.h"
+#include "parameter.h"
+
+namespace allmrec {
+
+// One named term of a loss. The device scalar holds factor · loss, and the total takes weight · loss; the two differ
+// only for a weight of zero, whose term is still reported.
+struct LossTerm {
+  std::string name;
+  float* value;
+  float weight;
+  float factor;
+};
+
+// Records what a step's backward has to do. Models are written forward only: every op that has an input with a
+// gradient appends its backward here. Without recording, ops only compute.
+class Tape {
+ public:
+  // step: the number of this step within the run; with the seed it decides every dropout mask of the step.
+  Tape(Device& device, Arena& arena, bool recording, uint64_t seed = 0, uint64_t step = 0);
+
+  Device& device() { return device_; }
+  bool recording() const { return recording_; }
+
+  Tensor tensor(int64_t rows, int64_t cols);  // uninitialised, no gradient
+  Tensor zeros(int64_t rows, int64_t cols);
+  Tensor from_host(const float* values, int64_t rows, int64_t cols);
+  IntTensor ints(const std::vector<int32_t>& values);
+  IntTensor ints(const int32_t* values, int64_t n);
+
+  // Makes `t` a variable of this tape, when recording: it will be given a gradient.
+  Tensor variable(Tensor t);
+  bool wants_grad(const Tensor& t) const { return recording_ && t.variable >= 0; }
+
+  struct Grad {
+    float* data;
+    int32_t accumulate;
+  };
+  // Where a contribution to t's gradient goes: the first one overwrites, later ones add.
+  Grad grad_target(const Tensor& t);
+  // t's gradient, or null when nothing contributed.
+  float* grad(const Tensor& t) const { return t.variable < 0 ? nullptr : grads_[t.variable].first; }
+  // The same as a matrix of zeros when nothing contributed.
+  std::vector<float> grad_to_host(const Tensor& t);
+
+  void record(std::function<void()> backward) {
+    if (recording_) backward_.push_back(std::move(backward));
+  }
+
+  // Hands the finished gradient of an output on to an input that takes it unchanged; `data` must not be used after.
+  void give_grad(const Tensor& t, float* data);
+
+  // A scalar loss term; the loss ops call it.
+  const LossTerm& add_loss(const std::string& name, float weight);
+
+  // Runs the recorded backwards in reverse. Loss ops have left their gradients already.
+  void backward();
+
+  // Unweighted loss terms by name, terms of one name added, and their weighted sum as "loss". Waits for the device.
+  std::map<std::string, double> read_losses();
+
+  allmrec_dropout dropout(float p);  // a fresh stream; p = 0 when not recording
+
+ private:
+  Device& device_;
+  Arena& arena_;
+  bool recording_;
+  uint64_t seed_;
+  uint64_t stream_;
+  std::vector<std::pair<float*, int64_t>> grads_;  // gradient (or null) and size of each variable
+  std::vector<std::function<void()>> backward_;
+  std::vector<LossTerm> losses_;
+};
+
+}  // namespace allmrec

@@ -1,0 +1,96 @@
+#include "device.h"
+
+#include "registry.h"
+
+namespace allmrec {
+
+Device::Device(const allmrec_backend* table, allmrec_device* handle) : table_(table), handle_(handle) {}
+
+Device::~Device() { table_->close(handle_); }
+
+std::shared_ptr<Device> Device::open(const std::string& name, int threads) {
+  const allmrec_backend* table = find_backend(name);
+  allmrec_device* handle = nullptr;
+  char reason[512] = "";
+  const allmrec_status status = table->open(0, threads, &handle, reason, sizeof reason);
+  if (status != ALLMREC_OK) throw Error(ErrorCode::device, "Cannot open device `" + name + "`: " + reason);
+  return std::make_shared<Device>(table, handle);
+}
+
+std::vector<DeviceDescription> Device::list() {
+  std::vector<DeviceDescription> devices;
+  for (const BackendEntry& entry : list_backends()) {
+    DeviceDescription d;
+    d.backend = entry.name;
+    d.reason = entry.reason;
+    if (entry.table) {
+      allmrec_device* handle = nullptr;
+      char reason[512] = "";
+      if (entry.table->open(0, 0, &handle, reason, sizeof reason) == ALLMREC_OK) {
+        Device device(entry.table, handle);
+        const allmrec_device_info info = device.info();
+        d.available = true;
+        d.name = info.name;
+        d.instruction = info.instruction;
+        d.memory_bytes = info.memory_bytes;
+        d.threads = info.threads;
+      } else {
+        d.reason = reason;
+      }
+    }
+    devices.push_back(d);
+  }
+  return devices;
+}
+
+allmrec_device_info Device::info() {
+  allmrec_device_info info{};
+  check(table_->info(handle_, &info), "info");
+  return info;
+}
+
+void* Device::alloc(size_t bytes) {
+  void* memory = nullptr;
+  check(table_->alloc(handle_, bytes, &memory), "alloc");
+  return memory;
+}
+
+void Device::free(void* memory) noexcept { table_->free(handle_, memory); }
+
+void Device::upload(void* dst, const void* host_src, size_t bytes) {
+  if (bytes) check(table_->upload(handle_, dst, host_src, bytes), "upload");
+}
+
+void Device::download(void* host_dst, const void* src, size_t bytes) {
+  if (bytes) check(table_->download(handle_, host_dst, src, bytes), "download");
+}
+
+void Device::copy_bytes(void* dst, const void* src, size_t bytes) {
+  if (bytes) check(table_->copy(handle_, dst, src, bytes), "copy");
+}
+
+void Device::fill(float* x, int64_t n, float value) {
+  if (n) check(table_->fill(handle_, x, n, value), "fill");
+}
+
+void Device::synchronize() { check(table_->synchronize(handle_), "synchronize"); }
+
+void Device::check(allmrec_status status, const char* op) {
+  if (status == ALLMREC_OK) return;
+  const char* text = table_->last_error(handle_);
+  const std::string message = std::string(op) + " on " + table_->name + ": " + (text ? text : "no message");
+  switch (status) {
+    case ALLMREC_INVALID_ARGUMENT:
+      throw Error(ErrorCode::invalid_argument, message);
+    case ALLMREC_OUT_OF_MEMORY:
+      throw Error(ErrorCode::out_of_memory, message);
+    case ALLMREC_UNSUPPORTED:
+      throw Error(ErrorCode::unsupported, message);
+    case ALLMREC_DEVICE_ERROR:
+      throw Error(ErrorCode::device, message);
+    default:
+      throw Error(ErrorCode::internal, message);
+  }
+}
+
+}  // namespace allmrec

@@ -1,0 +1,89 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../core/error.h"
+#include "backend.h"
+
+namespace allmrec {
+
+// What a back end says of one of its devices, or why it has none.
+struct DeviceDescription {
+  std::string backend;  // cpu, cuda, …
+  int index = 0;
+  bool available = false;
+  std::string name;
+  std::string instruction;
+  int64_t memory_bytes = 0;
+  int threads = 0;
+  std::string reason;  // a reason code and a sentence when not available
+};
+
+// An opened device: the op table as methods that throw `Error` instead of returning a status.
+class Device {
+ public:
+  // name: "cpu", or the name of a plug-in back end. threads: 0 = all.
+  static std::shared_ptr<Device> open(const std::string& name, int threads);
+  static std::vector<DeviceDescription> list();
+
+  Device(const allmrec_backend* table, allmrec_device* handle);
+  ~Device();
+  Device(const Device&) = delete;
+  Device& operator=(const Device&) = delete;
+
+  const char* backend_name() const { return table_->name; }
+  allmrec_device_info info();
+
+#define ALLMREC_METHOD(op, args) \
+  void op(const args& a) { check(table_->op(handle_, &a), #op); }
+  ALLMREC_OPS(ALLMREC_METHOD)
+#undef ALLMREC_METHOD
+
+  void* alloc(size_t bytes);
+  void free(void* memory) noexcept;
+  void upload(void* dst, const void* host_src, size_t bytes);
+  void download(void* host_dst, const void* src, size_t bytes);
+  void copy_bytes(void* dst, const void* src, size_t bytes);
+  void fill(float* x, int64_t n, float value);
+  void synchronize();
+
+ private:
+  void check(allmrec_status status, const char* op);
+  const allmrec_backend* table_;
+  allmrec_device* handle_;
+};
+
+// Device memory with an owner.
+class DeviceBuffer {
+ public:
+  DeviceBuffer() = default;
+  DeviceBuffer(std::shared_ptr<Device> device, size_t bytes)
+      : device_(std::move(device)), data_(bytes ? device_->alloc(bytes) : nullptr), bytes_(bytes) {}
+  DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
+  DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~DeviceBuffer() {
+    if (data_) device_->free(data_);
+  }
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  void swap(DeviceBuffer& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+  }
+  std::shared_ptr<Device> device_;
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+}  // namespace allmrec

@@ -1,0 +1,230 @@
+// The CPU back end: a device is a thread team, its scratch memory and the kernels of one instruction set.
+// Device memory is host memory, so copies are memcpy and nothing is ever pending.
+#include "backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <new>
+#include <string>
+
+#include "device.h"
+#include "validate.h"
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
+#endif
+
+struct allmrec_device {
+  allmrec_device(int threads, const allmrec::cpu::Kernels& kernels) : device(threads, kernels) {}
+  allmrec::cpu::Device device;
+  std::string name;
+};
+
+namespace allmrec::cpu {
+
+namespace {
+
+constexpr size_t kAlignment = 64;
+
+allmrec_status to_status(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+      return ALLMREC_INVALID_ARGUMENT;
+    case ErrorCode::unsupported:
+      return ALLMREC_UNSUPPORTED;
+    case ErrorCode::out_of_memory:
+      return ALLMREC_OUT_OF_MEMORY;
+    case ErrorCode::device:
+      return ALLMREC_DEVICE_ERROR;
+    default:
+      return ALLMREC_INTERNAL;
+  }
+}
+
+// Runs fn; whatever it throws becomes a status and a sentence.
+template <typename Fn>
+allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
+  try {
+    try {
+      fn();
+      return ALLMREC_OK;
+    } catch (const Error& error) {
+      message = error.what();
+      return to_status(error.code());
+    } catch (const std::bad_alloc&) {
+      message = "Out of memory";
+      return ALLMREC_OUT_OF_MEMORY;
+    } catch (const std::exception& error) {
+      message = error.what();
+      return ALLMREC_INTERNAL;
+    }
+  } catch (...) {
+    return ALLMREC_INTERNAL;
+  }
+}
+
+template <typename Args>
+allmrec_status dispatch(const char* op, allmrec_device* device, const Args* args,
+                        void (*Kernels::*kernel)(Device&, const Args&)) noexcept {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  Device& d = device->device;
+  return guarded(d.last_error, [&] {
+    if (!args) throw Error(ErrorCode::invalid_argument, std::string(op) + ": args must not be null");
+    validate(Check(op), *args);
+    (d.kernels->*kernel)(d, *args);
+  });
+}
+
+#define ALLMREC_ENTRY(op, args)                                      \
+  allmrec_status op##_entry(allmrec_device* device, const args* a) { \
+    return dispatch<args>(#op, device, a, &Kernels::op);             \
+  }
+ALLMREC_OPS(ALLMREC_ENTRY)
+#undef ALLMREC_ENTRY
+
+#if defined(__x86_64__)
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const Kernels& choose_kernels() {
+  const char* variable = std::getenv("ALLMREC_ISA");
+  const std::string wanted = variable ? variable : "";
+  if (wanted == "generic") return generic_kernels();
+  if (!wanted.empty() && wanted != "avx2" && wanted != "avx512") {
+    throw Error(ErrorCode::invalid_argument,
+                "Expected ALLMREC_ISA to be `generic`, `avx2` or `avx512`, got `" + wanted + "`");
+  }
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (wanted != "avx2" && has_avx512()) return avx512_kernels();
+  if (wanted != "avx512" && has_avx2()) return avx2_kernels();
+#endif
+  if (!wanted.empty()) {
+    throw Error(ErrorCode::unsupported,
+                "ALLMREC_ISA asks for `" + wanted + "`, which this processor does not have");
+  }
+  return generic_kernels();
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("model name", 0) != 0) continue;
+    const size_t colon = line.find(": ");
+    if (colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "CPU";
+}
+
+int64_t memory_bytes() {
+#if defined(_SC_PHYS_PAGES) && defined(_SC_PAGESIZE)
+  const long pages = sysconf(_SC_PHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+  if (pages > 0 && size > 0) return static_cast<int64_t>(pages) * size;
+#endif
+  return 0;
+}
+
+allmrec_status open(int32_t index, int32_t threads, allmrec_device** out, char* reason, size_t reason_size) {
+  std::string message;
+  const allmrec_status status = guarded(message, [&] {
+    const Check check("open");
+    check.pointer("out", out).size("threads", threads).one_of("index", index, {0});
+    auto device = std::make_unique<allmrec_device>(threads, choose_kernels());
+    device->name = processor_name();
+    *out = device.release();
+  });
+  if (status != ALLMREC_OK && reason && reason_size > 0) {
+    const size_t length = std::min(message.size(), reason_size - 1);
+    std::memcpy(reason, message.data(), length);
+    reason[length] = '\0';
+  }
+  return status;
+}
+
+void close(allmrec_device* device) {
+  delete device;
+}
+
+const char* last_error(allmrec_device* device) {
+  return device ? device->device.last_error.c_str() : "";
+}
+
+allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
+  if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
+  *out = {device->name.c_str(), device->device.kernels->instruction, memory_bytes(),
+          device->device.pool.size()};
+  return ALLMREC_OK;
+}
+
+allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
+  if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] {
+    *out = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
+    if (!*out) {
+      throw Error(ErrorCode::out_of_memory, "alloc: " + std::to_string(bytes) + " bytes are not to be had");
+    }
+  });
+}
+
+void release(allmrec_device*, void* p) {
+  ::operator delete(p, std::align_val_t{kAlignment});
+}
+
+allmrec_status copy(allmrec_device* device, void* dst, const void* src, size_t bytes) {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] {
+    if (bytes == 0) return;
+    Check("copy").pointer("dst", dst).pointer("src", src);
+    std::memmove(dst, src, bytes);
+  });
+}
+
+allmrec_status fill(allmrec_device* device, float* x, int64_t n, float value) {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] {
+    Check("fill").size("n", n).pointer("x", x, n > 0);
+    device->device.pool.parallel_for(
+        n, 1 << 18, [&](int64_t begin, int64_t end, int) { std::fill(x + begin, x + end, value); });
+  });
+}
+
+allmrec_status synchronize(allmrec_device* device) {
+  return device ? ALLMREC_OK : ALLMREC_INVALID_ARGUMENT;
+}
+
+}  // namespace
+}  // namespace allmrec::cpu
+
+namespace allmrec {
+
+const allmrec_backend* cpu_backend() {
+  using namespace cpu;
+#define ALLMREC_ENTRY(op, args) op##_entry,
+  static constexpr allmrec_backend backend = {ALLMREC_BACKEND_ABI,
+                                              sizeof(allmrec_backend),
+                                              "cpu",
+                                              open,
+                                              close,
+                                              last_error,
+                                              info,
+                                              alloc,
+                                              release,
+                                              copy,
+                                              copy,
+                                              copy,
+                                              fill,
+                                              synchronize,
+                                              ALLMREC_OPS(ALLMREC_ENTRY)};
+#undef ALLMREC_ENTRY
+  return &backend;
+}
+
+}  // namespace allmrec

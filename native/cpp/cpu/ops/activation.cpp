@@ -1,0 +1,95 @@
+// Activations and their gradients. RELU is bound by memory, the others by the polynomials of vec_math.h.
+// Idea: one loop, instantiated per function; `max(0, x)` and `saved <= 0` are written so that NaN stays NaN.
+#include "../vec_math.h"
+#include "ops.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+namespace {
+
+constexpr int64_t kGrain = 1 << 14;
+constexpr float kLeakySlope = 0.01f;
+constexpr float kSqrtHalf = 0.70710678118654752f;
+constexpr float kInverseSqrtTwoPi = 0.39894228040143268f;
+constexpr float kGeluTanhScale = 0.79788456080286536f;  // √(2/π)
+constexpr float kGeluTanhCubic = 0.044715f;
+
+ALLMREC_INLINE Vec gelu(Vec x) {
+  return 0.5f * x * (1.0f + erf(x * kSqrtHalf));
+}
+// Φ(x) + x · φ(x)
+ALLMREC_INLINE Vec gelu_slope(Vec x) {
+  const Vec density = kInverseSqrtTwoPi * exp(-0.5f * x * x);
+  return 0.5f * (1.0f + erf(x * kSqrtHalf)) + x * density;
+}
+ALLMREC_INLINE Vec gelu_tanh(Vec x) {
+  return 0.5f * x * (1.0f + tanh(kGeluTanhScale * (x + kGeluTanhCubic * x * x * x)));
+}
+ALLMREC_INLINE Vec gelu_tanh_slope(Vec x) {
+  const Vec t = tanh(kGeluTanhScale * (x + kGeluTanhCubic * x * x * x));
+  const Vec inner = kGeluTanhScale * (1.0f + 3.0f * kGeluTanhCubic * x * x);
+  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
+}
+
+template <typename Function>
+void apply(Device& device, const allmrec_activation_args& a, Function function) {
+  device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
+    sweep(end - begin,
+          [&](int64_t i, auto lanes) { put(a.y + begin + i, function(get(a.x + begin + i, lanes)), lanes); });
+  });
+}
+
+// slope(dy, saved) gives dy · act'.
+template <typename Slope>
+void apply_backward(Device& device, const allmrec_activation_backward_args& a, Slope slope) {
+  const float* saved = a.saved ? a.saved : a.dy;  // NONE needs none
+  device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
+    sweep(end - begin, [&](int64_t j, auto lanes) {
+      const int64_t i = begin + j;
+      Vec d = slope(get(a.dy + i, lanes), get(saved + i, lanes));
+      if (a.accumulate) d += get(a.dx + i, lanes);
+      put(a.dx + i, d, lanes);
+    });
+  });
+}
+
+}  // namespace
+
+void activation(Device& device, const allmrec_activation_args& a) {
+  switch (a.kind) {
+    case ALLMREC_ACT_RELU:
+      return apply(device, a, [](Vec x) { return max(zero(), x); });
+    case ALLMREC_ACT_LEAKY_RELU:
+      return apply(device, a, [](Vec x) { return blend(x > 0.0f, x, x * kLeakySlope); });
+    case ALLMREC_ACT_GELU:
+      return apply(device, a, [](Vec x) { return gelu(x); });
+    case ALLMREC_ACT_GELU_TANH:
+      return apply(device, a, [](Vec x) { return gelu_tanh(x); });
+    case ALLMREC_ACT_SIGMOID:
+      return apply(device, a, [](Vec x) { return sigmoid(x); });
+    case ALLMREC_ACT_TANH:
+      return apply(device, a, [](Vec x) { return tanh(x); });
+    default:
+      return apply(device, a, [](Vec x) { return x; });
+  }
+}
+
+void activation_backward(Device& device, const allmrec_activation_backward_args& a) {
+  switch (a.kind) {
+    case ALLMREC_ACT_RELU:
+      return apply_backward(device, a, [](Vec dy, Vec y) { return blend(y <= 0.0f, zero(), dy); });
+    case ALLMREC_ACT_LEAKY_RELU:
+      return apply_backward(device, a, [](Vec dy, Vec x) { return blend(x > 0.0f, dy, dy * kLeakySlope); });
+    case ALLMREC_ACT_GELU:
+      return apply_backward(device, a, [](Vec dy, Vec x) { return dy * gelu_slope(x); });
+    case ALLMREC_ACT_GELU_TANH:
+      return apply_backward(device, a, [](Vec dy, Vec x) { return dy * gelu_tanh_slope(x); });
+    case ALLMREC_ACT_SIGMOID:
+      return apply_backward(device, a, [](Vec dy, Vec y) { return dy * y * (1.0f - y); });
+    case ALLMREC_ACT_TANH:
+      return apply_backward(device, a, [](Vec dy, Vec y) { return dy * (1.0f - y * y); });
+    default:
+      return apply_backward(device, a, [](Vec dy, Vec) { return dy; });
+  }
+}
+
+}  // namespace allmrec::cpu::ALLMREC_ISA

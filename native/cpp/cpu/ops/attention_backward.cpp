@@ -1,0 +1,216 @@
+// Attention over packed sequences, backward.
+//
+// A task is one head of one sequence, so that the gradients of its keys and values have one writer and one order of
+// summation. Blocks of kBlock query rows are taken in turn: the weights P = exp(score − lse) and dP = dO · Vᵀ are
+// computed again in register tiles of the matrix product, kMR rows at a time over the keys those rows see; then, with
+// D = rowsum(dO ∘ O), dS = P ∘ (dP − D), and dQ = dS · K, dK += dSᵀ · Q, dV += Pᵀ · dO. The sums over keys stay in
+// scratch memory and are written out once. The ranges of keys of two sequences must not overlap.
+// Bound: the multiply-add units; five products where the forward has two.
+#include "attention_block.h"
+#include "ops.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+
+namespace {
+
+constexpr int64_t kBlock = 48;  // query rows; a multiple of every kMR
+
+class HeadBackward {
+ public:
+  HeadBackward(Device& device, int thread, const allmrec_attention_backward_args& b, int64_t s, int64_t h,
+               float* padding_sums)
+      : b_(b), a_(b.forward), s_(s), h_(h), D_(a_.head_dim), length_(a_.kv_len[s]), padding_(a_, s, h),
+        padding_sums_(padding_sums) {
+    padded_ = round_up(length_, kNR);
+    width_ = round_up(D_, kNR);
+    stride_ = padded_ + kLanes;  // not a multiple of a page
+    row_stride_ = round_up(D_, kLanes) + kLanes;
+    const int64_t floats = 2 * padded_ * D_ + 3 * padded_ * width_ + 2 * kBlock * (width_ + stride_) +
+                           2 * (kMR * row_stride_ + kLanes) + 512;
+    Carve memory{static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(floats) * sizeof(float)))};
+    k_transposed_ = memory.take(padded_ * D_);
+    v_transposed_ = memory.take(padded_ * D_);
+    k_rows_ = memory.take(padded_ * width_);
+    dk_ = memory.take(padded_ * width_);
+    dv_ = memory.take(padded_ * width_);
+    q_rows_ = memory.take(kBlock * width_);
+    g_rows_ = memory.take(kBlock * width_);
+    ds_ = memory.take(kBlock * stride_);
+    p_ = memory.take(kBlock * stride_);
+    q_ = memory.take(kMR * row_stride_ + kLanes);
+    g_ = memory.take(kMR * row_stride_ + kLanes);
+  }
+
+  void run() {
+    const int64_t t0 = a_.q_offsets[s_], t1 = a_.q_offsets[s_ + 1];
+    const int64_t kv = a_.kv_start[s_];
+    for (const Run& run : Runs(a_, t0, t1)) {
+      pack_transposed(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, k_transposed_);
+      pack_transposed(a_.v + kv * a_.ldv + h_ * D_, a_.ldv, D_, run, v_transposed_);
+      pack_rows(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
+    }
+    std::fill_n(dk_, padded_ * width_, 0.0f);
+    std::fill_n(dv_, padded_ * width_, 0.0f);
+    for (int64_t t = t0; t < t1; t += kBlock) block(t, std::min(t + kBlock, t1));
+    write(dk_, b_.dk + kv * b_.ld_dk + h_ * D_, b_.ld_dk);
+    write(dv_, b_.dv + kv * b_.ld_dv + h_ * D_, b_.ld_dv);
+  }
+
+ private:
+  const float* q(int64_t t) const { return a_.q + t * a_.ldq + h_ * D_; }
+  const float* g(int64_t t) const { return b_.d_out + t * b_.ld_dout + h_ * D_; }
+  float* dq(int64_t t) const { return b_.dq + t * b_.ld_dq + h_ * D_; }
+
+  void block(int64_t t0, int64_t t1) {
+    const Runs all(a_, t0, t1);
+    for (int64_t r = 0; r < t1 - t0; ++r) {  // keys that the row's neighbours see and it does not
+      for (const Run& run : all) {
+        const int64_t end = round_up(run.end, kLanes);
+        std::fill(ds_ + r * stride_ + run.begin, ds_ + r * stride_ + end, 0.0f);
+        std::fill(p_ + r * stride_ + run.begin, p_ + r * stride_ + end, 0.0f);
+      }
+    }
+    for (int64_t t = t0; t < t1; t += kMR) {
+      tile_rows(t, static_cast<int>(std::min<int64_t>(kMR, t1 - t)), ds_ + (t - t0) * stride_, p_ + (t - t0) * stride_);
+    }
+    pack_rows(q(t0), a_.ldq, D_, {0, t1 - t0}, kBlock, q_rows_);
+    pack_rows(g(t0), b_.ld_dout, D_, {0, t1 - t0}, kBlock, g_rows_);
+    for (const Run& run : all) {
+      for (int64_t j = run.begin; j < run.end; j += kMR) {
+        const int keys = static_cast<int>(std::min<int64_t>(kMR, run.end - j));
+        int64_t r0 = 0, r1 = t1 - t0;  // the rows that see any of these keys
+        while (r0 < r1 && !sees(t0 + r0, j, j + keys)) ++r0;
+        while (r1 > r0 && !sees(t0 + r1 - 1, j, j + keys)) --r1;
+        if (r0 == r1) continue;
+        multiply_rows_of(ds_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, q_rows_, kBlock, r0, D_,
+                         dk_ + j * width_, width_, true);
+        multiply_rows_of(p_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, g_rows_, kBlock, r0, D_,
+                         dv_ + j * width_, width_, true);
+      }
+    }
+  }
+
+  bool sees(int64_t t, int64_t begin, int64_t end) const {
+    const RowKeys keys(a_, t);
+    return begin < keys.prefix || (begin < keys.own_end && end > keys.own_begin);
+  }
+
+  // dS and P (dropped out) of up to kMR rows, and their dQ.
+  void tile_rows(int64_t t, int rows, float* ds, float* p) {
+    const Runs runs(a_, t, t + rows);
+    pack_a(q(t), a_.ldq, false, D_, rows, row_stride_, q_);
+    pack_a(g(t), b_.ld_dout, false, D_, rows, row_stride_, g_);
+    for (const Run& run : runs) {
+      multiply_keys(q_, row_stride_, rows, D_, k_transposed_, run, a_.scale, ds, stride_);
+      multiply_keys(g_, row_stride_, rows, D_, v_transposed_, run, 1.0f, p, stride_);
+    }
+    float delta[kMR];
+    for (int r = 0; r < rows; ++r) {
+      const float* out = a_.out + (t + r) * a_.ldout + h_ * D_;
+      const float* gradient = g(t + r);
+      delta[r] = sum_over(D_, [&](int64_t i, auto n) { return get(out + i, n) * get(gradient + i, n); });
+      differentiate_row(t + r, delta[r], runs, ds + r * stride_, p + r * stride_);
+    }
+    for (int i = 0; i < runs.count; ++i) {
+      const Run& run = runs.run[i];
+      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, k_rows_, padded_, run.begin, D_, dq(t),
+                       b_.ld_dq, b_.accumulate || i > 0);
+    }
+    if (runs.count == 0 && !b_.accumulate) {
+      for (int r = 0; r < rows; ++r) std::fill_n(dq(t + r), D_, 0.0f);
+    }
+    if (padding_.count > 0) {
+      for (int r = 0; r < rows; ++r) differentiate_padding(t + r, delta[r]);
+    }
+  }
+
+  // In: scores in ds, dP in p. Out: dS · scale in ds, the weights that met the values in p.
+  void differentiate_row(int64_t t, float delta, const Runs& runs, float* ds, float* p) {
+    const RowKeys keys(a_, t);
+    const float lse = a_.lse[t * a_.heads + h_];
+    for (const Run& run : runs) {
+      const int64_t end = std::max(run.begin, std::min(run.end, keys.end()));
+      sweep_dropout(a_.dropout, first_element(a_, t, h_) + padding_.count + run.begin, end - run.begin,
+                    [&](int64_t i, Vec factor, auto) {
+                      const int64_t j = run.begin + i;
+                      const IVec visible = keys.visible(j);
+                      const Vec weight = exp(load(ds + j) - lse);
+                      const Vec gradient = weight * (load(p + j) * factor - delta) * a_.scale;
+                      store(ds + j, blend(visible, gradient, zero()));
+                      store(p + j, blend(visible, weight * factor, zero()));
+                    });
+      for (int64_t j = round_up(end, kLanes); j < run.end; j += kLanes) {
+        store(ds + j, zero());
+        store(p + j, zero());
+      }
+    }
+  }
+
+  void differentiate_padding(int64_t t, float delta) {
+    const float* gradient = g(t);
+    const float* query = q(t);
+    const float weight = std::exp(padding_.score(a_, query) - a_.lse[t * a_.heads + h_]);
+    const float factor = padding_.factor(a_, t, h_);
+    const float dp = sum_over(D_, [&](int64_t i, auto n) { return get(gradient + i, n) * get(padding_.v + i, n); });
+    const Vec ds = broadcast(weight * (dp * factor - delta) * a_.scale), dropped = broadcast(weight * factor);
+    sweep(D_, [&](int64_t i, auto n) {
+      put(dq(t) + i, fma(ds, get(padding_.k + i, n), get(dq(t) + i, n)), n);
+      if (!padding_sums_) return;
+      float* dk = padding_sums_ + i;
+      float* dv = padding_sums_ + D_ + i;
+      put(dk, fma(ds, get(query + i, n), get(dk, n)), n);
+      put(dv, fma(dropped, get(gradient + i, n), get(dv, n)), n);
+    });
+  }
+
+  void write(const float* from, float* to, int64_t ld) const {
+    for (int64_t j = 0; j < length_; ++j) {
+      sweep(D_, [&](int64_t i, auto n) {
+        Vec x = get(from + j * width_ + i, n);
+        if (b_.accumulate) x += get(to + j * ld + i, n);
+        put(to + j * ld + i, x, n);
+      });
+    }
+  }
+
+  const allmrec_attention_backward_args& b_;
+  const allmrec_attention_args& a_;
+  const int64_t s_, h_, D_, length_;
+  const Padding padding_;
+  float* padding_sums_;                              // (2, D): of this sequence and head
+  int64_t padded_, width_, stride_, row_stride_;     // floats
+  float *k_transposed_, *v_transposed_, *k_rows_;    // packed for scores, dP and dQ
+  float *dk_, *dv_;                                  // (keys, width_)
+  float *q_rows_, *g_rows_;                          // packed for dK and dV, one block
+  float *ds_, *p_;                                   // (kBlock, stride_)
+  float *q_, *g_;                                    // kMR rows
+};
+
+}  // namespace
+
+void attention_backward(Device& device, const allmrec_attention_backward_args& b) {
+  const allmrec_attention_args& a = b.forward;
+  const int64_t D = a.head_dim;
+  if (a.heads == 0 || D == 0 || a.num_sequences == 0) return;
+  float* sums = nullptr;  // (B, H, 2, D)
+  if (a.pad_k && (b.d_pad_k || b.d_pad_v)) {
+    const int64_t floats = a.num_sequences * a.heads * 2 * D;
+    sums = static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(floats) * sizeof(float)));
+    std::fill_n(sums, floats, 0.0f);
+  }
+  device.pool.run(a.num_sequences * a.heads, [&](int64_t task, int thread) {
+    float* own = sums ? sums + task * 2 * D : nullptr;
+    HeadBackward(device, thread, b, task / a.heads, task % a.heads, own).run();
+  });
+  for (int64_t s = 0; sums && s < a.num_sequences; ++s) {
+    for (int64_t h = 0; h < a.heads; ++h) {
+      const float* own = sums + (s * a.heads + h) * 2 * D;
+      for (int64_t d = 0; d < D; ++d) {
+        if (b.d_pad_k) b.d_pad_k[h * D + d] += own[d];
+        if (b.d_pad_v) b.d_pad_v[h * D + d] += own[D + d];
+      }
+    }
+  }
+}
+
+}  // namespace allmrec::cpu::ALLMREC_ISA

@@ -1,0 +1,142 @@
+#pragma once
+
+// What the two directions of attention share: which keys a block of query rows sees, the operands packed for the
+// register tiles of the matrix product, and the padding key's score.
+
+#include <algorithm>
+#include <cmath>
+
+#include "../vec_math.h"
+#include "gemm_kernel.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+namespace {
+
+inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+
+// Keys begin … end − 1; begin is a multiple of a panel's kNR keys.
+struct Run {
+  int64_t begin, end;
+};
+
+// The keys that query rows t0 … t1 − 1 see, as at most two runs with no panel in common.
+struct Runs {
+  Runs(const allmrec_attention_args& a, int64_t t0, int64_t t1) {
+    int64_t prefix = 0, low = INT64_MAX, high = 0;
+    for (int64_t t = t0; t < t1; ++t) {
+      if (a.prefix) prefix = std::max<int64_t>(prefix, a.prefix[t]);
+      if (a.own_end[t] <= a.own_begin[t]) continue;
+      low = std::min<int64_t>(low, a.own_begin[t]);
+      high = std::max<int64_t>(high, a.own_end[t]);
+    }
+    if (prefix > 0) run[count++] = {0, prefix};
+    if (high == 0) return;
+    low = low / kNR * kNR;
+    if (count == 1 && low < round_up(prefix, kNR)) {
+      run[0].end = std::max(prefix, high);
+    } else {
+      run[count++] = {low, high};
+    }
+  }
+  const Run* begin() const { return run; }
+  const Run* end() const { return run + count; }
+
+  Run run[2];
+  int count = 0;
+};
+
+// The keys of one query row.
+struct RowKeys {
+  RowKeys(const allmrec_attention_args& a, int64_t t)
+      : prefix(a.prefix ? a.prefix[t] : 0), own_begin(a.own_begin[t]), own_end(a.own_end[t]) {}
+  int64_t end() const { return own_end > own_begin ? std::max(prefix, own_end) : prefix; }
+  // All bits set in the lanes of keys j, j + 1, … that the row sees.
+  inline __attribute__((always_inline)) IVec visible(int64_t j) const {
+    const IVec key = iota() + static_cast<int32_t>(j);
+    return (key < static_cast<int32_t>(prefix)) |
+           ((key >= static_cast<int32_t>(own_begin)) & (key < static_cast<int32_t>(own_end)));
+  }
+  int64_t prefix, own_begin, own_end;
+};
+
+inline int64_t first_element(const allmrec_attention_args& a, int64_t t, int64_t h) {
+  return (t * a.heads + h) * a.drop_columns;
+}
+
+// The padding of sequence s as query row t of head h sees it.
+struct Padding {
+  Padding(const allmrec_attention_args& a, int64_t s, int64_t h)
+      : count(a.pad_k ? a.pad_count[s] : 0),
+        k(a.pad_k + (count > 0 ? h * a.head_dim : 0)),
+        v(a.pad_v + (count > 0 ? h * a.head_dim : 0)),
+        log_count(count > 0 ? std::log(static_cast<float>(count)) : 0.0f) {}
+
+  float score(const allmrec_attention_args& a, const float* q) const {
+    if (count == 0) return -INFINITY;
+    return a.scale * sum_over(a.head_dim, [&](int64_t i, auto n) { return get(q + i, n) * get(k + i, n); }) + log_count;
+  }
+  // The mean factor dropout gives its keys: kept / count / (1 − p).
+  float factor(const allmrec_attention_args& a, int64_t t, int64_t h) const {
+    if (!(a.dropout.p > 0.0f) || count == 0) return 1.0f;
+    Vec sum = zero();
+    sweep_dropout(a.dropout, first_element(a, t, h), count,
+                  [&](int64_t, Vec factor, auto lanes) { sum += keep(factor, lanes); });
+    return horizontal_sum(sum) / static_cast<float>(count);
+  }
+
+  int64_t count;
+  const float* k;
+  const float* v;
+  float log_count;
+};
+
+// Rows of k or v, transposed: for each panel of kNR keys, D × kNR. `to` has room for all keys of the sequence.
+inline void pack_transposed(const float* x, int64_t ld, int64_t D, Run keys, float* to) {
+  for (int64_t j = keys.begin; j < keys.end; j += kNR) {
+    pack_panel<ALLMREC_F32>(x, ld, true, 0, D, j, std::min<int64_t>(kNR, keys.end - j), to + j * D);
+  }
+}
+
+// Rows as they are, for each panel of kNR columns of D: rows × kNR, panels `distance` rows apart.
+inline void pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t distance, float* to) {
+  for (int64_t d = 0; d < D; d += kNR) {
+    pack_panel<ALLMREC_F32>(x, ld, false, rows.begin, rows.end - rows.begin, d, std::min<int64_t>(kNR, D - d),
+                            to + d * distance + rows.begin * kNR);
+  }
+}
+
+// c (rows, keys of the run) = alpha · a (rows, D) · transposed panels.
+inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D, const float* panels, Run keys,
+                          float alpha, float* c, int64_t ldc) {
+  Epilogue e{};
+  e.alpha = alpha;
+  for (int64_t j = keys.begin; j < keys.end; j += kNR) {
+    const int cols = static_cast<int>(std::min<int64_t>(kNR, keys.end - j));
+    multiply({D, a, a_stride, panels + j * D, kNR, c + j, ldc, rows, cols}, e, true);
+  }
+}
+
+// c (rows, D) = a (rows, k) · k rows of panels (see pack_rows; `first` is the first of them), or added to it.
+inline void multiply_rows_of(const float* a, int64_t a_stride, bool by_row, int rows, int64_t k, const float* panels,
+                             int64_t distance, int64_t first, int64_t D, float* c, int64_t ldc, bool add) {
+  Epilogue e{};
+  e.alpha = 1.0f;
+  e.add_c = add;
+  for (int64_t d = 0; d < D; d += kNR) {
+    const int cols = static_cast<int>(std::min<int64_t>(kNR, D - d));
+    multiply({k, a, a_stride, panels + d * distance + first * kNR, kNR, c + d, ldc, rows, cols}, e, by_row);
+  }
+}
+
+// Scratch memory cut into vectors' multiples.
+struct Carve {
+  float* next;
+  float* take(int64_t n) {
+    float* p = next;
+    next += round_up(n, 16);
+    return p;
+  }
+};
+
+}  // namespace
+}  // namespace allmrec::cpu::ALLMREC_ISA

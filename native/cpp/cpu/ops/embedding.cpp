@@ -1,0 +1,90 @@
+// Embedding look-up with positions and a constant, then dropout; and its gradients. Bound by memory: random
+// rows of the table in, T · C out. Idea of the backward: scatter-add through lists of tokens with the same id
+// (rows.h), never touching rows of the table that no token uses; dropout is applied to dy once, before the up
+// to four sums.
+#include "rows.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+namespace {
+
+constexpr int64_t kGrain = 1 << 13;  // elements per task
+
+// row(i, lanes) → out, with position and constant added.
+template <typename Row>
+ALLMREC_INLINE void write_row(const allmrec_embedding_args& a, int64_t token, Row row) {
+  float* out = a.out + token * a.cols;
+  const float* position = a.positions ? a.positions + int64_t{a.position_ids[token]} * a.cols : nullptr;
+  sweep(a.cols, [&](int64_t i, auto lanes) {
+    Vec value = row(i, lanes) * a.scale;
+    if (position) value += get(position + i, lanes);
+    if (a.constant) value += get(a.constant + i, lanes);
+    put(out + i, value, lanes);
+  });
+}
+
+ALLMREC_INLINE Vec get_half(const uint16_t* p, int32_t dtype, Whole) {
+  return dtype == ALLMREC_F16 ? load_f16(p) : load_bf16(p);
+}
+ALLMREC_INLINE Vec get_half(const uint16_t* p, int32_t dtype, Part part) {
+  return dtype == ALLMREC_F16 ? load_f16_n(p, part.count) : load_bf16_n(p, part.count);
+}
+
+}  // namespace
+
+void embedding(Device& device, const allmrec_embedding_args& a) {
+  if (a.cols == 0) return;
+  device.pool.parallel_for(a.tokens, kGrain / a.cols + 1, [&](int64_t begin, int64_t end, int) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t id = a.ids[t];
+      if (id < 0 || a.table_dtype == ALLMREC_F32) {
+        const float* row =
+            id < 0 ? a.soft + (-id - 1) * a.cols : static_cast<const float*>(a.table) + id * a.cols;
+        write_row(a, t, [&](int64_t i, auto lanes) { return get(row + i, lanes); });
+      } else {
+        const uint16_t* row = static_cast<const uint16_t*>(a.table) + id * a.cols;
+        write_row(a, t, [&](int64_t i, auto lanes) { return get_half(row + i, a.table_dtype, lanes); });
+      }
+    }
+    if (!(a.dropout.p > 0.0f)) return;
+    float* out = a.out + begin * a.cols;  // still in the cache
+    sweep_dropout(a.dropout, begin * a.cols, (end - begin) * a.cols, [&](int64_t i, Vec factor, auto lanes) {
+      put(out + i, get(out + i, lanes) * factor, lanes);
+    });
+  });
+}
+
+void embedding_backward(Device& device, const allmrec_embedding_backward_args& a) {
+  const int64_t size = a.tokens * a.cols;
+  if (size == 0) return;
+  const float* dy = a.dy;  // (T, C)
+  if (a.dropout.p > 0.0f) {
+    float* masked = static_cast<float*>(device.shared_scratch(1, static_cast<size_t>(size) * sizeof(float)));
+    device.pool.parallel_for(size, kGrain, [&](int64_t begin, int64_t end, int) {
+      sweep_dropout(a.dropout, begin, end - begin, [&](int64_t i, Vec factor, auto lanes) {
+        put(masked + begin + i, get(a.dy + begin + i, lanes) * factor, lanes);
+      });
+    });
+    dy = masked;
+  }
+
+  if (a.d_table || a.d_soft) {
+    // Slots: the table's rows, then the soft rows.
+    scatter_rows(
+        device, a.tokens, a.cols, dy, a.cols, a.scale, a.table_rows + a.soft_rows,
+        [&](int64_t t) { return a.ids[t] >= 0 ? a.ids[t] : a.table_rows - a.ids[t] - 1; },
+        [&](int64_t t) -> float* {
+          const int64_t id = a.ids[t];
+          if (id >= 0) return a.d_table ? a.d_table + id * a.cols : nullptr;
+          return a.d_soft ? a.d_soft + (-id - 1) * a.cols : nullptr;
+        });
+  }
+  if (a.d_positions) {
+    scatter_rows(
+        device, a.tokens, a.cols, dy, a.cols, 1.0f, a.position_rows,
+        [&](int64_t t) { return a.position_ids[t]; },
+        [&](int64_t t) { return a.d_positions + int64_t{a.position_ids[t]} * a.cols; });
+  }
+  if (a.d_constant) column_sum(device, {a.tokens, a.cols, dy, a.cols, a.d_constant, 1});
+}
+
+}  // namespace allmrec::cpu::ALLMREC_ISA

@@ -1,0 +1,106 @@
+#pragma once
+
+// Products with few rows of A against a stored-transposed B (decoding: one token against a weight matrix). Packing B
+// would cost more than it saves; here every row of B is read once, in order, as dot products of kDotColumns rows of B
+// with up to kDotRows rows of A.
+
+#include "gemm_kernel.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+namespace {
+
+#if ALLMREC_LANES == 16 || defined(__aarch64__)
+constexpr int kDotRows = 6;
+#else
+constexpr int kDotRows = 2;
+#endif
+constexpr int kDotColumns = 4;
+
+// sums[i][j] = <row i of a, row j of b> over k. Columns from `cols` on repeat the last one.
+template <int32_t Dtype, int M>
+__attribute__((noinline)) void dot_rows(const float* a, int64_t lda, const void* b, int64_t b_row, int64_t ldb,
+                                        int64_t cols, int64_t k, float (&sums)[kDotRows][kDotColumns]) {
+  constexpr int R = kDotColumns;
+  constexpr int U = M == 1 ? 2 : 1;  // two chains per dot product when there are registers for them
+  Vec acc[M][R][U];
+#pragma GCC unroll 16
+  for (int i = 0; i < M * R * U; ++i) acc[i / (R * U)][i / U % R][i % U] = zero();
+  int64_t row[R];
+  for (int j = 0; j < R; ++j) row[j] = (b_row + (j < cols ? j : cols - 1)) * ldb;
+  int64_t p = 0;
+  for (; p + U * kLanes <= k; p += U * kLanes) {
+#pragma GCC unroll 2
+    for (int u = 0; u < U; ++u) {
+      Vec x[R];
+#pragma GCC unroll 4
+      for (int j = 0; j < R; ++j) x[j] = load_as_float(b, row[j] + p + u * kLanes, Dtype, kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) {
+        const Vec y = load(a + i * lda + p + u * kLanes);
+#pragma GCC unroll 4
+        for (int j = 0; j < R; ++j) acc[i][j][u] = fma(x[j], y, acc[i][j][u]);
+      }
+    }
+  }
+  for (; p < k; p += kLanes) {
+    const int64_t n = k - p;
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i) {
+      const Vec y = load_n(a + i * lda + p, n);
+#pragma GCC unroll 4
+      for (int j = 0; j < R; ++j) acc[i][j][0] = fma(load_as_float(b, row[j] + p, Dtype, n), y, acc[i][j][0]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < M; ++i) {
+#pragma GCC unroll 4
+    for (int j = 0; j < R; ++j) {
+      Vec s = acc[i][j][0];
+      if (U == 2) s += acc[i][j][U - 1];
+      sums[i][j] = horizontal_sum(s);
+    }
+  }
+}
+
+template <int32_t Dtype>
+void dot_rows_any(int64_t rows, const float* a, int64_t lda, const void* b, int64_t b_row, int64_t ldb, int64_t cols,
+                  int64_t k, float (&sums)[kDotRows][kDotColumns]) {
+  switch (rows) {
+    case 1: return dot_rows<Dtype, 1>(a, lda, b, b_row, ldb, cols, k, sums);
+    case 2: return dot_rows<Dtype, 2>(a, lda, b, b_row, ldb, cols, k, sums);
+#if ALLMREC_LANES == 16 || defined(__aarch64__)
+    case 3: return dot_rows<Dtype, 3>(a, lda, b, b_row, ldb, cols, k, sums);
+    case 4: return dot_rows<Dtype, 4>(a, lda, b, b_row, ldb, cols, k, sums);
+    case 5: return dot_rows<Dtype, 5>(a, lda, b, b_row, ldb, cols, k, sums);
+    case 6: return dot_rows<Dtype, 6>(a, lda, b, b_row, ldb, cols, k, sums);
+#endif
+  }
+}
+
+inline float finish_one(float sum, const allmrec_gemm_args& g, int64_t i, int64_t j) {
+  float v = g.alpha * sum;
+  if (g.bias) v += g.bias[j];
+  if (g.residual) v += g.residual[i * g.ld_residual + j];
+  if (g.activation == ALLMREC_ACT_RELU && v < 0) v = 0;
+  return g.accumulate ? v + g.c[i * g.ldc + j] : v;
+}
+
+// Columns j0 … j1 − 1 of C, all rows.
+template <int32_t Dtype>
+void dot_columns(const allmrec_gemm_args& g, int64_t j0, int64_t j1) {
+  const float* a = static_cast<const float*>(g.a);
+  for (int64_t j = j0; j < j1; j += kDotColumns) {
+    const int64_t cols = j1 - j < kDotColumns ? j1 - j : kDotColumns;
+    for (int64_t i = 0; i < g.m; i += kDotRows) {
+      const int64_t rows = g.m - i < kDotRows ? g.m - i : kDotRows;
+      float sums[kDotRows][kDotColumns];
+      dot_rows_any<Dtype>(rows, a + i * g.lda, g.lda, g.b, j, g.ldb, cols, g.k, sums);
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t c = 0; c < cols; ++c) g.c[(i + r) * g.ldc + j + c] = finish_one(sums[r][c], g, i + r, j + c);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace allmrec::cpu::ALLMREC_ISA

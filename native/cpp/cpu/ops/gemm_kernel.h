@@ -1,0 +1,235 @@
+#pragma once
+
+// The inner loops of the matrix product: a tile of kMR × kNR outputs held in registers, and the copying of both
+// operands into the order in which that tile reads them.
+//
+// The B side is packed into panels of kNR columns: for each k the kNR values lie together, so the tile loads whole
+// vectors. The A side needs single values to broadcast and is read either along its rows (ByRow: stride between the
+// rows, k contiguous) or, for a transposed A, down its columns (stride between the k, rows contiguous).
+
+#include "../../backend/backend.h"
+#include "../vec.h"
+
+namespace allmrec::cpu::ALLMREC_ISA {
+namespace {
+
+#if ALLMREC_LANES == 16 || defined(__aarch64__)
+constexpr int kMR = 12;  // 24 of 32 registers accumulate
+#else
+constexpr int kMR = 6;  // 12 of 16
+#endif
+constexpr int kNV = 2;
+constexpr int kNR = kNV * kLanes;
+
+// What happens to alpha · sum on its way into C, in this order.
+struct Epilogue {
+  float alpha;
+  const float* bias;
+  const float* residual;
+  int64_t ld_residual;
+  bool add_c;  // C holds earlier terms of the sum, or is accumulated into
+  bool relu;
+  bool add_c_after_relu;
+};
+
+struct Tile {
+  int64_t k;
+  const float* a;
+  int64_t a_stride;
+  const float* b;  // packed, or rows of the matrix itself
+  int64_t b_stride;
+  float* c;
+  int64_t ldc;
+  int rows, cols;  // valid ones
+};
+
+ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const float* residual, const float* c,
+                          int64_t n) {
+  const bool whole = n >= kLanes;
+  const auto get = [&](const float* p) { return whole ? load(p) : load_n(p, n); };
+  Vec v = sum * e.alpha;
+  if (bias) v += get(bias);
+  if (residual) v += get(residual);
+  if (e.add_c) v += get(c);
+  if (e.relu) v = max(zero(), v);  // in this order NaN stays NaN
+  if (e.add_c_after_relu) v += get(c);
+  return v;
+}
+
+template <int MR, int NV, bool ByRow>
+__attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
+  Vec acc[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[r][v] = zero();
+  }
+  const float* a = t.a;
+  const float* b = t.b;
+  const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
+  for (int64_t p = 0; p < t.k; ++p) {
+    Vec bv[NV];
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) bv[v] = load(b + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      const Vec av = broadcast(ByRow ? a[r * a_stride] : a[r]);
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
+    }
+    a += ByRow ? 1 : a_stride;
+    b += b_stride;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+    if (r >= t.rows) break;
+    float* c = t.c + r * t.ldc;
+    const float* residual = e.residual ? e.residual + r * e.ld_residual : nullptr;
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      const int64_t n = t.cols - v * kLanes;
+      const Vec x = finish(acc[r][v], e, e.bias ? e.bias + v * kLanes : nullptr,
+                           residual ? residual + v * kLanes : nullptr, c + v * kLanes, n);
+      if (n >= kLanes) {
+        store(c + v * kLanes, x);
+      } else {
+        store_n(c + v * kLanes, x, n);
+      }
+    }
+  }
+}
+
+// Rows come in even counts: an odd tile is given one more row of A to read (see pack_a) and stores one less.
+template <int NV, bool ByRow>
+void multiply_rows(const Tile& t, const Epilogue& e) {
+  switch ((t.rows + 1) / 2) {
+    case 1: return multiply_tile<2, NV, ByRow>(t, e);
+    case 2: return multiply_tile<4, NV, ByRow>(t, e);
+    case 3: return multiply_tile<6, NV, ByRow>(t, e);
+#if ALLMREC_LANES == 16 || defined(__aarch64__)
+    case 4: return multiply_tile<8, NV, ByRow>(t, e);
+    case 5: return multiply_tile<10, NV, ByRow>(t, e);
+    case 6: return multiply_tile<12, NV, ByRow>(t, e);
+#endif
+  }
+}
+
+inline void multiply(const Tile& t, const Epilogue& e, bool by_row) {
+  if (t.cols > kLanes) {
+    by_row ? multiply_rows<2, true>(t, e) : multiply_rows<2, false>(t, e);
+  } else {
+    by_row ? multiply_rows<1, true>(t, e) : multiply_rows<1, false>(t, e);
+  }
+}
+
+// kLanes × kLanes: rows become columns, in log2 stages of exchanging halves of pairs.
+template <int Step>
+ALLMREC_INLINE void transpose_stage(Vec (&x)[kLanes]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & Step) continue;
+    IVec low{}, high{};
+#pragma GCC unroll 16
+    for (int l = 0; l < kLanes; ++l) {
+      low[l] = l & Step ? kLanes + l - Step : l;
+      high[l] = l & Step ? kLanes + l : l + Step;
+    }
+    const Vec a = x[i], b = x[i + Step];
+#if defined(__clang__)
+    for (int l = 0; l < kLanes; ++l) {
+      x[i][l] = low[l] < kLanes ? a[low[l]] : b[low[l] - kLanes];
+      x[i + Step][l] = high[l] < kLanes ? a[high[l]] : b[high[l] - kLanes];
+    }
+#else
+    x[i] = __builtin_shuffle(a, b, low);
+    x[i + Step] = __builtin_shuffle(a, b, high);
+#endif
+  }
+}
+ALLMREC_INLINE void transpose(Vec (&x)[kLanes]) {
+#if ALLMREC_LANES == 16
+  transpose_stage<8>(x);
+#endif
+#if ALLMREC_LANES >= 8
+  transpose_stage<4>(x);
+#endif
+  transpose_stage<2>(x);
+  transpose_stage<1>(x);
+}
+
+// n values of a matrix of any dtype as float32.
+ALLMREC_INLINE Vec load_as_float(const void* base, int64_t index, int32_t dtype, int64_t n) {
+  if (dtype == ALLMREC_F32) {
+    const float* p = static_cast<const float*>(base) + index;
+    return n >= kLanes ? load(p) : load_n(p, n);
+  }
+  const uint16_t* p = static_cast<const uint16_t*>(base) + index;
+  if (dtype == ALLMREC_F16) return n >= kLanes ? load_f16(p) : load_f16_n(p, n);
+  return n >= kLanes ? load_bf16(p) : load_bf16_n(p, n);
+}
+
+// The panel of rows k0 … k0 + k − 1 and columns j0 … j0 + cols − 1 of op(B): k × kNR, missing columns are zero.
+template <int32_t Dtype>
+void pack_panel(const void* b, int64_t ldb, bool transposed, int64_t k0, int64_t k, int64_t j0, int64_t cols,
+                float* to) {
+  if (!transposed) {
+    for (int64_t p = 0; p < k; ++p) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kNV; ++v) {
+        const int64_t n = cols - v * kLanes;
+        store(to + p * kNR + v * kLanes,
+              n > 0 ? load_as_float(b, (k0 + p) * ldb + j0 + v * kLanes, Dtype, n) : zero());
+      }
+    }
+    return;
+  }
+  for (int v = 0; v < kNV; ++v) {
+    const int64_t n = cols - v * kLanes;
+    for (int64_t p = 0; p < k; p += kLanes) {
+      const int64_t depth = k - p < kLanes ? k - p : kLanes;
+      Vec x[kLanes];
+#pragma GCC unroll 16
+      for (int j = 0; j < kLanes; ++j) {
+        x[j] = j < n ? load_as_float(b, (j0 + v * kLanes + j) * ldb + k0 + p, Dtype, depth) : zero();
+      }
+      transpose(x);
+      float* out = to + p * kNR + v * kLanes;
+#pragma GCC unroll 16
+      for (int d = 0; d < kLanes; ++d) {
+        if (d < depth) store(out + d * kNR, x[d]);
+      }
+    }
+  }
+}
+
+inline void pack_b(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0, int64_t cols, float* to) {
+  const bool t = g.trans_b != 0;
+  if (g.b_dtype == ALLMREC_F32) return pack_panel<ALLMREC_F32>(g.b, g.ldb, t, k0, k, j0, cols, to);
+  if (g.b_dtype == ALLMREC_F16) return pack_panel<ALLMREC_F16>(g.b, g.ldb, t, k0, k, j0, cols, to);
+  return pack_panel<ALLMREC_BF16>(g.b, g.ldb, t, k0, k, j0, cols, to);
+}
+
+// A's side of one row of tiles, copied so that it lies in a few pages and cache sets whatever lda is: kMR rows of
+// `stride`, or for a transposed A k rows of kMR. Rows that do not exist are zero. `to` has a vector to spare.
+inline void pack_a(const float* a, int64_t lda, bool transposed, int64_t k, int rows, int64_t stride, float* to) {
+  if (transposed) {
+    for (int64_t p = 0; p < k; ++p) {
+      for (int r = 0; r < kMR; r += kLanes) {
+        const int n = rows - r < kLanes ? rows - r : kLanes;
+        store(to + p * kMR + r, load_n(a + p * lda + r, n));
+      }
+    }
+    return;
+  }
+  const int padded = (rows + 1) / 2 * 2;
+  for (int r = 0; r < padded; ++r) {
+    for (int64_t p = 0; p < k; p += kLanes) {
+      const int64_t n = k - p;
+      const Vec x = r >= rows ? zero() : n >= kLanes ? load(a + r * lda + p) : load_n(a + r * lda + p, n);
+      store(to + r * stride + p, x);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace allmrec::cpu::ALLMREC_ISA

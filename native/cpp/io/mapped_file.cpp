@@ -1,0 +1,71 @@
+#include "mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <limits>
+
+#include "../core/error.h"
+
+namespace allmrec::io {
+
+namespace {
+
+struct Descriptor {
+  int fd;
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+};
+
+[[noreturn]] void fail(const std::string& path, const char* step, int error) {
+  const bool missing = error == ENOENT || error == ENOTDIR;
+  throw Error(missing ? ErrorCode::file_not_found : ErrorCode::file_format,
+              path + ": " + step + ": " + std::strerror(error));
+}
+
+}  // namespace
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::string& path) {
+  // Without O_NONBLOCK a named pipe would block here before it can be refused.
+  const Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)};
+  if (file.fd < 0) fail(path, "cannot open the file", errno);
+  struct stat status {};
+  if (::fstat(file.fd, &status) != 0) fail(path, "cannot stat the file", errno);
+  if (!S_ISREG(status.st_mode)) {
+    throw Error(ErrorCode::file_format, path + ": expected a regular file, found " +
+                                            (S_ISDIR(status.st_mode) ? "a folder" : "a device or pipe"));
+  }
+  if (static_cast<uint64_t>(status.st_size) > std::numeric_limits<size_t>::max() / 2)
+    throw Error(ErrorCode::out_of_memory, path + ": the file is too large for the address space");
+
+  std::shared_ptr<MappedFile> mapped(new MappedFile);
+  mapped->path_ = path;
+  mapped->size_ = static_cast<size_t>(status.st_size);
+  if (mapped->size_ == 0) return mapped;  // mmap refuses a length of zero
+  void* address = ::mmap(nullptr, mapped->size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
+  if (address == MAP_FAILED) fail(path, "cannot map the file", errno);
+  mapped->mapping_ = address;
+  mapped->data_ = static_cast<const uint8_t*>(address);
+  return mapped;
+}
+
+std::shared_ptr<const MappedFile> MappedFile::from_bytes(const void* bytes, size_t size, std::string label) {
+  std::shared_ptr<MappedFile> mapped(new MappedFile);
+  mapped->path_ = std::move(label);
+  mapped->size_ = size;
+  mapped->copy_.reset(new uint8_t[size]);
+  if (size > 0) std::memcpy(mapped->copy_.get(), bytes, size);
+  mapped->data_ = mapped->copy_.get();
+  return mapped;
+}
+
+MappedFile::~MappedFile() {
+  if (mapping_ != nullptr) ::munmap(mapping_, size_);
+}
+
+}  // namespace allmrec::io

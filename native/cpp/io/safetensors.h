@@ -1,0 +1,27 @@
+#pragma once
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tensor_file.h"
+
+namespace allmrec::io {
+
+TensorFileContents read_safetensors(const MappedFile& file);
+
+struct TensorToWrite {
+  std::string name;
+  FileDType dtype = FileDType::F32;
+  std::vector<int64_t> shape;
+  // float32 elements for F32, F16 and BF16 (rounded to nearest even on the way); elements of the dtype itself
+  // for the others. Row-major.
+  const void* data = nullptr;
+};
+
+// Writes beside `path`, flushes to the disk and renames, so a crash leaves the last good file. The bytes
+// depend on the content alone, not on the order of `tensors`.
+void write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
+                       const std::map<std::string, std::string>& metadata = {});
+
+}  // namespace allmrec::io

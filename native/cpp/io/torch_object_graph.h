@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <unordered_map>
+
+#include "pickle.h"
+#include "tensor_file.h"
+
+namespace allmrec::io {
+
+struct Bytes {
+  const uint8_t* data = nullptr;
+  size_t size = 0;
+};
+
+using StorageBytes = std::unordered_map<std::string, Bytes>;  // by storage key
+
+// Names every tensor below `root` and checks it against the bytes of its storage.
+TensorFileContents list_tensors(const MappedFile& file, const PickleValue& root,
+                                const StorageBytes& storages);
+
+}  // namespace allmrec::io

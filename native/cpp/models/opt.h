@@ -1,0 +1,114 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../autograd/ops.h"
+#include "../nn/parameter_set.h"
+
+namespace allmrec {
+
+struct OptConfig {
+  int64_t vocab_size = 50272;
+  int hidden_size = 768;
+  int embed_size = 768;  // word_embed_proj_dim; a soft token has this width
+  int num_layers = 12;
+  int num_heads = 12;
+  int ffn_size = 3072;
+  int max_positions = 2048;
+  bool norm_before = true;  // false: 350m's post-norm
+  bool final_norm = true;   // pre-norm only
+  int activation = ALLMREC_ACT_RELU;
+};
+
+// Packed sequences of tokens. ids: >= 0 a token, −k − 1 the row k of the soft tokens given beside. positions count
+// from 0. Token t of a sequence sees, of that sequence, the tokens [0, prefix[t]) and [own_begin[t], t].
+struct LlmBatch {
+  std::vector<int32_t> ids;
+  std::vector<int32_t> offsets{0};
+  std::vector<int32_t> positions;
+  std::vector<int32_t> prefix;     // empty = all 0
+  std::vector<int32_t> own_begin;  // empty = all 0: causal
+  int64_t sequences() const { return static_cast<int64_t>(offsets.size()) - 1; }
+
+  // Positions 0, 1, 2, … in every sequence.
+  void number_positions();
+};
+
+// Keys and values of every layer: one slab per layer, contiguous per sequence.
+class KvCache {
+ public:
+  KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity);
+  int64_t capacity() const { return capacity_; }
+  std::vector<int32_t>& lengths() { return lengths_; }
+  Tensor layer(int i) const;
+  int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
+
+ private:
+  int64_t capacity_;
+  int64_t width_;
+  std::vector<DeviceBuffer> layers_;
+  std::vector<int32_t> lengths_;
+};
+
+// OPT (Zhang et al., 2022): learned positions with an offset of 2, tied head.
+class Opt {
+ public:
+  Opt(std::shared_ptr<Device> device, const OptConfig& config);
+
+  void load(const std::vector<std::string>& paths);
+
+  // Final hidden states (R, embed) of the packed tokens `rows` (ascending), ready for the head. soft (S, embed) may
+  // be empty, and may want a gradient. With a cache, each sequence goes on where its cache ends.
+  Tensor hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
+                KvCache* cache = nullptr);
+  Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V)
+  // log p(target | row) for pairs of a row of `hidden` and a token, (P, 1), without keeping all logits.
+  std::vector<float> log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
+                               const std::vector<int32_t>& pair_targets);
+
+  const OptConfig& config() const { return config_; }
+  ParameterSet& parameters() { return parameters_; }
+  Parameter& token_embedding() { return *embed_tokens_; }
+
+ private:
+  struct Layer {
+    Parameter *q_weight, *q_bias, *k_weight, *k_bias, *v_weight, *v_bias, *out_weight, *out_bias;
+    Parameter *attention_norm_weight, *attention_norm_bias, *final_norm_weight, *final_norm_bias;
+    Parameter *fc1_weight, *fc1_bias, *fc2_weight, *fc2_bias;
+  };
+  struct Plans {
+    ops::AttentionPlan all, last;
+    IntTensor last_rows;
+  };
+
+  void check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows, KvCache* cache) const;
+  Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
+  Tensor embed(Tape& tape, const LlmBatch& batch, const Tensor& soft);
+  Tensor layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans, bool last,
+               KvCache* cache);
+
+  OptConfig config_;
+  ParameterSet parameters_;
+  Parameter *embed_tokens_, *embed_positions_;
+  Parameter *project_in_ = nullptr, *project_out_ = nullptr;
+  Parameter *final_norm_weight_ = nullptr, *final_norm_bias_ = nullptr;
+  std::vector<Layer> layers_;
+};
+
+struct GenerateOptions {
+  int max_new_tokens = 32;
+  float repetition_penalty = 1.0f;  // as transformers: logits of seen tokens divided (positive) or multiplied (negative)
+  int32_t eos_id = 2;               // −1: never stops
+};
+
+// Greedy decoding of several prompts at once. seen: per prompt, the token ids the repetition penalty counts as seen
+// before the first step. Each result ends after its eos. on_step is called after every step; false stops.
+std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts, const std::vector<float>& soft,
+                                                  const std::vector<std::vector<int32_t>>& seen,
+                                                  const GenerateOptions& options, const std::function<bool()>& on_step);
+
+}  // namespace allmrec

@@ -1,0 +1,110 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../nn/adam.h"
+#include "opt.h"
+
+namespace allmrec {
+
+enum class ProjectorKind {
+  mlp,     // Linear, LayerNorm, LeakyReLU (user) or GELU (item), Linear: the paper's
+  linear,  // one linear layer
+};
+
+struct ProjectorConfig {
+  ProjectorKind kind = ProjectorKind::mlp;
+  int user_size = 50;    // d
+  int joint_size = 128;  // d'
+  int token_size = 768;  // the LLM's input width; also the MLPs' hidden width
+};
+
+// Stage 2's two projections into the language model's token space: O_u = F_U(x^u), O_i = F_I(e_i). Names are the
+// authors': log_emb_proj = user, item_emb_proj = item.
+class Projector {
+ public:
+  Projector(std::shared_ptr<Device> device, const ProjectorConfig& config);
+  // Xavier-normal weights. `scale`: the last layers' weights are multiplied by it, so that soft tokens start near the
+  // length of the LLM's own embeddings.
+  void initialise(uint64_t seed, float scale);
+  void load(const std::vector<std::string>& paths);
+
+  Tensor users(Tape& tape, const Tensor& x);  // (U, d) → (U, token_size)
+  Tensor items(Tape& tape, const Tensor& e);  // (I, d') → (I, token_size)
+
+  const ProjectorConfig& config() const { return config_; }
+  ParameterSet& parameters() { return parameters_; }
+
+ private:
+  struct Mlp {
+    Parameter *w0, *b0, *norm_w, *norm_b, *w3, *b3;
+  };
+  Mlp add(const std::string& name, int64_t in);
+  Tensor run(Tape& tape, const Mlp& mlp, const Tensor& x, int activation);
+
+  ProjectorConfig config_;
+  ParameterSet parameters_;
+  Mlp user_, item_;
+};
+
+// Prompts whose soft tokens are: first the batch's users, then its items. Row k of `users` is soft token k, row k of
+// `items` soft token (number of users) + k.
+struct SoftInputs {
+  std::vector<float> users;  // (U, d)
+  std::vector<float> items;  // (I, d')
+};
+
+// What to predict: hidden rows (ascending, each once) and one target token for each.
+struct TokenTargets {
+  std::vector<int32_t> rows;
+  std::vector<int32_t> tokens;
+};
+
+// Stage 2: the projector learns through the frozen language model.
+class ProjectionTrainer {
+ public:
+  ProjectionTrainer(Projector& projector, Opt& llm, const AdamOptions& options, uint64_t seed);
+
+  // The mean loss over the target tokens.
+  std::map<std::string, double> step(const LlmBatch& batch, const SoftInputs& soft, const TokenTargets& targets);
+  std::map<std::string, double> evaluate(const LlmBatch& batch, const SoftInputs& soft, const TokenTargets& targets,
+                                         bool keep_gradients);
+  Adam& optimizer() { return adam_; }
+
+ private:
+  std::map<std::string, double> forward(Tape& tape, const LlmBatch& batch, const SoftInputs& soft,
+                                        const TokenTargets& targets, bool backward);
+  Projector& projector_;
+  Opt& llm_;
+  uint64_t seed_;
+  Arena arena_;
+  Adam adam_;
+};
+
+// Trains a language model's own weights on packed sequences, soft tokens given as plain vectors: how the embedded
+// tiny models are made.
+class LlmTrainer {
+ public:
+  LlmTrainer(Opt& llm, const AdamOptions& options);
+
+  struct Result {
+    std::map<std::string, double> losses;
+    std::vector<float> soft_gradient;  // (S, embed), when asked for
+  };
+  Result step(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets);
+  Result evaluate(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets, bool keep_gradients);
+  Adam& optimizer() { return adam_; }
+
+ private:
+  Result forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets,
+                 bool backward, bool soft_gradient);
+  Opt& llm_;
+  Arena arena_;
+  Adam adam_;
+};
+
+}  // namespace allmrec

@@ -1,0 +1,255 @@
+#include "sas_rec_trainer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "../core/philox.h"
+
+namespace allmrec {
+namespace {
+
+__extension__ typedef unsigned __int128 Wide;
+
+constexpr uint64_t kOrderStream = 0x6f72646572000000ull;     // shuffling users, + epoch
+constexpr uint64_t kNegativeStream = 0x6e65676174000000ull;  // drawing negatives, + step
+
+// Uniform in [0, n) from counter `index` of a stream, without modulo bias to speak of (64 bits over n).
+uint64_t draw(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
+  const PhiloxWords words = philox(seed, stream, index);
+  const uint64_t bits = static_cast<uint64_t>(words.word[1]) << 32 | words.word[0];
+  return static_cast<uint64_t>((static_cast<Wide>(bits) * n) >> 64);
+}
+
+bool stopped(const std::atomic<bool>* cancelled) { return cancelled && cancelled->load(std::memory_order_relaxed); }
+
+}  // namespace
+
+SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, const Sequences& known, const SasRecTrainOptions& options)
+    : model_(model),
+      train_(std::move(train)),
+      known_(known),
+      options_(options),
+      arena_(model.parameters().device()),
+      adam_((model.parameters().set_trainable(true), model.parameters().device()), model.parameters().trainable(),
+            options.adam) {
+  const int64_t items = model.config().num_items;
+  for (int64_t u = 0; u < known_.users(); ++u)
+    std::sort(known_.items.begin() + known_.offsets[u], known_.items.begin() + known_.offsets[u + 1]);
+  for (int64_t u = 0; u < train_.users(); ++u) {
+    if (train_.length(u) < 2) continue;  // nothing to predict
+    int64_t distinct = 0;
+    for (int64_t i = known_.offsets[u]; i < known_.offsets[u + 1]; ++i)
+      distinct += i == known_.offsets[u] || known_.items[i] != known_.items[i - 1];
+    if (distinct < items || options.loss == SequenceLoss::softmax) users_.push_back(static_cast<int32_t>(u));
+  }
+  if (users_.empty())
+    throw Error(ErrorCode::invalid_argument,
+                "No user has two training items or more, so there is nothing to train SASRec on.");
+}
+
+int64_t SasRecTrainer::steps_per_epoch() const {
+  return (static_cast<int64_t>(users_.size()) + options_.batch_size - 1) / options_.batch_size;
+}
+
+bool SasRecTrainer::is_known(int64_t user, int32_t item) const {
+  return std::binary_search(known_.items.begin() + known_.offsets[user], known_.items.begin() + known_.offsets[user + 1],
+                            item);
+}
+
+void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
+                            std::vector<int32_t>& negatives) {
+  const int64_t epoch = step / steps_per_epoch();
+  if (epoch != order_epoch_) {
+    order_ = users_;
+    for (size_t i = order_.size(); i > 1; --i)
+      std::swap(order_[i - 1], order_[draw(options_.seed, kOrderStream + static_cast<uint64_t>(epoch), i, i)]);
+    order_epoch_ = epoch;
+  }
+  const int64_t first = step % steps_per_epoch() * options_.batch_size;
+  const int64_t last = std::min<int64_t>(first + options_.batch_size, static_cast<int64_t>(order_.size()));
+  uint64_t counter = 0;
+  const auto items = static_cast<uint64_t>(model_.config().num_items);
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t user = order_[i];
+    const int64_t length = train_.length(user) - 1;
+    batch.add(train_.begin(user), length, model_.config().max_length);
+    const int64_t kept = std::min<int64_t>(length, model_.config().max_length);
+    const int32_t* next = train_.begin(user) + 1 + (length - kept);
+    positives.insert(positives.end(), next, next + kept);
+    if (options_.loss != SequenceLoss::bce) continue;
+    for (int64_t j = 0; j < kept; ++j) {
+      int32_t negative;
+      do {
+        negative = 1 + static_cast<int32_t>(draw(options_.seed, kNegativeStream + static_cast<uint64_t>(step), counter++, items));
+      } while (is_known(user, negative));
+      negatives.push_back(negative);
+    }
+  }
+}
+
+std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                                                  const std::vector<int32_t>& negatives) {
+  arena_.reset();
+  Device& device = *model_.parameters().device();
+  Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
+  const Tensor features = model_.features(tape, batch);
+  const float scale = 1.0f / static_cast<float>(std::max<size_t>(positives.size(), 1));
+  Parameter& table = model_.item_embedding();
+  if (options_.loss == SequenceLoss::bce) {
+    const Tensor positive = ops::gather_rows(tape, table, tape.ints(positives));
+    const Tensor negative = ops::gather_rows(tape, table, tape.ints(negatives));
+    ops::bce_loss(tape, "bce", ops::row_dot(tape, features, positive), 1.0f, scale, 1.0f);
+    ops::bce_loss(tape, "bce", ops::row_dot(tape, features, negative), 0.0f, scale, 1.0f);
+  } else {
+    std::vector<int32_t> rows(positives);
+    for (int32_t& row : rows) row -= 1;  // the padding row is no class
+    ops::linear_cross_entropy_loss(tape, "softmax", features, ParameterView(&table, 1, model_.config().num_items),
+                                   tape.ints(rows), scale, 1.0f);
+  }
+  tape.backward();
+  // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient λE/‖E‖₂.
+  if (options_.l2_embedding > 0.0f) {
+    const float* pointers[1] = {table.value.data};
+    const int64_t sizes[1] = {table.value.size()};
+    float* squared = tape.tensor(1, 1).data;
+    device.squared_norm({pointers, sizes, 1, squared});
+    float host = 0.0f;
+    device.download(&host, squared, sizeof host);
+    if (host > 0.0f)
+      device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f, nullptr, table.grad, 1});
+  }
+  std::map<std::string, double> losses = tape.read_losses();
+  if (!std::isfinite(losses["loss"]))
+    throw Error(ErrorCode::numeric, "SASRec's loss is not finite at step " + std::to_string(adam_.steps() + 1) +
+                                        "; lower the learning rate.");
+  adam_.step();
+  return losses;
+}
+
+double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
+  double sum = 0.0;
+  int64_t done = 0;
+  for (; done < steps && !stopped(cancelled); ++done) {
+    SequenceBatch batch;
+    std::vector<int32_t> positives, negatives;
+    compose(adam_.steps(), batch, positives, negatives);
+    sum += step(batch, positives, negatives)["loss"];
+  }
+  return done ? sum / static_cast<double>(done) : 0.0;
+}
+
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const std::atomic<bool>* cancelled) {
+  constexpr int64_t kBatch = 128;
+  const int64_t c = model.config().hidden_units;
+  std::vector<float> vectors(static_cast<size_t>(histories.users() * c), 0.0f);
+  std::shared_ptr<Device> device = model.parameters().device();
+  Arena arena(device);
+  for (int64_t first = 0; first < histories.users() && !stopped(cancelled); first += kBatch) {
+    arena.reset();
+    Tape tape(*device, arena, false);
+    SequenceBatch batch;
+    const int64_t last = std::min(first + kBatch, histories.users());
+    for (int64_t u = first; u < last; ++u)
+      batch.add(histories.begin(u), histories.length(u), model.config().max_length);
+    const Tensor x = model.last_features(tape, batch);
+    device->download(vectors.data() + first * c, x.data, static_cast<size_t>(x.size()) * sizeof(float));
+  }
+  return vectors;
+}
+
+std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& candidates,
+                                    int64_t per_user) {
+  constexpr int64_t kBatch = 4096;
+  const int64_t c = model.config().hidden_units;
+  const int64_t count = static_cast<int64_t>(users.size()) / c;
+  std::vector<float> scores(static_cast<size_t>(count * per_user));
+  std::shared_ptr<Device> device = model.parameters().device();
+  Arena arena(device);
+  for (int64_t first = 0; first < count; first += kBatch) {
+    arena.reset();
+    Tape tape(*device, arena, false);
+    const int64_t rows = std::min(kBatch, count - first);
+    const Tensor x = tape.from_host(users.data() + first * c, rows, c);
+    std::vector<int32_t> repeat(static_cast<size_t>(rows * per_user));
+    for (size_t i = 0; i < repeat.size(); ++i) repeat[i] = static_cast<int32_t>(static_cast<int64_t>(i) / per_user);
+    const Tensor left = ops::gather_rows(tape, x, tape.ints(repeat));
+    const Tensor right = ops::gather_rows(tape, model.item_embedding(), tape.ints(candidates.data() + first * per_user, rows * per_user));
+    const Tensor dots = ops::row_dot(tape, left, right);
+    device->download(scores.data() + first * per_user, dots.data, static_cast<size_t>(dots.size()) * sizeof(float));
+  }
+  return scores;
+}
+
+FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& targets,
+                           const Sequences& exclude, int k, const std::atomic<bool>* cancelled) {
+  const int64_t c = model.config().hidden_units;
+  const int64_t count = static_cast<int64_t>(users.size()) / c;
+  const int64_t items = model.config().num_items;
+  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(256, (int64_t{8} << 20) / std::max<int64_t>(items, 1)));
+  FullRanking result;
+  result.greater.resize(targets.size());
+  result.ties.resize(targets.size());
+  result.top.resize(static_cast<size_t>(count * k));
+  result.top_scores.resize(static_cast<size_t>(count * k));
+  std::shared_ptr<Device> device = model.parameters().device();
+  Arena arena(device);
+  Tensor table = model.item_embedding().value;
+  table.data += c;  // items from 1
+  table.rows = items;
+  std::vector<float> host;
+  for (int64_t first = 0; first < count && !stopped(cancelled); first += block) {
+    arena.reset();
+    Tape tape(*device, arena, false);
+    const int64_t rows = std::min(block, count - first);
+    const Tensor x = tape.from_host(users.data() + first * c, rows, c);
+    const Tensor scores = ops::matmul_transposed(tape, x, table);
+    std::vector<int32_t> offsets{0}, columns;
+    for (int64_t u = first; u < first + rows; ++u) {
+      const size_t begin = columns.size();
+      for (int64_t i = exclude.offsets[u]; i < exclude.offsets[u + 1]; ++i)
+        if (targets.empty() || exclude.items[i] != targets[u]) columns.push_back(exclude.items[i] - 1);
+      std::sort(columns.begin() + static_cast<int64_t>(begin), columns.end());
+      columns.erase(std::unique(columns.begin() + static_cast<int64_t>(begin), columns.end()), columns.end());
+      offsets.push_back(static_cast<int32_t>(columns.size()));
+    }
+    if (k > 0) {
+      allmrec_top_k_args a{};
+      a.rows = rows;
+      a.cols = items;
+      a.scores = scores.data;
+      a.ld = items;
+      a.exclude_offsets = tape.ints(offsets).data;
+      a.exclude_columns = tape.ints(columns).data;
+      a.k = k;
+      a.indices = tape.ints(std::vector<int32_t>(static_cast<size_t>(rows * k))).data;
+      a.values = tape.tensor(rows, k).data;
+      device->top_k(a);
+      device->download(result.top.data() + first * k, a.indices, static_cast<size_t>(rows * k) * sizeof(int32_t));
+      device->download(result.top_scores.data() + first * k, a.values, static_cast<size_t>(rows * k) * sizeof(float));
+      for (int64_t i = first * k; i < (first + rows) * k; ++i)
+        if (result.top[i] >= 0) result.top[i] += 1;
+    }
+    if (targets.empty()) continue;
+    host.resize(static_cast<size_t>(scores.size()));
+    device->download(host.data(), scores.data, host.size() * sizeof(float));
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* row = host.data() + r * items;
+      const float target = row[targets[first + r] - 1];
+      int32_t greater = 0, equal = 0;
+      for (int64_t i = 0; i < items; ++i) {
+        greater += row[i] > target;
+        equal += row[i] == target;
+      }
+      for (int32_t i = offsets[r]; i < offsets[r + 1]; ++i) {
+        greater -= row[columns[i]] > target;
+        equal -= row[columns[i]] == target;
+      }
+      result.greater[first + r] = greater;
+      result.ties[first + r] = equal - 1;
+    }
+  }
+  return result;
+}
+
+}  // namespace allmrec

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../nn/adam.h"
+#include "sas_rec.h"
+
+namespace allmrec {
+
+// Histories of many users: user u's items are items[offsets[u]] … items[offsets[u + 1] − 1], oldest first.
+struct Sequences {
+  std::vector<int64_t> offsets{0};
+  std::vector<int32_t> items;
+  int64_t users() const { return static_cast<int64_t>(offsets.size()) - 1; }
+  int64_t length(int64_t u) const { return offsets[u + 1] - offsets[u]; }
+  const int32_t* begin(int64_t u) const { return items.data() + offsets[u]; }
+};
+
+enum class SequenceLoss { bce, softmax };
+
+struct SasRecTrainOptions {
+  int batch_size = 128;
+  SequenceLoss loss = SequenceLoss::bce;
+  float l2_embedding = 0.0f;  // λ · ‖item table‖₂, as the reference's --l2_emb
+  uint64_t seed = 0;
+  AdamOptions adam;
+};
+
+// Trains SASRec one batch after another. All randomness (order of users, negatives, dropout) follows from the seed
+// and the number of the step, so a run that goes on from a checkpoint equals one that was never stopped.
+class SasRecTrainer {
+ public:
+  // known: every item of each user that must not be drawn as a negative, training items included.
+  SasRecTrainer(SasRec& model, Sequences train, const Sequences& known, const SasRecTrainOptions& options);
+
+  // The mean loss over `steps` steps. Stops early when `cancelled` is set.
+  double run(int64_t steps, const std::atomic<bool>* cancelled);
+  // One step on a given batch: packed inputs with their next items and one negative each.
+  std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                                     const std::vector<int32_t>& negatives);
+
+  int64_t steps_per_epoch() const;
+  int64_t sequences_per_epoch() const { return static_cast<int64_t>(users_.size()); }
+  Adam& optimizer() { return adam_; }
+
+ private:
+  void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives, std::vector<int32_t>& negatives);
+  bool is_known(int64_t user, int32_t item) const;
+
+  SasRec& model_;
+  Sequences train_;
+  Sequences known_;  // sorted within each user
+  SasRecTrainOptions options_;
+  std::vector<int32_t> users_;  // those with something to predict
+  std::vector<int32_t> order_;
+  int64_t order_epoch_ = -1;
+  Arena arena_;
+  Adam adam_;
+};
+
+// Ranks of one target per user among the whole catalogue, the user's `exclude` items left out.
+struct FullRanking {
+  std::vector<int32_t> greater;  // items scored above the target
+  std::vector<int32_t> ties;     // other items scored the same
+  std::vector<int32_t> top;      // (U, k) best items, −1 where fewer
+  std::vector<float> top_scores;
+};
+
+// User representations (U, C) of packed histories, computed in batches.
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const std::atomic<bool>* cancelled);
+
+// Scores of given candidates (U, N) for user vectors (U, C).
+std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& candidates,
+                                    int64_t per_user);
+
+// targets: one per user, or empty for recommendation alone.
+FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& targets,
+                           const Sequences& exclude, int k, const std::atomic<bool>* cancelled);
+
+}  // namespace allmrec

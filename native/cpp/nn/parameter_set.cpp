@@ -1,0 +1,151 @@
+#include "parameter_set.h"
+
+#include <cmath>
+
+namespace allmrec {
+namespace {
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "(";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + ")";
+}
+
+}  // namespace
+
+Parameter& ParameterSet::add(const std::string& name, std::vector<int64_t> shape) {
+  auto parameter = std::make_unique<Parameter>();
+  parameter->name = name;
+  int64_t size = 1;
+  for (int64_t axis : shape) size *= axis;
+  parameter->value.rows = shape.size() == 1 ? 1 : shape.front();
+  parameter->value.cols = parameter->value.rows ? size / parameter->value.rows : 0;
+  parameter->shape = std::move(shape);
+  values_.emplace_back(device_, static_cast<size_t>(size) * sizeof(float));
+  parameter->value.data = values_.back().as<float>();
+  index_[name] = parameters_.size();
+  parameters_.push_back(std::move(parameter));
+  return *parameters_.back();
+}
+
+Parameter* ParameterSet::find(const std::string& name) const {
+  const auto it = index_.find(name);
+  return it == index_.end() ? nullptr : parameters_[it->second].get();
+}
+
+void ParameterSet::set_trainable(Parameter& parameter, bool trainable) {
+  if (trainable == parameter.trainable()) return;
+  if (!trainable) {
+    parameter.grad = nullptr;
+    grads_.erase(&parameter);
+    return;
+  }
+  DeviceBuffer buffer(device_, static_cast<size_t>(parameter.value.size()) * sizeof(float));
+  parameter.grad = buffer.as<float>();
+  device_->fill(parameter.grad, parameter.value.size(), 0.0f);
+  grads_[&parameter] = std::move(buffer);
+}
+
+void ParameterSet::set_trainable(bool trainable) {
+  for (auto& parameter : parameters_) set_trainable(*parameter, trainable);
+}
+
+std::vector<Parameter*> ParameterSet::trainable() const {
+  std::vector<Parameter*> result;
+  for (const auto& parameter : parameters_)
+    if (parameter->trainable()) result.push_back(parameter.get());
+  return result;
+}
+
+void ParameterSet::zero_grad() {
+  for (Parameter* parameter : trainable()) device_->fill(parameter->grad, parameter->value.size(), 0.0f);
+}
+
+void ParameterSet::upload(Parameter& parameter, const float* host) {
+  device_->upload(parameter.value.data, host, static_cast<size_t>(parameter.value.size()) * sizeof(float));
+}
+
+std::vector<float> ParameterSet::value_to_host(const Parameter& parameter) const {
+  std::vector<float> host(static_cast<size_t>(parameter.value.size()));
+  device_->download(host.data(), parameter.value.data, host.size() * sizeof(float));
+  return host;
+}
+
+std::vector<float> ParameterSet::grad_to_host(const Parameter& parameter) const {
+  std::vector<float> host(static_cast<size_t>(parameter.value.size()), 0.0f);
+  if (parameter.grad) device_->download(host.data(), parameter.grad, host.size() * sizeof(float));
+  return host;
+}
+
+void ParameterSet::fill(Parameter& parameter, float value) {
+  device_->fill(parameter.value.data, parameter.value.size(), value);
+}
+
+uint64_t ParameterSet::stream_of(const Parameter& parameter) const { return index_.at(parameter.name) + 1; }
+
+void ParameterSet::normal(Parameter& parameter, uint64_t seed, float std) {
+  device_->random({parameter.value.size(), seed, stream_of(parameter), 1, 0.0f, std, parameter.value.data});
+}
+
+void ParameterSet::uniform(Parameter& parameter, uint64_t seed, float bound) {
+  device_->random({parameter.value.size(), seed, stream_of(parameter), 0, -bound, bound, parameter.value.data});
+}
+
+void ParameterSet::xavier_normal(Parameter& parameter, uint64_t seed) {
+  if (parameter.shape.size() < 2) return;
+  int64_t receptive = 1;
+  for (size_t i = 2; i < parameter.shape.size(); ++i) receptive *= parameter.shape[i];
+  const double fans = static_cast<double>((parameter.shape[0] + parameter.shape[1]) * receptive);
+  normal(parameter, seed, static_cast<float>(std::sqrt(2.0 / fans)));
+}
+
+int64_t ParameterSet::count() const {
+  int64_t total = 0;
+  for (const auto& parameter : parameters_) total += parameter->value.size();
+  return total;
+}
+
+size_t ParameterSet::bytes() const {
+  size_t total = 0;
+  for (const DeviceBuffer& buffer : values_) total += buffer.bytes();
+  for (const auto& entry : grads_) total += entry.second.bytes();
+  return total;
+}
+
+void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names) {
+  std::vector<float> host;
+  for (auto& parameter : parameters_) {
+    const io::TensorInfo* found = nullptr;
+    std::string where;
+    const std::vector<std::string> alternatives = names(parameter->name);
+    for (const std::string& name : alternatives) {
+      for (const auto& file : files) {
+        found = file->find(name);
+        where = file->path();
+        if (found) break;
+      }
+      if (found) break;
+    }
+    if (found == nullptr)
+      throw Error(ErrorCode::checkpoint, "Checkpoint " + (files.empty() ? "(no file)" : files.front()->path()) +
+                                             " lacks the tensor `" + alternatives.front() + "` " +
+                                             shape_text(parameter->shape) + ".");
+    if (found->shape != parameter->shape)
+      throw Error(ErrorCode::checkpoint, where + ": expected tensor `" + found->name + "` of shape " +
+                                             shape_text(parameter->shape) + ", got " + shape_text(found->shape) + ".");
+    host.resize(static_cast<size_t>(parameter->value.size()));
+    io::read_f32(*found, host.data());
+    for (float value : host)
+      if (!std::isfinite(value))
+        throw Error(ErrorCode::numeric, where + ": tensor `" + found->name + "` holds a NaN or an infinity.");
+    upload(*parameter, host.data());
+  }
+}
+
+std::vector<std::shared_ptr<const io::TensorFile>> open_files(const std::vector<std::string>& paths) {
+  std::vector<std::shared_ptr<const io::TensorFile>> files;
+  for (const std::string& path : paths) files.push_back(io::TensorFile::open(path));
+  return files;
+}
+
+}  // namespace allmrec

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../autograd/parameter.h"
+#include "../backend/device.h"
+#include "../io/tensor_file.h"
+
+namespace allmrec {
+
+// The weights of one model, with the memory they live in.
+class ParameterSet {
+ public:
+  explicit ParameterSet(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+
+  // Uninitialised. References stay valid as long as the set.
+  Parameter& add(const std::string& name, std::vector<int64_t> shape);
+  Parameter* find(const std::string& name) const;
+  const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
+
+  // Gradients exist (zeroed) exactly for the trainable parameters.
+  void set_trainable(Parameter& parameter, bool trainable);
+  void set_trainable(bool trainable);
+  std::vector<Parameter*> trainable() const;
+  void zero_grad();
+
+  void upload(Parameter& parameter, const float* host);
+  std::vector<float> value_to_host(const Parameter& parameter) const;
+  std::vector<float> grad_to_host(const Parameter& parameter) const;
+
+  void fill(Parameter& parameter, float value);
+  // Random numbers depend on the seed and the parameter's place in the set.
+  void normal(Parameter& parameter, uint64_t seed, float std);
+  void uniform(Parameter& parameter, uint64_t seed, float bound);
+  void xavier_normal(Parameter& parameter, uint64_t seed);  // std = sqrt(2 / (fan_in + fan_out)); vectors: left alone
+
+  int64_t count() const;  // numbers in all parameters
+  size_t bytes() const;   // of weights and gradients
+
+  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order); checks
+  // shapes; throws ErrorCode::checkpoint naming what is missing.
+  using Names = std::function<std::vector<std::string>(const std::string&)>;
+  void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names);
+
+  std::shared_ptr<Device> device() const { return device_; }
+
+ private:
+  uint64_t stream_of(const Parameter& parameter) const;
+  std::shared_ptr<Device> device_;
+  std::vector<std::unique_ptr<Parameter>> parameters_;
+  std::vector<DeviceBuffer> values_;
+  std::map<const Parameter*, DeviceBuffer> grads_;
+  std::map<std::string, size_t> index_;
+};
+
+std::vector<std::shared_ptr<const io::TensorFile>> open_files(const std::vector<std::string>& paths);
+
+}  // namespace allmrec

@@ -1,0 +1,84 @@
+// The op test: every op of the table × shapes × instruction sets × threads against float64 references.
+//   op_test [op]      only the cases of ops whose name contains this
+// On the CPU each case runs with 1, 2 and 3 threads, whose results must agree bit by bit.
+#include <cstdlib>
+#include <cstring>
+
+#include "../cpp/cpu/backend.h"
+#include "op_fixture.h"
+
+using namespace allmrec::test;
+
+namespace {
+
+struct Outcome {
+  long passed = 0, failed = 0;
+};
+
+// One case; its downloaded bits go to `bits`.
+bool run_case(const allmrec_backend& backend, allmrec_device* device, const Case& c, const char* where,
+              std::vector<unsigned char>& bits) {
+  Fixture fixture(backend, device, std::string(c.op) + " " + c.variant, c.tolerance);
+  c.test(fixture, c.number);
+  bits = fixture.bits();
+  if (!fixture.ok())
+    std::printf("FAIL %s: %s (%s)%s\n", where, c.op, c.variant.c_str(), fixture.failures().c_str());
+  return fixture.ok();
+}
+
+// Every case on one back end. `threads` are compared with the first of them.
+void run_table(const allmrec_backend& backend, const Cases& cases, const std::vector<int>& threads,
+               const char* label) {
+  Outcome outcome;
+  std::vector<std::vector<unsigned char>> first(cases.size());
+  for (size_t round = 0; round < threads.size(); ++round) {
+    allmrec_device* device = nullptr;
+    char reason[256] = "";
+    if (backend.open(0, threads[round], &device, reason, sizeof reason) != ALLMREC_OK) {
+      skip(std::string(label) + ": " + reason);
+      return;
+    }
+    const std::string where = std::string(label) + ", " + std::to_string(threads[round]) + " threads";
+    for (size_t i = 0; i < cases.size(); ++i) {
+      std::vector<unsigned char> bits;
+      bool ok = run_case(backend, device, cases[i], where.c_str(), bits);
+      if (round == 0) {
+        first[i] = std::move(bits);
+      } else if (bits != first[i]) {
+        std::printf("FAIL %s: %s (%s): other bits than with %d threads\n", where.c_str(), cases[i].op,
+                    cases[i].variant.c_str(), threads[0]);
+        ok = false;
+      }
+      ++(ok ? outcome.passed : outcome.failed);
+    }
+    backend.close(device);
+  }
+  std::printf("%s: %ld passed, %ld failed\n", label, outcome.passed, outcome.failed);
+  counts().passed += outcome.passed;
+  counts().failed += outcome.failed;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const char* only = argc > 1 ? argv[1] : "";
+  Cases all, cases;
+  dense_cases(all);
+  element_cases(all);
+  attention_cases(all);
+  row_cases(all);
+  loss_cases(all);
+  model_cases(all);
+  for (const Case& c : all) {
+    if (std::strstr(c.op, only)) cases.push_back(c);
+  }
+  if (*only == '\0') {
+    philox_tests();
+    gradient_tests();
+  }
+  for (const char* instruction : {"generic", "avx2", "avx512"}) {
+    setenv("ALLMREC_ISA", instruction, 1);  // read at open
+    run_table(*allmrec::cpu_backend(), cases, {1, 2, 3}, instruction);
+  }
+  return report();
+}
