@@ -8,7 +8,15 @@ interface Verb {
 }
 
 /** In the order of the help text. A new verb is one line here and one file that exports `register(program)`. */
-const verbs: readonly (() => Promise<Verb>)[] = [() => import('./prepare.js')];
+const verbs: readonly (() => Promise<Verb>)[] = [
+	() => import('./prepare.js'),
+	() => import('./train.js'),
+	() => import('./evaluate.js'),
+	() => import('./recommend.js'),
+	() => import('./score.js'),
+	() => import('./inspect.js'),
+	() => import('./demo.js'),
+];
 
 /** Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted. */
 async function main(argv: readonly string[]): Promise<number> {

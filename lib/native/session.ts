@@ -15,28 +15,46 @@ export class Session {
 	readonly engine: NativeEngine;
 	/** Why `auto` did not take a GPU; empty when it did or when none was wanted. */
 	readonly fallbackReason: string;
+	readonly #key: string;
 	#owners = 1;
+	static readonly #open = new Map<string, Session>();
 
-	private constructor(addon: NativeAddon, engine: NativeEngine, fallbackReason: string) {
+	private constructor(key: string, addon: NativeAddon, engine: NativeEngine, fallbackReason: string) {
+		this.#key = key;
 		this.addon = addon;
 		this.engine = engine;
 		this.fallbackReason = fallbackReason;
 	}
 
-	/** @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used. */
-	static open({ device = 'auto', threads = 0 }: DeviceOptions = {}): Session {
+	/**
+	 * The session of a device; models that ask for the same one share it, as they must to be trained together. Each
+	 * caller releases it once.
+	 *
+	 * @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used.
+	 */
+	static open(options: DeviceOptions = {}): Session {
+		const { device = 'auto', threads = 0 } = options;
+		const key = `${device}:${threads}`;
+		const known = Session.#open.get(key);
+		if (known) return known.share();
+		const session = Session.#create(key, device, threads);
+		Session.#open.set(key, session);
+		return session;
+	}
+
+	static #create(key: string, device: string, threads: number): Session {
 		const addon = loadAddon();
-		if (device !== 'auto') return new Session(addon, guard(() => new addon.Engine({ device, threads })), '');
+		if (device !== 'auto') return new Session(key, addon, guard(() => new addon.Engine({ device, threads })), '');
 		const cuda = addon.listDevices().find(({ backend }) => backend === 'cuda');
 		let reason = cuda?.reason ?? 'no_backend: this build has no CUDA back end.';
 		if (cuda?.available) {
 			try {
-				return new Session(addon, new addon.Engine({ device: 'cuda', threads }), '');
+				return new Session(key, addon, new addon.Engine({ device: 'cuda', threads }), '');
 			} catch (error) {
 				reason = (error as Error).message;
 			}
 		}
-		return new Session(addon, guard(() => new addon.Engine({ device: 'cpu', threads })), reason);
+		return new Session(key, addon, guard(() => new addon.Engine({ device: 'cpu', threads })), reason);
 	}
 
 	/** One more owner; each calls {@link release} once. */
@@ -46,7 +64,9 @@ export class Session {
 	}
 
 	release(): void {
-		if (--this.#owners === 0) this.engine.dispose();
+		if (--this.#owners > 0) return;
+		Session.#open.delete(this.#key);
+		this.engine.dispose();
 	}
 }
 

@@ -322,7 +322,7 @@ function softOrder({ slots }: PackedBatch, numUsers: number): Int32Array {
 export function toLlmBatch(packed: PackedBatch, order?: Int32Array): LlmBatch {
 	return {
 		ids: order ? packed.ids.map((id) => (id < 0 ? -order[-id - 1]! - 1 : id)) : packed.ids,
-		offsets: packed.sequenceOffsets,
+		offsets: packed.offsets,
 		positions: packed.positions,
 		prefix: packed.prefix,
 		ownBegin: packed.ownBegin,

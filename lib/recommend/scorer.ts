@@ -105,11 +105,8 @@ export class CandidateScorer {
 				slot.kind === 'user' ? users[sequence]! : this.itemTokens.subarray(slot.item * width, (slot.item + 1) * width);
 			soft.set(row, k * width);
 		}
-		// A prompt's last row predicts the first token of all its candidates; its hidden state is wanted once.
-		const rows = Int32Array.from(new Set(packed.rows)).sort();
-		const place = new Map(Array.from(rows, (row, i) => [row, i]));
-		const pairRows = packed.rows.map((row) => place.get(row)!);
-		const logProbs = await this.#llm.logProbs(toLlmBatch(packed), soft, rows, pairRows, packed.rowTargets, signal);
+		const { logitRows, pairRows, rowTargets } = packed;
+		const logProbs = await this.#llm.logProbs(toLlmBatch(packed), soft, logitRows, pairRows, rowTargets, signal);
 		const total = packed.candidateOffsets.at(-1)!;
 		const lengths = new Int32Array(total);
 		for (const [pair, candidate] of packed.rowCandidate.entries()) {

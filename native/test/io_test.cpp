@@ -359,6 +359,8 @@ void test_hostile_pickles() {
       {named(tensor({3, 3}, {huge, huge}, 0)), "out of range"},
       {named(tensor({1}, {1}, INT64_MAX)), "reaches element"},
       {named(tensor({1}, {1}, -1)), "arguments of torch._utils._rebuild_tensor_v2"},
+      {named(tensor({1}, {1}).replace(tensor({1}, {1}).size() - 2, 2, "]}" + text("neg") + "\x88stR")),
+       "a list, a dict)"},
       {named(tensor({1}, {1, 1})), "arguments of torch._utils._rebuild_tensor_v2"},
       {named(tensor({-1}, {1})), "0 or more"},
       {named(tensor({huge, 4}, {0, 0})), "overflows"},
@@ -398,11 +400,9 @@ void test_other_files(const fs::path& folder) {
   write_whole(folder / "empty", "");
   CHECK_THROWS(TensorFile::open((folder / "empty").string()), "a file of 0 bytes");
   CHECK_THROWS(parse("version https://git-lfs.github.com/spec/v1\n"), "git lfs pull");
-  CHECK_THROWS(parse("<html>"), "beginning with 3c 68");
   CHECK_THROWS(parse("\x80\x04]."), "expected torch's magic number, found a pickle of a list");
   CHECK_THROWS(parse("\x80\x04\x95garbage and more garbage"), "expected a frame");
   CHECK_THROWS(parse(zip({{"a.txt", "hello"}})), "without a data.pkl");
-  CHECK_THROWS(parse(zip({})), "without a data.pkl");
   CHECK_THROWS(parse(zip({{"x/data.pkl", ""}, {"y/data.pkl", ""}})), "found more");
   CHECK_THROWS(parse(zip({{"x/data.pkl", ""}, {"x/data.pkl", ""}})), "two records are named");
   CHECK_THROWS(parse(zip({{"x/data.pkl", ""}, {"x/constants.pkl", ""}})), "TorchScript");

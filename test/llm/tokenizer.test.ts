@@ -10,7 +10,7 @@ const TEXTS = [
 	"It's the one you'll love; we're sure you've played the others, don't you?",
 	'Super Metroid and the Super Nintendo, the game of the games',
 ];
-const trained = trainByteLevelBpe(TEXTS, { vocabSize: 320 });
+const trained = trainByteLevelBpe(TEXTS, { vocabSize: 320, minFrequency: 1 });
 const folder = folderOf('', []);
 await writeByteLevelBpe(folder, trained);
 const tokenizer = await loadLanguageTokenizer(folder);
@@ -64,7 +64,7 @@ if (shared) {
 		const added = await loadLanguageTokenizer(shared);
 		for (const [i, text] of expected.strings.entries()) {
 			t.deepEqual(Array.from(plain.encodeWithSpecials(text)), expected.ids_plain[i], text);
-			t.is(added.decode(expected.ids[i]!), expected.decoded[i]);
+			t.is(added.decode(expected.ids[i]!), expected.decoded[i]!);
 			if (!/<\/s>|<pad>/.test(text))
 				t.deepEqual(Array.from(added.encodeText(text)), expected.ids_plain[i]!.slice(1), text);
 			t.false(added.encodeText(text).some((id) => added.isSpecial(id)));
@@ -84,7 +84,7 @@ test('OPT’s layout: special ids, all bytes, roles', (t) => {
 	const { bosId, eosId, padId, vocabSize } = tokenizer;
 	t.deepEqual([bosId, eosId, padId, vocabSize], [2, 2, 1, 320]);
 	t.deepEqual(Array.from(tokenizer.prefixIds), [2]);
-	t.deepEqual(trainByteLevelBpe(TEXTS, { vocabSize: 320 }), trained);
+	t.deepEqual(trainByteLevelBpe(TEXTS, { vocabSize: 320, minFrequency: 1 }), trained);
 	t.throws(() => trainByteLevelBpe(TEXTS, { vocabSize: 200 }), { code: 'ERR_ALLMREC_INVALID_ARGUMENT' });
 	t.is(trainByteLevelBpe([], { vocabSize: 4000 }).vocabulary.size, 260);
 });

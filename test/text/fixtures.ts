@@ -1,4 +1,4 @@
-import { copyFileSync, existsSync, mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
@@ -17,13 +17,19 @@ export function readJson<T>(...path: string[]): T {
 	return JSON.parse(readFileSync(join(...path), 'utf8')) as T;
 }
 
-/** A new folder with some files of another one, and with further files as given. */
+const temporary: string[] = [];
+process.once('exit', () => {
+	for (const folder of temporary) rmSync(folder, { recursive: true, force: true });
+});
+
+/** A new folder, gone after the tests, with some files of another one, and with further files as given. */
 export function folderOf(
 	from: string,
 	names: readonly string[],
 	further: Record<string, string> = {},
 ): string {
 	const folder = mkdtempSync(join(tmpdir(), 'a-llmrec-tokenizer-'));
+	temporary.push(folder);
 	for (const name of names) copyFileSync(join(from, name), join(folder, name));
 	for (const [name, text] of Object.entries(further)) writeFileSync(join(folder, name), text);
 	return folder;

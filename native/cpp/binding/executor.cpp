@@ -22,9 +22,9 @@ void Environment::job_queued() {
 }
 
 void Environment::job_done(std::unique_ptr<Job> job) {
-  // The queue has no bound, so this never blocks. It fails only when the environment has gone, which it does not before
-  // every executor is joined.
-  if (napi_call_threadsafe_function(completions_, job.get(), napi_tsfn_nonblocking) == napi_ok) job.release();
+  // The queue has no bound, so this never blocks. It fails only when the environment has gone, which it has not before
+  // every executor is joined; were it otherwise, the job would have to leak, for it must not be destroyed here.
+  napi_call_threadsafe_function(completions_, job.release(), napi_tsfn_nonblocking);
 }
 
 void Environment::on_job_done(napi_env env, napi_value, void* context, void* data) {

@@ -21,18 +21,18 @@ inline float float_from_bfloat16(uint16_t bits) {
   return float_from_bits(static_cast<uint32_t>(bits) << 16);
 }
 
-// Only normal floats take part, so the result stands when the thread flushes subnormals to zero.
+// Only normal floats take part, so the result stands when the thread flushes subnormals to zero; and both
+// cases are computed, so that a loop becomes vector code.
 inline float float_from_half(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = bits & 0x7c00u;
   const uint32_t shifted = static_cast<uint32_t>(bits & 0x7fffu) << 13;
   constexpr uint32_t kRebias = 112u << 23;          // 127 - 15
   constexpr uint32_t kSmallestNormal = 113u << 23;  // 2^-14
-  uint32_t magnitude = shifted + kRebias;
-  if (exponent == 0x7c00u) magnitude += kRebias;  // infinity and NaN keep an all-ones exponent
-  if (exponent == 0)
-    magnitude = bits_of_float(float_from_bits(kSmallestNormal + shifted) - float_from_bits(kSmallestNormal));
-  return float_from_bits(sign | magnitude);
+  // Infinity and NaN keep an exponent of all ones.
+  const uint32_t normal = shifted + kRebias + (exponent == 0x7c00u ? kRebias : 0u);
+  const float subnormal = float_from_bits(kSmallestNormal + shifted) - float_from_bits(kSmallestNormal);
+  return float_from_bits(sign | (exponent == 0 ? bits_of_float(subnormal) : normal));
 }
 
 // Round to nearest even; NaN stays a quiet NaN with its upper payload.

@@ -79,7 +79,10 @@ PickleValue* rebuild_tensor(PickleObjects& objects, const std::vector<PickleValu
                            arguments[1]->is(Kind::integer) && arguments[1]->integer >= 0 &&
                            is_tuple_of_integers(*arguments[2]) && is_tuple_of_integers(*arguments[3]) &&
                            arguments[2]->items.size() == arguments[3]->items.size();
-  if (!well_formed) return nullptr;
+  // A seventh argument marks a lazy negation or conjugation: the bytes are not the values.
+  const bool plain = arguments.size() < 7 || (arguments[6]->is_mapping() ? arguments[6]->items.empty()
+                                                                         : arguments[6]->is(Kind::none));
+  if (!well_formed || !plain) return nullptr;
   PickleValue* tensor = objects.add(Kind::tensor);
   tensor->items.assign(arguments.begin(), arguments.begin() + 4);
   return tensor;
@@ -197,9 +200,10 @@ PickleValue* find_global(const ByteReader& reader, PickleObjects& objects, const
 
   std::string printable;
   append_json_string(printable, is_valid_utf8(full) ? full : "(not UTF-8)");
-  const std::string hint = module.substr(0, 6) == "torch." && name.find("Storage") == std::string::npos
-                               ? "; save model.state_dict() instead of the model itself"
-                               : "";
+  // A class is most often a model saved whole.
+  const bool is_class =
+      !name.empty() && name[0] >= 'A' && name[0] <= 'Z' && name.find("Storage") == std::string::npos;
+  const char* hint = is_class ? "; save model.state_dict() instead of the model itself" : "";
   throw Error(ErrorCode::unsupported,
               reader.where() + ": at byte " + std::to_string(reader.position()) + ": the pickle asks for " +
                   printable +

@@ -89,7 +89,7 @@ StorageBytes read_legacy_storages(ByteReader& reader, PickleObjects& objects) {
 TensorFileContents read_torch_zip(const MappedFile& file) {
   const ZipArchive archive(file);
   const std::string prefix = find_prefix(archive, file);
-  if (archive.find(prefix + "constants.pkl") != nullptr) {
+  if (archive.records().count(prefix + "constants.pkl") != 0) {
     throw Error(ErrorCode::unsupported, file.path() +
                                             ": expected a state_dict written by torch.save, found a "
                                             "TorchScript archive");

@@ -132,13 +132,7 @@ CentralEntry read_central_entry(ByteReader& reader) {
 ZipRecord locate(const MappedFile& file, const Directory& directory, const CentralEntry& entry) {
   const std::string where = file.path() + ": zip record \"" + entry.name + "\"";
   constexpr uint16_t kEncrypted = 1;
-  if (entry.method != 0 || (entry.flags & kEncrypted) != 0) {
-    throw Error(ErrorCode::unsupported,
-                where +
-                    ": expected a stored record as torch.save writes it, found a compressed or "
-                    "encrypted one (method " +
-                    std::to_string(entry.method) + ")");
-  }
+  if (entry.method != 0 || (entry.flags & kEncrypted) != 0) return {};
   if (entry.size != entry.stored_size) {
     throw Error(ErrorCode::file_format, where + ": expected equal sizes of a stored record, found " +
                                             std::to_string(entry.size) + " and " +
@@ -161,7 +155,7 @@ ZipRecord locate(const MappedFile& file, const Directory& directory, const Centr
 
 }  // namespace
 
-ZipArchive::ZipArchive(const MappedFile& file) {
+ZipArchive::ZipArchive(const MappedFile& file) : path_(file.path()) {
   const Directory directory = find_directory(file);
   ByteReader reader(file.data(), static_cast<size_t>(directory.offset + directory.size),
                     file.path() + ": zip directory", static_cast<size_t>(directory.offset));
@@ -175,7 +169,13 @@ ZipArchive::ZipArchive(const MappedFile& file) {
 
 const ZipRecord* ZipArchive::find(const std::string& name) const {
   const auto at = records_.find(name);
-  return at == records_.end() ? nullptr : &at->second;
+  if (at == records_.end()) return nullptr;
+  if (at->second.data == nullptr) {
+    throw Error(ErrorCode::unsupported, path_ + ": zip record \"" + name +
+                                            "\": expected a stored record as torch.save writes it, found a "
+                                            "compressed or encrypted one");
+  }
+  return &at->second;
 }
 
 }  // namespace allmrec::io

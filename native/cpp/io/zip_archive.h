@@ -9,7 +9,7 @@
 namespace allmrec::io {
 
 struct ZipRecord {
-  const uint8_t* data = nullptr;  // into the mapping
+  const uint8_t* data = nullptr;  // into the mapping; null where the record is compressed
   size_t size = 0;
 };
 
@@ -19,10 +19,12 @@ class ZipArchive {
  public:
   explicit ZipArchive(const MappedFile& file);
 
+  // Null when missing; throws ErrorCode::unsupported when the record is compressed or encrypted.
   const ZipRecord* find(const std::string& name) const;
   const std::unordered_map<std::string, ZipRecord>& records() const { return records_; }
 
  private:
+  std::string path_;
   std::unordered_map<std::string, ZipRecord> records_;
 };
 

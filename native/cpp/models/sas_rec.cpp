@@ -83,6 +83,9 @@ Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
   const int first = config_.variant == SasRecVariant::reference ? 0 : 1;
   for (int64_t s = 0; s < batch.size(); ++s) {
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
+    if (length > config_.max_length)
+      throw Error(ErrorCode::invalid_argument, "A history of " + std::to_string(length) + " items exceeds the maximum of " +
+                                                   std::to_string(config_.max_length) + ".");
     pads[s] = config_.max_length - length;
     for (int32_t i = 0; i < length; ++i) positions[batch.offsets[s] + i] = first + pads[s] + i;
   }

@@ -25,27 +25,36 @@ bool stopped(const std::atomic<bool>* cancelled) { return cancelled && cancelled
 
 }  // namespace
 
-SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, const Sequences& known, const SasRecTrainOptions& options)
+SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options)
     : model_(model),
       train_(std::move(train)),
-      known_(known),
+      known_(std::move(known)),
       options_(options),
       arena_(model.parameters().device()),
       adam_((model.parameters().set_trainable(true), model.parameters().device()), model.parameters().trainable(),
             options.adam) {
-  const int64_t items = model.config().num_items;
-  for (int64_t u = 0; u < known_.users(); ++u)
-    std::sort(known_.items.begin() + known_.offsets[u], known_.items.begin() + known_.offsets[u + 1]);
-  for (int64_t u = 0; u < train_.users(); ++u) {
-    if (train_.length(u) < 2) continue;  // nothing to predict
+  known_.sort();
+  users_ = users_to_train(train_, known_, model.config().num_items, options.loss);
+}
+
+void Sequences::sort() {
+  for (int64_t u = 0; u < users(); ++u) std::sort(items.begin() + offsets[u], items.begin() + offsets[u + 1]);
+}
+
+std::vector<int32_t> SasRecTrainer::users_to_train(const Sequences& train, const Sequences& known, int64_t items,
+                                                   SequenceLoss loss) {
+  std::vector<int32_t> users;
+  for (int64_t u = 0; u < train.users(); ++u) {
+    if (train.length(u) < 2) continue;  // nothing to predict
     int64_t distinct = 0;
-    for (int64_t i = known_.offsets[u]; i < known_.offsets[u + 1]; ++i)
-      distinct += i == known_.offsets[u] || known_.items[i] != known_.items[i - 1];
-    if (distinct < items || options.loss == SequenceLoss::softmax) users_.push_back(static_cast<int32_t>(u));
+    for (int64_t i = known.offsets[u]; i < known.offsets[u + 1]; ++i)
+      distinct += i == known.offsets[u] || known.items[i] != known.items[i - 1];
+    if (distinct < items || loss == SequenceLoss::softmax) users.push_back(static_cast<int32_t>(u));
   }
-  if (users_.empty())
+  if (users.empty())
     throw Error(ErrorCode::invalid_argument,
                 "No user has two training items or more, so there is nothing to train SASRec on.");
+  return users;
 }
 
 int64_t SasRecTrainer::steps_per_epoch() const {
@@ -90,6 +99,13 @@ void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int3
 
 std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                                                   const std::vector<int32_t>& negatives) {
+  std::map<std::string, double> losses = gradients(batch, positives, negatives);
+  adam_.step();
+  return losses;
+}
+
+std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                                                       const std::vector<int32_t>& negatives) {
   arena_.reset();
   Device& device = *model_.parameters().device();
   Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
@@ -123,7 +139,6 @@ std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch, co
   if (!std::isfinite(losses["loss"]))
     throw Error(ErrorCode::numeric, "SASRec's loss is not finite at step " + std::to_string(adam_.steps() + 1) +
                                         "; lower the learning rate.");
-  adam_.step();
   return losses;
 }
 

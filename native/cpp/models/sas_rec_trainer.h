@@ -18,6 +18,7 @@ struct Sequences {
   int64_t users() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t length(int64_t u) const { return offsets[u + 1] - offsets[u]; }
   const int32_t* begin(int64_t u) const { return items.data() + offsets[u]; }
+  void sort();  // by item within each user
 };
 
 enum class SequenceLoss { bce, softmax };
@@ -35,13 +36,21 @@ struct SasRecTrainOptions {
 class SasRecTrainer {
  public:
   // known: every item of each user that must not be drawn as a negative, training items included.
-  SasRecTrainer(SasRec& model, Sequences train, const Sequences& known, const SasRecTrainOptions& options);
+  SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
   // The mean loss over `steps` steps. Stops early when `cancelled` is set.
   double run(int64_t steps, const std::atomic<bool>* cancelled);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                                      const std::vector<int32_t>& negatives);
+  // The same without the step: adds to the gradients and leaves them.
+  std::map<std::string, double> gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                                          const std::vector<int32_t>& negatives);
+
+  // Those with something to predict and, for BCE, something left to draw as a negative. known: sorted. Throws when there
+  // are none.
+  static std::vector<int32_t> users_to_train(const Sequences& train, const Sequences& known, int64_t items,
+                                             SequenceLoss loss);
 
   int64_t steps_per_epoch() const;
   int64_t sequences_per_epoch() const { return static_cast<int64_t>(users_.size()); }

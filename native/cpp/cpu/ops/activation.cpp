@@ -21,13 +21,17 @@ ALLMREC_INLINE Vec gelu_slope(Vec x) {
   const Vec density = kInverseSqrtTwoPi * exp(-0.5f * x * x);
   return 0.5f * (1.0f + erf(x * kSqrtHalf)) + x * density;
 }
+// ½ (1 + tanh u) = σ(2u), which is cheaper and keeps the digits of the negative tail.
+ALLMREC_INLINE Vec gelu_tanh_gate(Vec x) {
+  return sigmoid(2.0f * kGeluTanhScale * (x + kGeluTanhCubic * x * x * x));
+}
 ALLMREC_INLINE Vec gelu_tanh(Vec x) {
-  return 0.5f * x * (1.0f + tanh(kGeluTanhScale * (x + kGeluTanhCubic * x * x * x)));
+  return x * gelu_tanh_gate(x);
 }
 ALLMREC_INLINE Vec gelu_tanh_slope(Vec x) {
-  const Vec t = tanh(kGeluTanhScale * (x + kGeluTanhCubic * x * x * x));
-  const Vec inner = kGeluTanhScale * (1.0f + 3.0f * kGeluTanhCubic * x * x);
-  return 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * inner;
+  const Vec gate = gelu_tanh_gate(x);
+  const Vec inner = 2.0f * kGeluTanhScale * (1.0f + 3.0f * kGeluTanhCubic * x * x);
+  return gate + x * gate * (1.0f - gate) * inner;
 }
 
 template <typename Function>

@@ -130,7 +130,9 @@ void attend_few(const Task& task, Device& device, int thread) {
       for (int64_t j = run.begin; j < run.end; j += kDotColumns) {
         float sums[kDotRows][kDotColumns];
         const int64_t columns = std::min<int64_t>(kDotColumns, run.end - j);
-        dot_rows_any<ALLMREC_F32>(count, task.q(task.t0 + t), a.ldq, task.k(), j, a.ldk, columns, D, sums);
+        int64_t row[kDotColumns];
+        for (int64_t c = 0; c < kDotColumns; ++c) row[c] = (j + std::min(c, columns - 1)) * a.ldk;
+        dot_rows_any<ALLMREC_F32>(count, task.q(task.t0 + t), a.ldq, task.k(), row, D, sums);
         for (int64_t r = 0; r < count; ++r) {
           for (int64_t c = 0; c < columns; ++c) scores[(t + r) * stride + j + c] = a.scale * sums[r][c];
         }

@@ -16,10 +16,10 @@ namespace allmrec::cpu::ALLMREC_ISA {
 
 namespace {
 
-constexpr int64_t kKC = 384;                     // k per block: kMR · kKC floats are 18 KB of L1
-constexpr int64_t kNC = 256;                     // columns per strip: kKC · kNC floats are 384 KB of L2
+constexpr int64_t kKC = 256;                     // k per block: kMR · kKC floats are 12 KB of L1
+constexpr int64_t kNC = 256;                     // columns per strip: kKC · kNC floats are 256 KB of L2
 constexpr int64_t kSharedBytes = 4 << 20;        // a packed B up to this is packed once, for all threads
-constexpr int64_t kDotMaxRows = 24;              // below it dot products beat packing
+constexpr int64_t kDotMaxRows = 12;              // below it dot products beat packing
 constexpr int64_t kSplitChunk = 256;             // k per partial sum
 constexpr int64_t kSplitMaxOutputs = 256 * 256;  // more outputs have tiles enough for all threads
 constexpr int64_t kSplitMinK = 1024;
@@ -208,8 +208,9 @@ void split_k(Device& device, const allmrec_gemm_args& g) {
 
 // Few rows against rows of B.
 void multiply_dots(Device& device, const allmrec_gemm_args& g) {
-  // A task reads about 128 KB of B.
-  const int64_t step = std::max<int64_t>(kDotColumns, (32 * 1024 / std::max<int64_t>(1, g.k)) / kDotColumns * kDotColumns);
+  // A task reads about 512 KB of B, or a sixth of a thread's share.
+  const int64_t share = ceil_div(g.n, 6 * device.pool.size());
+  const int64_t step = std::max<int64_t>(16, std::min(share, 128 * 1024 / std::max<int64_t>(1, g.k)));
   device.pool.parallel_for(g.n, step, [&](int64_t begin, int64_t end, int) {
     if (g.b_dtype == ALLMREC_F32) return dot_columns<ALLMREC_F32>(g, begin, end);
     if (g.b_dtype == ALLMREC_F16) return dot_columns<ALLMREC_F16>(g, begin, end);

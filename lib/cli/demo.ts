@@ -1,0 +1,79 @@
+import { mkdir, mkdtemp, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { Command } from 'commander';
+import {
+	Dataset,
+	demoLexicon,
+	evaluateRun,
+	generateWorld,
+	loadRun,
+	openRunDataset,
+	type RunOptions,
+	trainRun,
+	writeWorldCsv,
+} from '../index.js';
+import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
+import { printEvaluation } from './evaluate.js';
+import { interruptible } from './interrupt.js';
+
+interface Flags extends DeviceFlags {
+	json?: string;
+	out?: string;
+	seed: number;
+	textEncoder?: string;
+	llm?: string;
+}
+
+export function register(program: Command): void {
+	deviceOptions(
+		program
+			.command('demo')
+			.description('the whole line on a generated catalogue: prepare, train all stages, evaluate')
+			.option('--json <file>', 'write every metric, interval and test')
+			.option('--out <folder>', 'folder for the data set and the run (default: a new temporary one)')
+			.option('--seed <n>', 'seed of the catalogue, the users and the training', wholeNumber, 0)
+			.option('--text-encoder <folder|id>', 'sentence encoder (default: the embedded tiny one)')
+			.option('--llm <folder|id>', 'language model (default: the embedded tiny one)'),
+	).action(run);
+}
+
+/** What suits the demo's few hundred users and its tiny models. */
+export const demoOptions: RunOptions = {
+	cf: { epochs: 200, batchSize: 128 },
+	alignment: { epochs: 20, items: 'all', learningRate: 5e-4 },
+	projection: { epochs: 10, items: 'all', batchSize: 16, learningRate: 1e-3 },
+};
+
+async function run({ json, out, seed, textEncoder, llm, device, threads }: Flags): Promise<void> {
+	const folder = out ?? (await mkdtemp(join(tmpdir(), 'a-llmrec-demo-')));
+	const runFolder = join(folder, 'run');
+	const result = await interruptible(async (signal, onProgress) => {
+		await mkdir(folder, { recursive: true });
+		const log = await writeWorldCsv(folder, generateWorld({ seed, lexicon: demoLexicon }));
+		const path = join(folder, 'dataset');
+		const dataset = await Dataset.prepare({
+			format: 'csv',
+			interactions: [log.interactions],
+			items: [log.items],
+			kCore: 1,
+			name: 'demo',
+			out: path,
+			signal,
+		});
+		const options: RunOptions = { ...demoOptions, seed, ...(textEncoder ? { textEncoder } : {}), ...(llm ? { llm } : {}) };
+		await trainRun(dataset, { out: runFolder, datasetPath: path, options, device, threads, signal, onProgress });
+		const { split, test } = await openRunDataset(runFolder, path, signal);
+		const model = await loadRun(runFolder, { device, threads, signal });
+		try {
+			return await evaluateRun(model, split, test, { signal, onProgress });
+		} finally {
+			model.dispose();
+		}
+	});
+	const text = `${JSON.stringify(result, null, '\t')}\n`;
+	await writeFile(join(runFolder, 'metrics.json'), text);
+	if (json) await writeFile(json, text);
+	printEvaluation(result);
+	console.log(`run in ${runFolder}`);
+}

@@ -1,0 +1,57 @@
+import { type Command, Option } from 'commander';
+import { loadRun, type Recommendation } from '../index.js';
+import { type DeviceFlags, deviceOptions, ids, wholeNumber } from './arguments.js';
+import { interruptible } from './interrupt.js';
+import { formatTable } from './terminal.js';
+
+interface Flags extends DeviceFlags {
+	history: string[];
+	candidates?: string[];
+	topK: number;
+	by: 'fused' | 'llm' | 'cf';
+	retrieve: number;
+	json?: boolean;
+	llm?: string;
+	genres?: boolean;
+}
+
+export function register(program: Command): void {
+	deviceOptions(
+		program
+			.command('recommend')
+			.description('recommend to one user')
+			.argument('<run>', 'run folder')
+			.requiredOption('--history <id,...>', "the user's item ids, oldest first", ids)
+			.option('--candidates <id,...>', 'rank these items only (default: the best of the catalogue)', ids)
+			.option('--top-k <n>', 'length of the list', wholeNumber, 10)
+			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)
+			.addOption(new Option('--by <score>', 'what the list is ordered by').choices(['fused', 'llm', 'cf']).default('fused'))
+			.option('--genres', "also generate the user's favourite genres")
+			.option('--json', 'print JSON')
+			.option('--llm <folder|id>', 'the language model, where it has moved'),
+	).action(run);
+}
+
+async function run(folder: string, flags: Flags): Promise<void> {
+	const { history, candidates, topK, by, retrieve, json, llm, genres, device, threads } = flags;
+	const { list, text } = await interruptible(async (signal, onProgress) => {
+		const model = await loadRun(folder, { llm, device, threads, signal, onProgress });
+		try {
+			const [list] = await model.recommend([{ history, candidates }], { topK, by, retrieve, signal });
+			const text = genres ? await model.generate({ history }, { signal }) : undefined;
+			return { list: list!, text };
+		} finally {
+			model.dispose();
+		}
+	});
+	if (json) console.log(JSON.stringify({ recommendations: list, ...(text === undefined ? {} : { genres: text }) }));
+	else {
+		console.log(formatTable(list.map(row), { head: ['#', 'item', 'title', 'score', 'CF', 'LLM'] }));
+		if (text !== undefined) console.log(`favourite genres: ${text}`);
+	}
+}
+
+function row({ rank, id, title, score, cf, llm }: Recommendation): (string | number)[] {
+	const short = title.length > 60 ? `${title.slice(0, 59)}…` : title;
+	return [rank, id, short, score.toFixed(3), cf.toFixed(3), llm.toFixed(3)];
+}

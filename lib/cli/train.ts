@@ -1,0 +1,66 @@
+import { readFile } from 'node:fs/promises';
+import { type Command, InvalidArgumentError } from 'commander';
+import { ALLMRecError, Dataset, type RunOptions, STAGES, type StageName, trainRun } from '../index.js';
+import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
+import { interruptible } from './interrupt.js';
+
+interface Flags extends DeviceFlags {
+	out: string;
+	stages: StageName[];
+	textEncoder?: string;
+	llm?: string;
+	seed?: number;
+	words?: string;
+	config?: string;
+}
+
+export function register(program: Command): void {
+	deviceOptions(
+		program
+			.command('train')
+			.description('train a run on a data set; run it again to go on where it stopped')
+			.argument('<dataset>', 'data set folder, written by prepare')
+			.requiredOption('--out <folder>', 'run folder')
+			.option('--stages <list>', 'stages to train now: cf, align, project', stages, [...STAGES])
+			.option('--text-encoder <folder|id>', 'sentence encoder: a folder or a Hub id (default: the embedded tiny one)')
+			.option('--llm <folder|id>', 'language model: a folder or a Hub id (default: the embedded tiny one)')
+			.option('--seed <n>', 'seed of everything random', wholeNumber)
+			.option('--words <domain>', 'words of the prompt: movie, game or item')
+			.option('--config <file>', 'JSON file with the options of all stages; see docs/options.md'),
+	).action(run);
+}
+
+async function run(path: string, { out, stages, config, device, threads, ...flags }: Flags): Promise<void> {
+	const options = { ...(config ? await readConfig(config) : {}), ...defined(flags) } as RunOptions;
+	await interruptible(async (signal, onProgress) => {
+		const dataset = await Dataset.open(path, { signal });
+		await trainRun(dataset, { out, datasetPath: path, stages, options, device, threads, signal, onProgress });
+	});
+	console.log(`run in ${out}`);
+}
+
+async function readConfig(path: string): Promise<RunOptions> {
+	let text: string;
+	try {
+		text = await readFile(path, 'utf8');
+	} catch (cause) {
+		throw new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', `The configuration ${path} cannot be read.`, { cause });
+	}
+	try {
+		return JSON.parse(text) as RunOptions;
+	} catch (cause) {
+		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not JSON: ${(cause as Error).message}`, { cause });
+	}
+}
+
+function stages(text: string): StageName[] {
+	const names = text.split(',').map((name) => name.trim());
+	for (const name of names)
+		if (!STAGES.includes(name as StageName))
+			throw new InvalidArgumentError(`\`${name}\` is no stage; the stages are ${STAGES.join(', ')}.`);
+	return STAGES.filter((stage) => names.includes(stage));
+}
+
+function defined(flags: object): object {
+	return Object.fromEntries(Object.entries(flags).filter(([, value]) => value !== undefined));
+}

@@ -1,0 +1,22 @@
+import { type DeviceDescription, loadAddon } from './native/addon.js';
+import { guard } from './native/session.js';
+
+/** A device models can run on, or the reason why it cannot be used. */
+export interface Device {
+	/** `cpu` or `cuda`. */
+	device: string;
+	available: boolean;
+	/** The maker's name for it. */
+	name: string;
+	/** Instruction set or architecture the kernels use: `avx512`, `avx2`, `generic`, `sm_90`, … */
+	instruction: string;
+	memoryBytes: number;
+	threads: number;
+	/** A reason code and a sentence when it is not available, else empty. */
+	reason: string;
+}
+
+/** All devices this build knows of, usable or not. */
+export function listDevices(): Device[] {
+	return guard(() => loadAddon().listDevices()).map(({ backend, ...rest }: DeviceDescription) => ({ device: backend, ...rest }));
+}

@@ -1,0 +1,72 @@
+export {
+	Alignment,
+	type AlignmentOptions,
+	type ItemLatents,
+	type JointOptions,
+	jointEmbeddings,
+} from './alignment/alignment.js';
+export { type CollaborativeModel, SASRec, type SASRecOptions, type SASRecTrainOptions } from './cf/sasrec.js';
+export {
+	type CatalogueItem,
+	Dataset,
+	type LogFormat,
+	type PrepareOptions,
+	prepare,
+	type Sequences,
+} from './data/dataset.js';
+export {
+	demoLexicon,
+	generateWorld,
+	inventLexicon,
+	type Lexicon,
+	type World,
+	type WorldOptions,
+	writeWorldCsv,
+} from './data/demo-world.js';
+export {
+	type Candidates,
+	loadCandidates,
+	sampleCandidates,
+	saveCandidates,
+	SeededRandom,
+} from './data/sampling.js';
+export { leaveLastOut, type Phase, type Split, temporalSplit } from './data/split.js';
+export { type PreparationSummary, summaryRows } from './data/summary.js';
+export { listDevices, type Device } from './devices.js';
+export { ALLMRecError, type ErrorCode } from './errors.js';
+export { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation/evaluation.js';
+export { formatEvaluation } from './evaluation/format.js';
+export { type EvaluateRunOptions, evaluateRun, MODEL_NAMES, type RunEvaluation } from './evaluation/protocol.js';
+export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
+export {
+	genreTemplate,
+	type PromptTemplate,
+	type PromptWords,
+	recommendationTemplate,
+	referenceTemplate,
+} from './llm/prompt-template.js';
+export type { DeviceOptions } from './native/session.js';
+export type { LongCallOptions, Progress } from './progress.js';
+export { Projection, type ProjectionOptions } from './projection/projection.js';
+export {
+	ALLMRec,
+	type Recommendation,
+	type RecommendOptions,
+	type UserRequest,
+} from './recommend/a-llm-rec.js';
+export { Catalogue, type NewItem } from './recommend/catalogue.js';
+export { EMBEDDED_ENCODER, EMBEDDED_LLM } from './recommend/embedded.js';
+export { FusionGate, fitFusion } from './recommend/fusion.js';
+export {
+	type LoadRunOptions,
+	loadRun,
+	openRunDataset,
+	STAGES,
+	type StageName,
+	trainRun,
+	type TrainRunOptions,
+} from './recommend/run.js';
+export { readRunFile, type RunFile, type RunOptions } from './recommend/run-config.js';
+export { type ScoredUser, type ScoreOptions, scoreUsers } from './recommend/score-users.js';
+export { resolveCheckpoint } from './text/hub.js';
+export { SentenceEncoder, type SentenceEncoderOptions } from './text/sentence-encoder.js';

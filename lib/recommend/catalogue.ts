@@ -1,0 +1,75 @@
+import type { CatalogueItem, Dataset } from '../data/dataset.js';
+import { nearest } from '../data/nearest.js';
+import { ALLMRecError, invalidArgument } from '../errors.js';
+
+/** An item to add by its text. */
+export interface NewItem {
+	/** Not in the catalogue yet. */
+	id: string;
+	title: string;
+	/** Default empty. */
+	description?: string | undefined;
+	genres?: readonly string[] | undefined;
+}
+
+/** The items a recommender knows: those of its data set, by dense id from 1, and those added since. */
+export class Catalogue {
+	readonly #items: CatalogueItem[];
+	readonly #indices: Map<string, number>;
+	readonly #counts: number[];
+
+	/** @param trainingCounts (items.length), training interactions by dense id; entry 0 is padding */
+	constructor(items: readonly CatalogueItem[], trainingCounts: ArrayLike<number>) {
+		this.#items = [...items];
+		this.#counts = Array.from(trainingCounts);
+		this.#indices = new Map(this.#items.slice(1).map(({ id }, i) => [id, i + 1]));
+	}
+
+	static of(dataset: Dataset, trainingCounts: ArrayLike<number>): Catalogue {
+		return new Catalogue(dataset.items, trainingCounts);
+	}
+
+	/** Entries, the padding item included. */
+	get size(): number {
+		return this.#items.length;
+	}
+
+	get items(): readonly CatalogueItem[] {
+		return this.#items;
+	}
+
+	/** Training interactions by dense id; 0 for added items. */
+	get trainingCounts(): readonly number[] {
+		return this.#counts;
+	}
+
+	/** @throws ERR_ALLMREC_UNKNOWN_ITEM with the nearest known id */
+	index(id: string): number {
+		const index = this.#indices.get(id);
+		if (index !== undefined) return index;
+		const near = nearest(id, this.#indices.keys());
+		throw new ALLMRecError(
+			'ERR_ALLMREC_UNKNOWN_ITEM',
+			`Item \`${id}\` is not in the catalogue.${near ? ` Did you mean \`${near}\`?` : ''} New items are added with addItem().`,
+		);
+	}
+
+	has(id: string): boolean {
+		return this.#indices.has(id);
+	}
+
+	item(index: number): CatalogueItem {
+		return this.#items[index]!;
+	}
+
+	/** @returns the dense id of the new item */
+	add({ id, title, description = '', genres = [] }: NewItem): number {
+		if (typeof id !== 'string' || id === '') invalidArgument('id', 'a non-empty string', id);
+		if (this.#indices.has(id)) invalidArgument('id', 'one that is not in the catalogue yet', id);
+		if (typeof title !== 'string') invalidArgument('title', 'a string', title);
+		const index = this.#items.push({ id, title: title || id, description, genres }) - 1;
+		this.#counts.push(0);
+		this.#indices.set(id, index);
+		return index;
+	}
+}

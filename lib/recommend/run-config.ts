@@ -1,0 +1,116 @@
+import { readFile, rename, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { alignmentSchema } from '../alignment/alignment.js';
+import { sasRecSchema } from '../cf/sasrec.js';
+import { ALLMRecError } from '../errors.js';
+import { parseOptions } from '../options.js';
+import { projectionSchema } from '../projection/projection.js';
+import { EMBEDDED_ENCODER, EMBEDDED_LLM } from './embedded.js';
+
+const wordsSchema = z.union([
+	z.enum(['movie', 'game', 'item']),
+	z.strictObject({ past: z.string().min(1), noun: z.string().min(1), verb: z.string().min(1) }),
+]);
+
+/** Everything a run can be configured with; what a configuration file may hold. */
+export const runOptionsSchema = z.strictObject({
+	/** Of every stage that gives none of its own. */
+	seed: z.int().min(0).default(0),
+	/** Sentence encoder: a folder or a Hub id. Default: the embedded tiny one. */
+	textEncoder: z.string().default(EMBEDDED_ENCODER),
+	/** Most tokens of an item's text. */
+	textTokens: z.int().min(4).default(128),
+	/** Language model: a folder or a Hub id. Default: the embedded tiny one. */
+	llm: z.string().default(EMBEDDED_LLM),
+	/** Stage 0. */
+	cf: sasRecSchema.prefault({}),
+	/** Stage 1. */
+	alignment: alignmentSchema.prefault({}),
+	/** Stage 2. */
+	projection: projectionSchema.prefault({}),
+	/** Words of the prompt: `movie`, `game`, `item`, or one's own. */
+	words: wordsSchema.default('item'),
+	/** Items of the history told in a prompt. */
+	historyLength: z.int().min(1).default(10),
+	/** Items with fewer training interactions are known by their text alone. */
+	coldThreshold: z.int().min(0).default(1),
+	/** What the language model is told of items: `aligned`, `text` (q_i for all), or `random` (ablation). */
+	joint: z.enum(['aligned', 'text', 'random']).default('aligned'),
+	/** Ablation: no user vector in the prompt. */
+	withoutUser: z.boolean().default(false),
+	/** Negatives beside each target in validation and test. */
+	negatives: z.int().min(1).default(19),
+	/** Keep users with exactly three interactions out of training. */
+	excludeColdUsers: z.boolean().default(false),
+	/** Train on so many users only (few-shot). */
+	trainUsers: z.int().min(1).optional(),
+});
+
+export type RunOptions = z.input<typeof runOptionsSchema>;
+export type RunConfig = z.output<typeof runOptionsSchema>;
+
+/** Fills the defaults; a stage without a seed takes the run's. @throws ERR_ALLMREC_INVALID_ARGUMENT */
+export function parseRunOptions(options: RunOptions): RunConfig {
+	const seed = options.seed ?? 0;
+	const seeded = (stage: object | undefined) => ({ seed, ...stage });
+	return parseOptions(
+		runOptionsSchema,
+		{
+			...options,
+			cf: seeded(options.cf),
+			alignment: seeded(options.alignment),
+			projection: seeded(options.projection),
+		},
+		'the run',
+	);
+}
+
+/** A run folder's `config.json`. */
+export interface RunFile {
+	format: 'a-llmrec-run';
+	version: 1;
+	/** Where the data set was, as given; a moved one is named with `--dataset`. */
+	dataset: { path: string; name: string; numUsers: number; numItems: number; numInteractions: number };
+	options: RunConfig;
+}
+
+const CONFIG = 'config.json';
+
+/** @throws ERR_ALLMREC_RUN if the folder is no run */
+export async function readRunFile(folder: string): Promise<RunFile> {
+	const file = await tryReadRunFile(folder);
+	if (file) return file;
+	throw new ALLMRecError(
+		'ERR_ALLMREC_RUN',
+		`${folder} is no run: it has no ${CONFIG} of a-llmrec. Runs are made by \`a-llmrec train\`.`,
+	);
+}
+
+/** Undefined if there is none. @throws ERR_ALLMREC_RUN if it is damaged or another program's */
+export async function tryReadRunFile(folder: string): Promise<RunFile | undefined> {
+	const path = join(folder, CONFIG);
+	let text: string;
+	try {
+		text = await readFile(path, 'utf8');
+	} catch {
+		return undefined;
+	}
+	let file: Partial<RunFile> | undefined;
+	try {
+		file = JSON.parse(text) as Partial<RunFile>;
+	} catch {}
+	if (file?.format !== 'a-llmrec-run' || file.version !== 1 || !file.dataset)
+		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} is damaged or not of a run of a-llmrec.`);
+	return { ...(file as RunFile), options: parseOptions(runOptionsSchema, file.options, path) };
+}
+
+export async function writeRunFile(folder: string, file: RunFile): Promise<void> {
+	await writeJson(join(folder, CONFIG), file);
+}
+
+/** Written beside and renamed, so that a crash leaves the last good file. */
+export async function writeJson(path: string, value: unknown): Promise<void> {
+	await writeFile(`${path}.part`, `${JSON.stringify(value, null, '\t')}\n`);
+	await rename(`${path}.part`, path);
+}

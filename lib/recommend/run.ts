@@ -1,0 +1,299 @@
+import { mkdir, readFile, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { Alignment, type ItemLatents } from '../alignment/alignment.js';
+import { SASRec } from '../cf/sasrec.js';
+import { type CatalogueItem, Dataset } from '../data/dataset.js';
+import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
+import { leaveLastOut, type Split } from '../data/split.js';
+import { ALLMRecError } from '../errors.js';
+import { CausalLM } from '../llm/causal-lm.js';
+import { recommendationTemplate } from '../llm/prompt-template.js';
+import { type DeviceOptions, Session } from '../native/session.js';
+import type { LongCallOptions } from '../progress.js';
+import { Projection } from '../projection/projection.js';
+import { SentenceEncoder } from '../text/sentence-encoder.js';
+import { ALLMRec } from './a-llm-rec.js';
+import { Catalogue } from './catalogue.js';
+import { resolveEmbedded } from './embedded.js';
+import { FusionGate, fitFusion } from './fusion.js';
+import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
+import { parseRunOptions, type RunConfig, type RunOptions, readRunFile, tryReadRunFile, writeJson, writeRunFile } from './run-config.js';
+
+export type StageName = 'cf' | 'align' | 'project';
+
+export const STAGES: readonly StageName[] = ['cf', 'align', 'project'];
+
+export interface TrainRunOptions extends LongCallOptions, DeviceOptions {
+	/** The run's folder; training goes on from what it holds. */
+	out: string;
+	/** Where the data set was opened from, for `evaluate`. */
+	datasetPath: string;
+	/** Stages to train now; a later one needs the earlier ones done. Default all. */
+	stages?: readonly StageName[] | undefined;
+	options?: RunOptions | undefined;
+}
+
+/**
+ * Trains a run: stage 0, 1 and 2 and the fusion, each in its folder, going on from what is there. A run is a folder
+ * that can be copied and loaded anywhere.
+ *
+ * @throws ERR_ALLMREC_RUN if the folder holds a run of other data or options
+ */
+export async function trainRun(dataset: Dataset, { out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device }: TrainRunOptions): Promise<void> {
+	const config = parseRunOptions(options);
+	await claimFolder(out, dataset, datasetPath, config);
+	const split = splitOf(dataset, config);
+	await candidatesOf(out, split, config);
+	const session = Session.open(device);
+	const calls = { signal, onProgress };
+	const open: { dispose(): void }[] = [];
+	const keep = <T extends { dispose(): void }>(model: T): T => {
+		open.push(model);
+		return model;
+	};
+	try {
+		const model = join(out, 'model');
+		await mkdir(model, { recursive: true });
+		const cfPath = join(model, 'cf.safetensors');
+		let cf: SASRec | undefined;
+		if (stages.includes('cf')) {
+			cf = keep(await SASRec.train(dataset, config.cf, { split, folder: join(out, 'cf'), session, ...calls }));
+			await cf.save(cfPath);
+		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session }));
+		if (!stages.includes('align') && !stages.includes('project')) return;
+		if (!cf) throw missingStage(out, 'cf');
+
+		const alignmentPath = join(model, 'alignment.safetensors');
+		const catalogue = Catalogue.of(dataset, split.itemCounts);
+		let latents: ItemLatents;
+		let alignment: Alignment;
+		if (stages.includes('align')) {
+			const encoder = keep(
+				await SentenceEncoder.load(resolveEmbedded(config.textEncoder), { session, maxTokens: config.textTokens, ...calls }),
+			);
+			alignment = keep(
+				await Alignment.train(dataset, cf, encoder, config.alignment, { split, folder: join(out, 'align'), session, ...calls }),
+			);
+			latents = await alignment.latents(dataset, cf, encoder, calls);
+			await encoder.save(join(model, 'encoder'));
+			saveLatents(session, model, latents);
+			await writeJson(join(model, 'catalogue.json'), { items: catalogue.items, trainingCounts: catalogue.trainingCounts });
+			await alignment.save(alignmentPath);
+		} else {
+			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
+			alignment = keep(await Alignment.load(alignmentPath, session));
+			latents = loadLatents(session, model, alignment);
+		}
+		if (!stages.includes('project')) return;
+
+		const llm = keep(await CausalLM.load(resolveEmbedded(config.llm), { session, ...calls }));
+		const prompts = await createPrompts(llm, catalogue, recommendationTemplate(config.words), {
+			historyLength: config.historyLength,
+			withoutUser: config.withoutUser,
+		});
+		const joint = jointTable(latents, split.itemCounts, config.joint, config.coldThreshold);
+		const projection = keep(
+			await Projection.train(dataset, cf, llm, config.projection, {
+				split,
+				joint,
+				prompts,
+				folder: join(out, 'project'),
+				session,
+				...calls,
+			}),
+		);
+		await projection.save(join(model, 'projector.safetensors'));
+	} finally {
+		for (const each of open.reverse()) each.dispose();
+		session.release();
+	}
+	await fitRunFusion(out, dataset, split, { signal, onProgress, ...device });
+}
+
+export interface LoadRunOptions extends DeviceOptions, LongCallOptions {
+	/** Language model to use instead of the run's source, e.g. where its folder has moved. */
+	llm?: string | undefined;
+}
+
+/**
+ * Loads a trained run for recommending; the data set is not needed.
+ *
+ * @throws ERR_ALLMREC_RUN if a stage is missing, ERR_ALLMREC_CHECKPOINT
+ */
+export async function loadRun(folder: string, { llm: source, signal, onProgress, ...device }: LoadRunOptions = {}): Promise<ALLMRec> {
+	const { options } = await readRunFile(folder);
+	const model = join(folder, 'model');
+	const files: [StageName, string][] = [
+		['cf', 'cf.safetensors'],
+		['align', 'alignment.safetensors'],
+		['project', 'projector.safetensors'],
+	];
+	for (const [stage, file] of files) if (!(await isFile(join(model, file)))) throw missingStage(folder, stage);
+	const session = Session.open(device);
+	const open: { dispose(): void }[] = [];
+	const keep = <T extends { dispose(): void }>(part: T): T => {
+		open.push(part);
+		return part;
+	};
+	try {
+		const cf = keep(await SASRec.load(join(model, 'cf.safetensors'), { session }));
+		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session));
+		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session));
+		const encoder = keep(await SentenceEncoder.load(join(model, 'encoder'), { session, maxTokens: options.textTokens }));
+		const llm = keep(await CausalLM.load(resolveEmbedded(source ?? options.llm), { session, signal, onProgress }));
+		if (projection.config.tokenSize !== llm.tokenSize)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_RUN',
+				`The run's projector was trained for a language model of width ${projection.config.tokenSize}, this one has ${llm.tokenSize}. Give the one it was trained with.`,
+			);
+		const { items, trainingCounts } = await readCatalogue(join(model, 'catalogue.json'));
+		const fusion = await readFusion(join(model, 'fusion.json'));
+		return new ALLMRec({
+			catalogue: new Catalogue(items, trainingCounts),
+			cf,
+			encoder,
+			alignment,
+			latents: loadLatents(session, model, alignment),
+			projection,
+			llm,
+			template: recommendationTemplate(options.words),
+			historyLength: options.historyLength,
+			coldThreshold: options.coldThreshold,
+			joint: options.joint,
+			withoutUser: options.withoutUser,
+			fusion: fusion?.gate,
+			normalisation: fusion?.normalisation ?? 'mean',
+			session,
+		});
+	} catch (error) {
+		for (const part of open.reverse()) part.dispose();
+		session.release();
+		throw error;
+	}
+}
+
+/** Opens the data set of a run, from where it was or from `path`. @throws ERR_ALLMREC_RUN if it is another one */
+export async function openRunDataset(folder: string, path?: string, signal?: AbortSignal): Promise<{ dataset: Dataset; split: Split; config: RunConfig; test: Candidates; validation: Candidates }> {
+	const file = await readRunFile(folder);
+	const dataset = await Dataset.open(path ?? file.dataset.path, { signal });
+	const { numUsers, numItems, numInteractions } = file.dataset;
+	if (dataset.numUsers !== numUsers || dataset.numItems !== numItems || dataset.numInteractions !== numInteractions)
+		throw new ALLMRecError(
+			'ERR_ALLMREC_RUN',
+			`The run was trained on ${numUsers} users, ${numItems} items and ${numInteractions} interactions; the data set has ${dataset.numUsers}, ${dataset.numItems} and ${dataset.numInteractions}.`,
+		);
+	const split = splitOf(dataset, file.options);
+	return { dataset, split, config: file.options, ...(await candidatesOf(folder, split, file.options)) };
+}
+
+/** Chooses the likelihoods' normalisation and the gate's parameters on the validation items, and saves them. */
+async function fitRunFusion(folder: string, dataset: Dataset, split: Split, calls: LongCallOptions & DeviceOptions): Promise<void> {
+	const path = join(folder, 'model', 'fusion.json');
+	if (await isFile(path)) return;
+	const recommender = await loadRun(folder, calls);
+	try {
+		const { validation } = await candidatesOf(folder, split, (await readRunFile(folder)).options);
+		const count = Math.min(FUSION_USERS, validation.users.length);
+		if (count === 0) return;
+		const rows = Array.from({ length: count }, (_, i) => Math.floor((i * validation.users.length) / count));
+		const width = validation.negatives + 1;
+		const histories = rows.map((row) => split.history(validation.users[row]!, 'validation'));
+		const candidates = rows.map((row) => validation.candidates.subarray(row * width, (row + 1) * width));
+		const flat = Int32Array.from(candidates.flatMap((items) => [...items]));
+		const targets = Int32Array.from(rows, (row) => validation.targets[row]!);
+		const vectors = await recommender.userVectors(histories, calls.signal);
+		const cf = await recommender.parts.cf.scoreCandidates(vectors, flat, width);
+		const llm = await recommender.candidateScores(vectors, histories, candidates, 'aligned', {
+			signal: calls.signal,
+			onProgress: calls.onProgress && ((p) => calls.onProgress?.({ ...p, stage: 'fusion' })),
+		});
+		const popularity = Float64Array.from(flat, (item) => split.itemCounts[item]!);
+		const meanPopularity = split.train.items.length / dataset.numItems;
+		const normalisation = meanLogSoftmax(llm.mean, targets, width) >= meanLogSoftmax(llm.sum, targets, width) ? 'mean' : 'sum';
+		const gate = await fitFusion({ cf, llm: llm[normalisation], popularity, targets, meanPopularity, signal: calls.signal });
+		await writeJson(path, { normalisation, gate, users: count });
+	} finally {
+		recommender.dispose();
+	}
+}
+
+const FUSION_USERS = 2000;
+
+/** Of standardised rows, so that scales do not matter. */
+function meanLogSoftmax(scores: Float32Array, targets: Int32Array, width: number): number {
+	let total = 0;
+	for (let u = 0; u < targets.length; u++) {
+		const row = scores.subarray(u * width, (u + 1) * width);
+		const mean = row.reduce((a, b) => a + b, 0) / width;
+		const deviation = Math.sqrt(row.reduce((a, b) => a + (b - mean) ** 2, 0) / width) || 1;
+		const z = Array.from(row, (value) => (value - mean) / deviation);
+		total += z[targets[u]!]! - Math.log(z.reduce((a, b) => a + Math.exp(b), 0));
+	}
+	return total / Math.max(1, targets.length);
+}
+
+function splitOf(dataset: Dataset, { excludeColdUsers, trainUsers, seed }: RunConfig): Split {
+	return leaveLastOut(dataset, { excludeColdUsers, trainUsers, seed });
+}
+
+/** The run's candidates: those of its split.json, or drawn now and saved. */
+async function candidatesOf(folder: string, split: Split, { seed, negatives }: RunConfig): Promise<{ test: Candidates; validation: Candidates }> {
+	const path = join(folder, 'split.json');
+	if (!(await isFile(path))) {
+		const enough = (u: number) => split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
+		const drawn = (['validation', 'test'] as const).map((phase) =>
+			sampleCandidates(split, { seed, negatives, phase, users: split.users(phase).filter(enough) }),
+		);
+		await saveCandidates(path, split, drawn);
+	}
+	const { candidates } = await loadCandidates(path, split);
+	const of = (phase: string) => candidates.find((c) => c.phase === phase);
+	const [test, validation] = [of('test'), of('validation')];
+	if (!test || !validation) throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} lacks the candidates of a phase; delete it to draw them again.`);
+	return { test, validation };
+}
+
+async function claimFolder(out: string, dataset: Dataset, datasetPath: string, options: RunConfig): Promise<void> {
+	await mkdir(out, { recursive: true });
+	const present = await tryReadRunFile(out);
+	const { name, numUsers, numItems, numInteractions } = dataset;
+	const file = { path: resolve(datasetPath), name, numUsers, numItems, numInteractions };
+	if (!present) {
+		await writeRunFile(out, { format: 'a-llmrec-run', version: 1, dataset: file, options });
+		return;
+	}
+	const same =
+		present.dataset.numUsers === numUsers &&
+		present.dataset.numItems === numItems &&
+		present.dataset.numInteractions === numInteractions;
+	if (same && JSON.stringify(present.options) === JSON.stringify(options)) return;
+	throw new ALLMRecError(
+		'ERR_ALLMREC_RUN',
+		`${out} holds a run of other ${same ? 'options' : 'data'}. Give another --out folder, or the options of its config.json to go on with it.`,
+	);
+}
+
+function missingStage(folder: string, stage: StageName): ALLMRecError {
+	return new ALLMRecError(
+		'ERR_ALLMREC_RUN',
+		`Stage \`${stage}\` of the run ${folder} has not been trained. Run \`a-llmrec train\` with \`--stages ${stage}\` or with all stages.`,
+	);
+}
+
+async function readCatalogue(path: string): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
+	try {
+		return JSON.parse(await readFile(path, 'utf8')) as { items: CatalogueItem[]; trainingCounts: number[] };
+	} catch (cause) {
+		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, { cause });
+	}
+}
+
+async function readFusion(path: string): Promise<{ gate: FusionGate; normalisation: 'mean' | 'sum' } | undefined> {
+	if (!(await isFile(path))) return undefined;
+	const json = JSON.parse(await readFile(path, 'utf8')) as { gate: unknown; normalisation: 'mean' | 'sum' };
+	return { gate: FusionGate.fromJSON(json.gate), normalisation: json.normalisation };
+}
+
+async function isFile(path: string): Promise<boolean> {
+	return (await stat(path).catch(() => undefined))?.isFile() ?? false;
+}

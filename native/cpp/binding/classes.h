@@ -1,0 +1,21 @@
+#pragma once
+
+#include <napi.h>
+
+// The exported classes, each defined in its own *_wrap.cpp.
+namespace allmrec::binding {
+
+Napi::Function define_tensor_file(Napi::Env env);
+void write_safetensors(const Napi::CallbackInfo& info);
+Napi::Function define_sas_rec(Napi::Env env);
+Napi::Function define_sas_rec_trainer(Napi::Env env);
+Napi::Function define_sentence_encoder(Napi::Env env);
+Napi::Function define_alignment(Napi::Env env);
+Napi::Function define_alignment_trainer(Napi::Env env);
+Napi::Function define_opt(Napi::Env env);
+Napi::Function define_llm_trainer(Napi::Env env);
+Napi::Function define_projector(Napi::Env env);
+Napi::Function define_projection_trainer(Napi::Env env);
+Napi::Function define_gru(Napi::Env env);
+
+}  // namespace allmrec::binding

@@ -1,0 +1,122 @@
+#include "opt_wrap.h"
+
+#include "batches.h"
+#include "classes.h"
+
+namespace allmrec::binding {
+namespace {
+
+Tensor soft_rows(Tape& tape, const std::vector<float>& soft, const OptConfig& config) {
+  if (soft.empty()) return {};
+  return tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / config.embed_size, config.embed_size);
+}
+
+// What logits and logProbs take first.
+struct Inputs {
+  LlmBatch batch;
+  std::vector<float> soft;
+  std::vector<int32_t> rows;
+};
+
+Inputs read_inputs(const Napi::CallbackInfo& info, const OptConfig& config) {
+  Inputs inputs;
+  inputs.batch = read_llm_batch(info[0], "batch");
+  inputs.soft = read_soft(info[1], "soft", config);
+  inputs.rows = read_ints(info[2], "rows");
+  return inputs;
+}
+
+Napi::Value ragged_to_js(Napi::Env env, const std::vector<std::vector<int32_t>>& rows) {
+  std::vector<int32_t> offsets{0}, values;
+  for (const std::vector<int32_t>& row : rows) {
+    values.insert(values.end(), row.begin(), row.end());
+    offsets.push_back(static_cast<int32_t>(values.size()));
+  }
+  Napi::Object object = Napi::Object::New(env);
+  object.Set("offsets", to_js(env, offsets));
+  object.Set("values", to_js(env, values));
+  return object;
+}
+
+}  // namespace
+
+Napi::Function define_opt(Napi::Env env) { return OptWrap::define(env); }
+
+Napi::Function OptWrap::define(Napi::Env env) {
+  return define_class(env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
+                            method("generate", &OptWrap::generate)});
+}
+
+OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
+  create(info, [](const Fields& config) {
+    OptConfig c;
+    c.vocab_size = config.integer("vocabSize", 1);
+    c.hidden_size = config.size("hiddenSize");
+    c.embed_size = config.size("embedSize");
+    c.num_layers = config.size("numLayers", 0, 1024);
+    c.num_heads = config.size("numHeads");
+    c.ffn_size = config.size("ffnSize");
+    c.max_positions = config.size("maxPositions");
+    c.norm_before = config.boolean("normBefore");
+    c.final_norm = config.boolean("finalNorm");
+    c.activation = read_activation(config);
+    return c;
+  });
+}
+
+Napi::Value OptWrap::logits(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    return run_job(info.Env(), model->engine->executor, [model, in = read_inputs(info, model->core.config())] {
+      Arena arena(model->engine->device);
+      Tape tape(*model->engine->device, arena, false);
+      const Tensor soft = soft_rows(tape, in.soft, model->core.config());
+      return to_host(tape, model->core.logits(tape, model->core.hidden(tape, in.batch, soft, in.rows)));
+    });
+  });
+}
+
+Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    Inputs in = read_inputs(info, model->core.config());
+    std::vector<int32_t> rows = read_ints(info[3], "pairRows");
+    std::vector<int32_t> targets = read_ints(info[4], "pairTargets");
+    expect_range(rows, "pairRows", 0, static_cast<int64_t>(in.rows.size()) - 1);
+    expect_length(targets.size(), static_cast<int64_t>(rows.size()), "pairTargets");
+    expect_range(targets, "pairTargets", 0, model->core.config().vocab_size - 1);
+    const Flag cancel = read_cancel(info[5]);
+    return run_job(info.Env(), model->engine->executor, cancel,
+                   [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets)] {
+                     Arena arena(model->engine->device);
+                     Tape tape(*model->engine->device, arena, false);
+                     const Tensor soft = soft_rows(tape, in.soft, model->core.config());
+                     const Tensor hidden = model->core.hidden(tape, in.batch, soft, in.rows);
+                     return model->core.log_probs(tape, hidden, rows, targets);
+                   });
+  });
+}
+
+Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    LlmBatch prompts = read_llm_batch(info[0], "prompts");
+    std::vector<float> soft = read_soft(info[1], "soft", model->core.config());
+    const Ragged ragged = read_ragged(info[2], "seen");
+    expect_length(ragged.offsets.size(), prompts.sequences() + 1, "seen.offsets");
+    std::vector<std::vector<int32_t>> seen;
+    for (int64_t r = 0; r < ragged.rows(); ++r)
+      seen.emplace_back(ragged.values.begin() + ragged.offsets[r], ragged.values.begin() + ragged.offsets[r + 1]);
+    const Fields fields(info[3], "options");
+    GenerateOptions options;
+    options.max_new_tokens = fields.size("maxNewTokens", 0);
+    options.repetition_penalty = fields.number("repetitionPenalty", 1e-3, 1e6);
+    options.eos_id = static_cast<int32_t>(fields.integer("eosId", -1));
+    const Flag cancel = read_cancel(info[4]);
+    return run_job(
+        info.Env(), model->engine->executor, cancel,
+        [model, prompts = std::move(prompts), soft = std::move(soft), seen = std::move(seen), options, cancel] {
+          return generate_greedy(model->core, prompts, soft, seen, options, [&] { return !cancel->load(); });
+        },
+        ragged_to_js);
+  });
+}
+
+}  // namespace allmrec::binding
