@@ -26,9 +26,12 @@ allmrec_device* device = nullptr;
 const char* filter = "";
 double peak = 0;  // GFLOP/s of all threads
 
-double seconds(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-// One thread is timed by its own processor time, which other programs do not lengthen much; several by the wall clock.
+// One thread is timed by its own processor time, which other programs do not lengthen much; several by the
+// wall clock.
 bool one_thread = true;
 double now() {
   timespec t{};
@@ -65,10 +68,16 @@ __attribute__((always_inline)) inline float multiply_add_chains(int64_t n) {
   return sum;
 }
 #if defined(__x86_64__)
-__attribute__((target("avx512f,fma"))) float chains_avx512(int64_t n) { return multiply_add_chains<Wide>(n); }
-__attribute__((target("avx2,fma"))) float chains_avx2(int64_t n) { return multiply_add_chains<Half>(n); }
+__attribute__((target("avx512f,fma"))) float chains_avx512(int64_t n) {
+  return multiply_add_chains<Wide>(n);
+}
+__attribute__((target("avx2,fma"))) float chains_avx2(int64_t n) {
+  return multiply_add_chains<Half>(n);
+}
 #endif
-float chains_generic(int64_t n) { return multiply_add_chains<float __attribute__((vector_size(16)))>(n); }
+float chains_generic(int64_t n) {
+  return multiply_add_chains<float __attribute__((vector_size(16)))>(n);
+}
 
 double measure_peak(const std::string& set, int threads) {
   auto chains = chains_generic;
@@ -99,11 +108,13 @@ void check(allmrec_status status) {
   if (status != ALLMREC_OK) std::printf("FAILED: %s\n", backend->last_error(device));
 }
 
-void gemm(const char* name, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b, int32_t dtype = ALLMREC_F32) {
+void gemm(const char* name, int64_t m, int64_t n, int64_t k, bool trans_a, bool trans_b,
+          int32_t dtype = ALLMREC_F32) {
   const char* types[] = {"f32", "f16", "bf16"};
   char label[128];
   std::snprintf(label, sizeof(label), "%s %lldx%lldx%lld %c%c %s", name, static_cast<long long>(m),
-                static_cast<long long>(n), static_cast<long long>(k), trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', types[dtype]);
+                static_cast<long long>(n), static_cast<long long>(k), trans_a ? 'T' : 'N',
+                trans_b ? 'T' : 'N', types[dtype]);
   if (!std::strstr(label, filter)) return;
   // Weights of a decode step come from memory, not from a cache: take turns over 128 MB of them.
   const int64_t copies = m <= 8 ? std::max<int64_t>(1, (int64_t{32} << 20) / (n * k)) : 1;
@@ -114,29 +125,34 @@ void gemm(const char* name, int64_t m, int64_t n, int64_t k, bool trans_a, bool 
   g.ldb = trans_b ? k : n, g.trans_b = trans_b, g.b_dtype = dtype, g.c = c.data(), g.ldc = n, g.alpha = 1;
   int64_t turn = 0;
   const size_t bytes = static_cast<size_t>(n * k) * (dtype == ALLMREC_F32 ? 4 : 2);
-  const double time = best_time([&] {
-    for (int64_t i = 0; i < copies; ++i) {
-      g.b = reinterpret_cast<const char*>(b.data()) + static_cast<size_t>(turn++ % copies) * bytes;
-      check(backend->gemm(device, &g));
-    }
-  }) / static_cast<double>(copies);
+  const double time =
+      best_time([&] {
+        for (int64_t i = 0; i < copies; ++i) {
+          g.b = reinterpret_cast<const char*>(b.data()) + static_cast<size_t>(turn++ % copies) * bytes;
+          check(backend->gemm(device, &g));
+        }
+      }) /
+      static_cast<double>(copies);
   const double flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  std::printf("%-44s %9.3f ms %8.1f GFLOP/s %5.1f %%", label, time * 1e3, flops / time * 1e-9, flops / time * 1e-7 / peak);
+  std::printf("%-44s %9.3f ms %8.1f GFLOP/s %5.1f %%", label, time * 1e3, flops / time * 1e-9,
+              flops / time * 1e-7 / peak);
   if (m <= 8) std::printf(" %6.1f GB/s", static_cast<double>(bytes) / time * 1e-9);
   std::printf("\n");
 }
 
-// Sequences of `rows` queries; `keys` 0 = causal over themselves, −1 = full over themselves, else a cache of that
-// length. `candidate` > 0: after `prompt` rows, items of that many rows that see the prompt and themselves.
-void attention(const char* name, int64_t sequences, int32_t rows, int32_t heads, int32_t dim, int32_t keys, bool backward,
-               float p = 0, int32_t prompt = 0, int32_t candidate = 0) {
+// Sequences of `rows` queries; `keys` 0 = causal over themselves, −1 = full over themselves, else a cache of
+// that length. `candidate` > 0: after `prompt` rows, items of that many rows that see the prompt and
+// themselves.
+void attention(const char* name, int64_t sequences, int32_t rows, int32_t heads, int32_t dim, int32_t keys,
+               bool backward, float p = 0, int32_t prompt = 0, int32_t candidate = 0) {
   char label[128];
   std::snprintf(label, sizeof(label), "attention %s%s %lldx%d H %d D %d", name, p > 0 ? " dropout" : "",
                 static_cast<long long>(sequences), rows, heads, dim);
   if (!std::strstr(label, filter)) return;
   const int32_t length = keys > 0 ? keys : rows;
   const int64_t width = int64_t{heads} * dim, tokens = sequences * rows;
-  const vector<float> q = numbers(tokens * width * 3), kv = numbers(sequences * length * width * 2), g = numbers(tokens * width);
+  const vector<float> q = numbers(tokens * width * 3), kv = numbers(sequences * length * width * 2),
+                      g = numbers(tokens * width);
   vector<float> out(static_cast<size_t>(tokens * width)), lse(static_cast<size_t>(tokens * heads));
   vector<float> dq(out.size()), dk(static_cast<size_t>(sequences * length * width)), dv(dk.size());
   vector<int32_t> offsets{0}, start, len, prefix, begin, end;
@@ -156,14 +172,16 @@ void attention(const char* name, int64_t sequences, int32_t rows, int32_t heads,
   allmrec_attention_args a{};
   a.num_sequences = sequences, a.tokens = tokens, a.heads = heads, a.head_dim = dim;
   a.scale = 1.0f / std::sqrt(static_cast<float>(dim));
-  a.q = q.data(), a.ldq = width, a.k = kv.data(), a.ldk = 2 * width, a.v = kv.data() + width, a.ldv = 2 * width;
+  a.q = q.data(), a.ldq = width, a.k = kv.data(), a.ldk = 2 * width, a.v = kv.data() + width,
+  a.ldv = 2 * width;
   a.q_offsets = offsets.data(), a.kv_start = start.data(), a.kv_len = len.data();
   a.prefix = prefix.data(), a.own_begin = begin.data(), a.own_end = end.data();
   a.dropout = {p, 1, 2}, a.drop_columns = length;
   a.out = out.data(), a.ldout = width, a.lse = lse.data();
   const double flops = 4.0 * pairs * static_cast<double>(width);
   const double time = best_time([&] { check(backend->attention(device, &a)); });
-  std::printf("%-44s %9.3f ms %8.1f GFLOP/s %5.1f %%\n", label, time * 1e3, flops / time * 1e-9, flops / time * 1e-7 / peak);
+  std::printf("%-44s %9.3f ms %8.1f GFLOP/s %5.1f %%\n", label, time * 1e3, flops / time * 1e-9,
+              flops / time * 1e-7 / peak);
   if (!backward) return;
   allmrec_attention_backward_args b{};
   b.forward = a, b.d_out = g.data(), b.ld_dout = width, b.dq = dq.data(), b.ld_dq = width;
@@ -187,7 +205,8 @@ int main(int argc, char** argv) {
   allmrec_device_info info{};
   backend->info(device, &info);
   peak = measure_peak(info.instruction, info.threads);
-  std::printf("%s, %s, %d threads, multiply-add peak %.1f GFLOP/s\n", info.name, info.instruction, info.threads, peak);
+  std::printf("%s, %s, %d threads, multiply-add peak %.1f GFLOP/s\n", info.name, info.instruction,
+              info.threads, peak);
   gemm("sasrec forward", 6400, 50, 50, false, true);
   gemm("sasrec dX", 6400, 50, 50, false, false);
   gemm("sasrec dW", 50, 50, 6400, true, false);

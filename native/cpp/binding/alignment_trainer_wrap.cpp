@@ -37,8 +37,8 @@ class AlignmentTrainerWrap : public TrainerWrap<AlignmentTrainerWrap, AlignmentT
       std::vector<std::shared_ptr<AnyModel>> learning{alignment}, frozen;
       if (encoder) (train_encoder ? learning : frozen).push_back(encoder);
       create(std::move(learning), std::move(frozen), [alignment, encoder, train_encoder, adam, seed] {
-        return std::make_unique<AlignmentTrainer>(alignment->core, encoder ? &encoder->core : nullptr, train_encoder,
-                                                  adam, seed);
+        return std::make_unique<AlignmentTrainer>(alignment->core, encoder ? &encoder->core : nullptr,
+                                                  train_encoder, adam, seed);
       });
     });
   }
@@ -83,8 +83,9 @@ class AlignmentTrainerWrap : public TrainerWrap<AlignmentTrainerWrap, AlignmentT
 
   Napi::Value evaluate(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor,
-                     [trainer, batch = read_batch(info[0])] { return trainer->ready().evaluate(batch, false); });
+      return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info[0])] {
+        return trainer->ready().evaluate(batch, false);
+      });
     });
   }
 
@@ -102,6 +103,8 @@ class AlignmentTrainerWrap : public TrainerWrap<AlignmentTrainerWrap, AlignmentT
 
 }  // namespace
 
-Napi::Function define_alignment_trainer(Napi::Env env) { return AlignmentTrainerWrap::define(env); }
+Napi::Function define_alignment_trainer(Napi::Env env) {
+  return AlignmentTrainerWrap::define(env);
+}
 
 }  // namespace allmrec::binding

@@ -7,7 +7,9 @@
 
 namespace allmrec::binding {
 
-Napi::Function define_alignment(Napi::Env env) { return AlignmentWrap::define(env); }
+Napi::Function define_alignment(Napi::Env env) {
+  return AlignmentWrap::define(env);
+}
 
 Napi::Function AlignmentWrap::define(Napi::Env env) {
   return define_class(env, {method("initialise", &AlignmentWrap::initialise),
@@ -44,8 +46,8 @@ Napi::Value AlignmentWrap::initialise(const Napi::CallbackInfo& info) {
 }
 
 // Rows through one of the four layers, block by block: a catalogue's texts may be many.
-Napi::Value AlignmentWrap::map_rows(const Napi::CallbackInfo& info, const char* name, int AlignmentConfig::*width,
-                                    Map map) {
+Napi::Value AlignmentWrap::map_rows(const Napi::CallbackInfo& info, const char* name,
+                                    int AlignmentConfig::*width, Map map) {
   return promise(info, [&](const State& model) {
     const int64_t cols = model->core.config().*width;
     std::vector<float> input = read_floats(info[0], name);

@@ -22,7 +22,8 @@ class AlignmentWrap : public ModelWrap<AlignmentWrap, Alignment> {
   Napi::Value decode_texts(const Napi::CallbackInfo& info);
 
   using Map = Tensor (Alignment::*)(Tape&, const Tensor&);
-  Napi::Value map_rows(const Napi::CallbackInfo& info, const char* name, int AlignmentConfig::*width, Map map);
+  Napi::Value map_rows(const Napi::CallbackInfo& info, const char* name, int AlignmentConfig::*width,
+                       Map map);
 };
 
 }  // namespace allmrec::binding

@@ -12,12 +12,14 @@ namespace {
 
 constexpr const char* kSteps = "adam.steps";
 
-std::string moment_name(const char* which, size_t i) { return std::string("adam.") + which + "." + std::to_string(i); }
+std::string moment_name(const char* which, size_t i) {
+  return std::string("adam.") + which + "." + std::to_string(i);
+}
 
 }  // namespace
 
-void save_model(ParameterSet& parameters, const std::string& path, const std::map<std::string, std::string>& metadata,
-                io::FileDType dtype) {
+void save_model(ParameterSet& parameters, const std::string& path,
+                const std::map<std::string, std::string>& metadata, io::FileDType dtype) {
   std::vector<std::vector<float>> values;
   std::vector<io::TensorToWrite> tensors;
   for (const auto& p : parameters.all()) {
@@ -56,7 +58,8 @@ void load_optimizer(Device& device, Adam& adam, const std::string& path) {
   if (end == text->second.c_str() || *end != '\0' || steps < 0) bad("adam.steps is `" + text->second + "`.");
   const size_t count = adam.parameters().size();
   if (file->tensors().size() != 2 * count)
-    bad("it has " + std::to_string(file->tensors().size()) + " tensors, not " + std::to_string(2 * count) + ".");
+    bad("it has " + std::to_string(file->tensors().size()) + " tensors, not " + std::to_string(2 * count) +
+        ".");
   // Everything is read before anything is changed.
   std::vector<std::vector<float>> values;
   for (size_t i = 0; i < count; ++i) {

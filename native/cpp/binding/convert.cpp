@@ -38,8 +38,10 @@ std::string range_text(double least, double most) {
 
 // The elements of a typed array of one type, copied.
 template <typename T>
-std::vector<T> read_typed(Napi::Value value, napi_typedarray_type type, const std::string& name, const char* what) {
-  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type) expected(name, what, value);
+std::vector<T> read_typed(Napi::Value value, napi_typedarray_type type, const std::string& name,
+                          const char* what) {
+  if (!value.IsTypedArray() || value.As<Napi::TypedArray>().TypedArrayType() != type)
+    expected(name, what, value);
   napi_typedarray_type actual;
   size_t length = 0;
   void* data = nullptr;
@@ -52,7 +54,9 @@ std::vector<T> read_typed(Napi::Value value, napi_typedarray_type type, const st
 
 }  // namespace
 
-void fail(const std::string& message) { throw Error(ErrorCode::invalid_argument, message); }
+void fail(const std::string& message) {
+  throw Error(ErrorCode::invalid_argument, message);
+}
 
 void expected(const std::string& name, const std::string& what, Napi::Value got) {
   fail("Expected `" + name + "` to be " + what + ", got " + describe(got) + ".");
@@ -76,7 +80,8 @@ double read_number(Napi::Value value, const std::string& name, double least, dou
 
 int64_t read_integer(Napi::Value value, const std::string& name, int64_t least, int64_t most) {
   const double number = value.IsNumber() ? value.As<Napi::Number>().DoubleValue() : NAN;
-  if (!(number >= static_cast<double>(least) && number <= static_cast<double>(most)) || number != std::floor(number))
+  if (!(number >= static_cast<double>(least) && number <= static_cast<double>(most)) ||
+      number != std::floor(number))
     expected(name, "an integer " + range_text(static_cast<double>(least), static_cast<double>(most)), value);
   return static_cast<int64_t>(number);
 }
@@ -126,9 +131,13 @@ Fields::Fields(Napi::Value value, std::string name) : name_(std::move(name)) {
   object_ = value.As<Napi::Object>();
 }
 
-bool Fields::has(const char* field) const { return !object_.Get(field).IsUndefined(); }
+bool Fields::has(const char* field) const {
+  return !object_.Get(field).IsUndefined();
+}
 
-Napi::Value Fields::get(const char* field) const { return object_.Get(field); }
+Napi::Value Fields::get(const char* field) const {
+  return object_.Get(field);
+}
 
 int64_t Fields::integer(const char* field, int64_t least, int64_t most) const {
   return read_integer(get(field), name_of(field), least, most);
@@ -138,7 +147,9 @@ int Fields::size(const char* field, int64_t least, int64_t most) const {
   return static_cast<int>(integer(field, least, most));
 }
 
-uint64_t Fields::seed(const char* field) const { return static_cast<uint64_t>(integer(field, 0, kSafeInteger)); }
+uint64_t Fields::seed(const char* field) const {
+  return static_cast<uint64_t>(integer(field, 0, kSafeInteger));
+}
 
 float Fields::number(const char* field, double least, double most) const {
   return static_cast<float>(read_number(get(field), name_of(field), least, most));
@@ -153,20 +164,21 @@ void expect_range(const std::vector<int32_t>& values, const std::string& name, i
   for (size_t i = 0; i < values.size(); ++i)
     if (values[i] < least || values[i] > most)
       throw Error(code, "Expected `" + name + "` to hold numbers from " + std::to_string(least) + " to " +
-                            std::to_string(most) + ", got " + std::to_string(values[i]) + " at " + std::to_string(i) +
-                            ".");
+                            std::to_string(most) + ", got " + std::to_string(values[i]) + " at " +
+                            std::to_string(i) + ".");
 }
 
 void expect_length(size_t got, int64_t wanted, const std::string& name) {
   if (static_cast<int64_t>(got) != wanted)
-    fail("Expected `" + name + "` to hold " + std::to_string(wanted) + " numbers, got " + std::to_string(got) + ".");
+    fail("Expected `" + name + "` to hold " + std::to_string(wanted) + " numbers, got " +
+         std::to_string(got) + ".");
 }
 
 int64_t expect_rows(size_t size, int64_t cols, const std::string& name) {
   const auto count = static_cast<int64_t>(size);
   if (count % cols != 0)
-    fail("Expected `" + name + "` to hold rows of " + std::to_string(cols) + " numbers, got " + std::to_string(count) +
-         " numbers.");
+    fail("Expected `" + name + "` to hold rows of " + std::to_string(cols) + " numbers, got " +
+         std::to_string(count) + " numbers.");
   return count / cols;
 }
 
@@ -196,11 +208,14 @@ Napi::Value to_js(Napi::Env env, const std::map<std::string, std::string>& value
 
 Napi::Value to_js(Napi::Env env, const std::vector<int64_t>& shape) {
   Napi::Array array = Napi::Array::New(env, shape.size());
-  for (size_t i = 0; i < shape.size(); ++i) array.Set(static_cast<uint32_t>(i), static_cast<double>(shape[i]));
+  for (size_t i = 0; i < shape.size(); ++i)
+    array.Set(static_cast<uint32_t>(i), static_cast<double>(shape[i]));
   return array;
 }
 
-Napi::Value to_js(Napi::Env env, double value) { return Napi::Number::New(env, value); }
+Napi::Value to_js(Napi::Env env, double value) {
+  return Napi::Number::New(env, value);
+}
 
 const char* code_name(ErrorCode code) {
   switch (code) {

@@ -12,8 +12,8 @@
 
 #include "../core/error.h"
 
-// JavaScript values to C++ and back. Everything read is copied, so that nothing of JavaScript's memory is used
-// after the call; whatever does not fit throws ErrorCode::invalid_argument: Expected `x` to be …, got ….
+// JavaScript values to C++ and back. Everything read is copied, so that nothing of JavaScript's memory is
+// used after the call; whatever does not fit throws ErrorCode::invalid_argument: Expected `x` to be …, got ….
 namespace allmrec::binding {
 
 constexpr int64_t kSafeInteger = (int64_t{1} << 53) - 1;
@@ -31,8 +31,8 @@ std::vector<int32_t> read_ints(Napi::Value value, const std::string& name);
 std::vector<std::string> read_strings(Napi::Value value, const std::string& name);
 std::map<std::string, std::string> read_metadata(Napi::Value value, const std::string& name);
 
-// Rows of different lengths: row r is values[offsets[r]] … values[offsets[r + 1] − 1]; the offsets start at 0, ascend
-// and end with the number of values.
+// Rows of different lengths: row r is values[offsets[r]] … values[offsets[r + 1] − 1]; the offsets start at
+// 0, ascend and end with the number of values.
 struct Ragged {
   std::vector<int32_t> offsets;
   std::vector<int32_t> values;

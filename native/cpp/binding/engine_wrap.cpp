@@ -9,7 +9,8 @@ namespace {
 
 constexpr napi_type_tag kTag = {0x616c6c6d72656300, 0x656e67696e650001};
 
-// `auto` takes the first plug-in that opens and the CPU otherwise; why not is kept in the description's reason.
+// `auto` takes the first plug-in that opens and the CPU otherwise; why not is kept in the description's
+// reason.
 std::shared_ptr<Device> open_device(const std::string& name, int threads, std::string& reason) {
   if (name != "auto") return Device::open(name, threads);
   try {

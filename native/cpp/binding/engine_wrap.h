@@ -9,14 +9,15 @@
 
 namespace allmrec::binding {
 
-// An opened device with the one thread that uses it. Shared by the models created on it, so it lives as long as any.
-// Allocating and freeing device memory is allowed on every thread, all else on the executor's alone.
+// An opened device with the one thread that uses it. Shared by the models created on it, so it lives as long
+// as any. Allocating and freeing device memory is allowed on every thread, all else on the executor's alone.
 struct Engine {
   std::shared_ptr<Device> device;
   DeviceDescription description;
   Executor executor;
 
-  Engine(std::shared_ptr<Device> opened, DeviceDescription described, std::shared_ptr<Environment> environment)
+  Engine(std::shared_ptr<Device> opened, DeviceDescription described,
+         std::shared_ptr<Environment> environment)
       : device(std::move(opened)), description(std::move(described)), executor(std::move(environment)) {}
 };
 

@@ -7,11 +7,12 @@ namespace allmrec::binding {
 std::shared_ptr<Environment> Environment::create(Napi::Env env) {
   std::shared_ptr<Environment> self(new Environment(env));
   const Napi::String name = Napi::String::New(env, "allmrec");
-  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, self.get(), on_job_done,
-                                      &self->completions_) != napi_ok)
+  if (napi_create_threadsafe_function(env, nullptr, nullptr, name, 0, 1, nullptr, nullptr, self.get(),
+                                      on_job_done, &self->completions_) != napi_ok)
     throw Napi::Error::New(env, "Cannot create a thread-safe function.");
   napi_unref_threadsafe_function(env, self->completions_);
-  // Hooks run in reverse order: this one, added after the thread-safe function's own, is called while that still works.
+  // Hooks run in reverse order: this one, added after the thread-safe function's own, is called while that
+  // still works.
   napi_add_env_cleanup_hook(env, on_cleanup, self.get());
   self->self_ = self;
   return self;
@@ -22,8 +23,9 @@ void Environment::job_queued() {
 }
 
 void Environment::job_done(std::unique_ptr<Job> job) {
-  // The queue has no bound, so this never blocks. It fails only when the environment has gone, which it has not before
-  // every executor is joined; were it otherwise, the job would have to leak, for it must not be destroyed here.
+  // The queue has no bound, so this never blocks. It fails only when the environment has gone, which it has
+  // not before every executor is joined; were it otherwise, the job would have to leak, for it must not be
+  // destroyed here.
   napi_call_threadsafe_function(completions_, job.release(), napi_tsfn_nonblocking);
 }
 

@@ -16,9 +16,10 @@ namespace allmrec::binding {
 
 using Flag = std::shared_ptr<std::atomic<bool>>;
 
-// One call. Made on the JavaScript thread with copies of its inputs; `execute` runs on the executor's thread and touches
-// no N-API; `finish` settles the promise on the JavaScript thread. Jobs are destroyed on the JavaScript thread only,
-// because they may hold the last reference to an engine, whose executor must not join itself.
+// One call. Made on the JavaScript thread with copies of its inputs; `execute` runs on the executor's thread
+// and touches no N-API; `finish` settles the promise on the JavaScript thread. Jobs are destroyed on the
+// JavaScript thread only, because they may hold the last reference to an engine, whose executor must not join
+// itself.
 class Job {
  public:
   explicit Job(Flag cancelled) : cancelled_(std::move(cancelled)) {}
@@ -33,8 +34,8 @@ class Job {
 
 class Executor;
 
-// What one Node environment (the main thread or a worker) owns: the way back to its thread, and the executors to stop
-// when it ends.
+// What one Node environment (the main thread or a worker) owns: the way back to its thread, and the executors
+// to stop when it ends.
 class Environment : public std::enable_shared_from_this<Environment> {
  public:
   static std::shared_ptr<Environment> create(Napi::Env env);

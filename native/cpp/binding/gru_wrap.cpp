@@ -44,9 +44,8 @@ class GruWrap : public ModelWrap<GruWrap, Gru> {
       expect_length(wh.size(), static_cast<int64_t>(h0.size()), "wh");
       return run_job(
           info.Env(), model->engine->executor, std::make_shared<std::atomic<bool>>(false),
-          [model, x = std::move(x), h0 = std::move(h0), batch, steps, wy = std::move(wy), wh = std::move(wh)] {
-            return compute(*model, x, h0, batch, steps, wy, wh);
-          },
+          [model, x = std::move(x), h0 = std::move(h0), batch, steps, wy = std::move(wy),
+           wh = std::move(wh)] { return compute(*model, x, h0, batch, steps, wy, wh); },
           [](Napi::Env env, const Result& result) {
             Napi::Object object = Napi::Object::New(env);
             object.Set("y", to_js(env, result.y));
@@ -58,8 +57,9 @@ class GruWrap : public ModelWrap<GruWrap, Gru> {
     });
   }
 
-  static Result compute(Model<Gru>& model, const std::vector<float>& x, const std::vector<float>& h0, int64_t batch,
-                        int64_t steps, const std::vector<float>& wy, const std::vector<float>& wh) {
+  static Result compute(Model<Gru>& model, const std::vector<float>& x, const std::vector<float>& h0,
+                        int64_t batch, int64_t steps, const std::vector<float>& wy,
+                        const std::vector<float>& wh) {
     const GruConfig& c = model.core.config();
     model.start_gradients();
     Arena arena(model.engine->device);
@@ -67,7 +67,8 @@ class GruWrap : public ModelWrap<GruWrap, Gru> {
     const Tensor input = tape.variable(tape.from_host(x.data(), batch * steps, c.input_size));
     std::vector<Tensor> states;
     for (int l = 0; l < c.num_layers; ++l)
-      states.push_back(tape.variable(tape.from_host(h0.data() + l * batch * c.hidden_size, batch, c.hidden_size)));
+      states.push_back(
+          tape.variable(tape.from_host(h0.data() + l * batch * c.hidden_size, batch, c.hidden_size)));
     const Gru::Output out = model.core.forward(tape, input, states, batch, steps);
     ops::weighted_sum_loss(tape, "y", out.y, tape.from_host(wy.data(), out.y.rows, out.y.cols), 1.0f);
     ops::weighted_sum_loss(tape, "hn", out.hn, tape.from_host(wh.data(), out.hn.rows, out.hn.cols), 1.0f);
@@ -86,6 +87,8 @@ class GruWrap : public ModelWrap<GruWrap, Gru> {
 
 }  // namespace
 
-Napi::Function define_gru(Napi::Env env) { return GruWrap::define(env); }
+Napi::Function define_gru(Napi::Env env) {
+  return GruWrap::define(env);
+}
 
 }  // namespace allmrec::binding

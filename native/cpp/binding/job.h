@@ -15,7 +15,9 @@ namespace allmrec::binding {
 
 // What jobs without a result return.
 struct Nothing {};
-inline Napi::Value to_js(Napi::Env env, const Nothing&) { return env.Undefined(); }
+inline Napi::Value to_js(Napi::Env env, const Nothing&) {
+  return env.Undefined();
+}
 
 // A job whose promise is settled with build(env, result of execute), or rejected with what either threw.
 template <typename Execute, typename Build>
@@ -82,7 +84,8 @@ class DetachedJob final : public Job {
 // Queues a call and returns its promise.
 template <typename Execute, typename Build>
 Napi::Value run_job(Napi::Env env, Executor& executor, Flag cancelled, Execute execute, Build build) {
-  auto job = std::make_unique<PromiseJob<Execute, Build>>(env, std::move(cancelled), std::move(execute), std::move(build));
+  auto job = std::make_unique<PromiseJob<Execute, Build>>(env, std::move(cancelled), std::move(execute),
+                                                          std::move(build));
   const Napi::Value promise(env, job->promise());
   executor.enqueue(std::move(job));
   return promise;

@@ -12,8 +12,9 @@ class LlmTrainerWrap : public TrainerWrap<LlmTrainerWrap, LlmTrainer> {
   static constexpr const char* kName = "LlmTrainer";
 
   static Napi::Function define(Napi::Env env) {
-    return define_class(env, {method("step", &LlmTrainerWrap::step), method("evaluate", &LlmTrainerWrap::evaluate),
-                              method("gradients", &LlmTrainerWrap::gradients)});
+    return define_class(env,
+                        {method("step", &LlmTrainerWrap::step), method("evaluate", &LlmTrainerWrap::evaluate),
+                         method("gradients", &LlmTrainerWrap::gradients)});
   }
 
   explicit LlmTrainerWrap(const Napi::CallbackInfo& info) : TrainerWrap(info) {
@@ -43,7 +44,8 @@ class LlmTrainerWrap : public TrainerWrap<LlmTrainerWrap, LlmTrainer> {
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->step([&](LlmTrainer& core) { return core.step(in.batch, in.soft, in.targets).losses; });
+        return trainer->step(
+            [&](LlmTrainer& core) { return core.step(in.batch, in.soft, in.targets).losses; });
       });
     });
   }
@@ -78,6 +80,8 @@ class LlmTrainerWrap : public TrainerWrap<LlmTrainerWrap, LlmTrainer> {
 
 }  // namespace
 
-Napi::Function define_llm_trainer(Napi::Env env) { return LlmTrainerWrap::define(env); }
+Napi::Function define_llm_trainer(Napi::Env env) {
+  return LlmTrainerWrap::define(env);
+}
 
 }  // namespace allmrec::binding

@@ -16,8 +16,8 @@
 
 namespace allmrec::binding {
 
-// What trainers need of a model, whichever it is. Used on the executor's thread only, but for names and shapes, which
-// never change.
+// What trainers need of a model, whichever it is. Used on the executor's thread only, but for names and
+// shapes, which never change.
 struct AnyModel {
   std::shared_ptr<Engine> engine;
   // Set while gradients lie in the model that no optimizer has taken: the next step clears them first.
@@ -41,7 +41,8 @@ struct Model final : AnyModel {
   Core core;
 
   template <typename Config>
-  Model(std::shared_ptr<Engine> e, const Config& config) : AnyModel(std::move(e)), core(engine->device, config) {}
+  Model(std::shared_ptr<Engine> e, const Config& config)
+      : AnyModel(std::move(e)), core(engine->device, config) {}
   ParameterSet& parameters() override { return core.parameters(); }
 };
 
@@ -52,8 +53,8 @@ inline std::vector<float> to_host(Tape& tape, const Tensor& t) {
   return host;
 }
 
-void save_model(ParameterSet& parameters, const std::string& path, const std::map<std::string, std::string>& metadata,
-                io::FileDType dtype);
+void save_model(ParameterSet& parameters, const std::string& path,
+                const std::map<std::string, std::string>& metadata, io::FileDType dtype);
 
 // The methods of NativeModel. Derived has kName, kTag and a constructor that calls `own`.
 template <typename Derived, typename Core>
@@ -79,8 +80,9 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
           method("parameterCount", as_derived(&ModelWrap::parameter_count)),
           method("getParameter", as_derived(&ModelWrap::get_parameter)),
           method("setParameter", as_derived(&ModelWrap::set_parameter)),
-          method("getGradient", as_derived(&ModelWrap::get_gradient)), method("load", as_derived(&ModelWrap::load)),
-          method("save", as_derived(&ModelWrap::save)), method("dispose", as_derived(&ModelWrap::dispose))})
+          method("getGradient", as_derived(&ModelWrap::get_gradient)),
+          method("load", as_derived(&ModelWrap::load)), method("save", as_derived(&ModelWrap::save)),
+          method("dispose", as_derived(&ModelWrap::dispose))})
       own.push_back(p);
     return Napi::ObjectWrap<Derived>::DefineClass(env, Derived::kName, own);
   }
@@ -96,7 +98,8 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
   }
 
   const State& state() const {
-    if (!state_) throw Error(ErrorCode::disposed, std::string("This ") + Derived::kName + " is used after dispose().");
+    if (!state_)
+      throw Error(ErrorCode::disposed, std::string("This ") + Derived::kName + " is used after dispose().");
     return state_;
   }
 
@@ -192,10 +195,11 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
         else if (text != "F32")
           expected("dtype", "one of F32, F16, BF16", info[2]);
       }
-      return run_job(info.Env(), model->engine->executor, [model, path, metadata = std::move(metadata), dtype] {
-        save_model(model->parameters(), path, metadata, dtype);
-        return Nothing{};
-      });
+      return run_job(info.Env(), model->engine->executor,
+                     [model, path, metadata = std::move(metadata), dtype] {
+                       save_model(model->parameters(), path, metadata, dtype);
+                       return Nothing{};
+                     });
     });
   }
 

@@ -8,7 +8,8 @@ namespace {
 
 Tensor soft_rows(Tape& tape, const std::vector<float>& soft, const OptConfig& config) {
   if (soft.empty()) return {};
-  return tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / config.embed_size, config.embed_size);
+  return tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / config.embed_size,
+                        config.embed_size);
 }
 
 // What logits and logProbs take first.
@@ -40,7 +41,9 @@ Napi::Value ragged_to_js(Napi::Env env, const std::vector<std::vector<int32_t>>&
 
 }  // namespace
 
-Napi::Function define_opt(Napi::Env env) { return OptWrap::define(env); }
+Napi::Function define_opt(Napi::Env env) {
+  return OptWrap::define(env);
+}
 
 Napi::Function OptWrap::define(Napi::Env env) {
   return define_class(env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
@@ -66,12 +69,13 @@ OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
 
 Napi::Value OptWrap::logits(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
-    return run_job(info.Env(), model->engine->executor, [model, in = read_inputs(info, model->core.config())] {
-      Arena arena(model->engine->device);
-      Tape tape(*model->engine->device, arena, false);
-      const Tensor soft = soft_rows(tape, in.soft, model->core.config());
-      return to_host(tape, model->core.logits(tape, model->core.hidden(tape, in.batch, soft, in.rows)));
-    });
+    return run_job(
+        info.Env(), model->engine->executor, [model, in = read_inputs(info, model->core.config())] {
+          Arena arena(model->engine->device);
+          Tape tape(*model->engine->device, arena, false);
+          const Tensor soft = soft_rows(tape, in.soft, model->core.config());
+          return to_host(tape, model->core.logits(tape, model->core.hidden(tape, in.batch, soft, in.rows)));
+        });
   });
 }
 
@@ -103,7 +107,8 @@ Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
     expect_length(ragged.offsets.size(), prompts.sequences() + 1, "seen.offsets");
     std::vector<std::vector<int32_t>> seen;
     for (int64_t r = 0; r < ragged.rows(); ++r)
-      seen.emplace_back(ragged.values.begin() + ragged.offsets[r], ragged.values.begin() + ragged.offsets[r + 1]);
+      seen.emplace_back(ragged.values.begin() + ragged.offsets[r],
+                        ragged.values.begin() + ragged.offsets[r + 1]);
     const Fields fields(info[3], "options");
     GenerateOptions options;
     options.max_new_tokens = fields.size("maxNewTokens", 0);
@@ -112,7 +117,8 @@ Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
     const Flag cancel = read_cancel(info[4]);
     return run_job(
         info.Env(), model->engine->executor, cancel,
-        [model, prompts = std::move(prompts), soft = std::move(soft), seen = std::move(seen), options, cancel] {
+        [model, prompts = std::move(prompts), soft = std::move(soft), seen = std::move(seen), options,
+         cancel] {
           return generate_greedy(model->core, prompts, soft, seen, options, [&] { return !cancel->load(); });
         },
         ragged_to_js);

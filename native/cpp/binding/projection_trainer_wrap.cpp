@@ -25,7 +25,8 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
       config_ = projector->core.config();
       if (config_.token_size != llm->core.config().embed_size)
         fail("Expected the projector's tokenSize (" + std::to_string(config_.token_size) +
-             ") to be the language model's embedSize (" + std::to_string(llm->core.config().embed_size) + ").");
+             ") to be the language model's embedSize (" + std::to_string(llm->core.config().embed_size) +
+             ").");
       const Fields options(info[2], "options");
       const AdamOptions adam = read_adam(options);
       const uint64_t seed = options.seed("seed");
@@ -57,7 +58,8 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->step([&](ProjectionTrainer& core) { return core.step(in.batch, in.soft, in.targets); });
+        return trainer->step(
+            [&](ProjectionTrainer& core) { return core.step(in.batch, in.soft, in.targets); });
       });
     });
   }
@@ -84,6 +86,8 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
 
 }  // namespace
 
-Napi::Function define_projection_trainer(Napi::Env env) { return ProjectionTrainerWrap::define(env); }
+Napi::Function define_projection_trainer(Napi::Env env) {
+  return ProjectionTrainerWrap::define(env);
+}
 
 }  // namespace allmrec::binding

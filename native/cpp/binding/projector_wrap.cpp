@@ -5,19 +5,21 @@
 
 namespace allmrec::binding {
 
-Napi::Function define_projector(Napi::Env env) { return ProjectorWrap::define(env); }
+Napi::Function define_projector(Napi::Env env) {
+  return ProjectorWrap::define(env);
+}
 
 Napi::Function ProjectorWrap::define(Napi::Env env) {
-  return define_class(env,
-                      {method("initialise", &ProjectorWrap::initialise), method("users", &ProjectorWrap::users),
-                       method("items", &ProjectorWrap::items), method("gradients", &ProjectorWrap::gradients)});
+  return define_class(
+      env, {method("initialise", &ProjectorWrap::initialise), method("users", &ProjectorWrap::users),
+            method("items", &ProjectorWrap::items), method("gradients", &ProjectorWrap::gradients)});
 }
 
 ProjectorWrap::ProjectorWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
   create(info, [](const Fields& config) {
     ProjectorConfig c;
-    c.kind =
-        config.choice<ProjectorKind>("kind", {{"mlp", ProjectorKind::mlp}, {"linear", ProjectorKind::linear}});
+    c.kind = config.choice<ProjectorKind>("kind",
+                                          {{"mlp", ProjectorKind::mlp}, {"linear", ProjectorKind::linear}});
     c.user_size = config.size("userSize");
     c.joint_size = config.size("jointSize");
     c.token_size = config.size("tokenSize");
@@ -36,8 +38,8 @@ Napi::Value ProjectorWrap::initialise(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value ProjectorWrap::map_rows(const Napi::CallbackInfo& info, const char* name, int ProjectorConfig::*width,
-                                    Map map) {
+Napi::Value ProjectorWrap::map_rows(const Napi::CallbackInfo& info, const char* name,
+                                    int ProjectorConfig::*width, Map map) {
   return promise(info, [&](const State& model) {
     const int64_t cols = model->core.config().*width;
     std::vector<float> input = read_floats(info[0], name);

@@ -21,7 +21,8 @@ class ProjectorWrap : public ModelWrap<ProjectorWrap, Projector> {
   Napi::Value gradients(const Napi::CallbackInfo& info);
 
   using Map = Tensor (Projector::*)(Tape&, const Tensor&);
-  Napi::Value map_rows(const Napi::CallbackInfo& info, const char* name, int ProjectorConfig::*width, Map map);
+  Napi::Value map_rows(const Napi::CallbackInfo& info, const char* name, int ProjectorConfig::*width,
+                       Map map);
 };
 
 }  // namespace allmrec::binding

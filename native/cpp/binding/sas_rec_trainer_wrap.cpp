@@ -14,10 +14,11 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
   static constexpr const char* kName = "SasRecTrainer";
 
   static Napi::Function define(Napi::Env env) {
-    return define_class(env, {method("stepsPerEpoch", &SasRecTrainerWrap::steps_per_epoch),
-                              method("sequencesPerEpoch", &SasRecTrainerWrap::sequences_per_epoch),
-                              method("run", &SasRecTrainerWrap::run), method("step", &SasRecTrainerWrap::step),
-                              method("gradients", &SasRecTrainerWrap::gradients)});
+    return define_class(env,
+                        {method("stepsPerEpoch", &SasRecTrainerWrap::steps_per_epoch),
+                         method("sequencesPerEpoch", &SasRecTrainerWrap::sequences_per_epoch),
+                         method("run", &SasRecTrainerWrap::run), method("step", &SasRecTrainerWrap::step),
+                         method("gradients", &SasRecTrainerWrap::gradients)});
   }
 
   explicit SasRecTrainerWrap(const Napi::CallbackInfo& info) : TrainerWrap(info) {
@@ -25,14 +26,16 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
       const SasRecWrap::State model = SasRecWrap::read(info[0], "model");
       config_ = model->core.config();
       if (config_.variant != SasRecVariant::reference)
-        throw Error(ErrorCode::unsupported, "This SASRec layout can be used but not trained; train the reference's.");
+        throw Error(ErrorCode::unsupported,
+                    "This SASRec layout can be used but not trained; train the reference's.");
       Sequences train = read_sequences(info[1], "train", config_.num_items);
       Sequences known = read_sequences(info[2], "known", config_.num_items);
       expect_length(known.offsets.size(), train.users() + 1, "known.offsets");
       const Fields options(info[3], "options");
       SasRecTrainOptions o;
       o.batch_size = options.size("batchSize");
-      o.loss = options.choice<SequenceLoss>("loss", {{"bce", SequenceLoss::bce}, {"softmax", SequenceLoss::softmax}});
+      o.loss = options.choice<SequenceLoss>("loss",
+                                            {{"bce", SequenceLoss::bce}, {"softmax", SequenceLoss::softmax}});
       o.l2_embedding = options.number("l2Embedding", 0, 1e6);
       o.seed = options.seed("seed");
       o.adam = read_adam(options);
@@ -40,7 +43,8 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
       known.sort();
       const auto users = SasRecTrainer::users_to_train(train, known, config_.num_items, o.loss);
       sequences_ = static_cast<double>(users.size());
-      steps_per_epoch_ = static_cast<double>((static_cast<int64_t>(users.size()) + o.batch_size - 1) / o.batch_size);
+      steps_per_epoch_ =
+          static_cast<double>((static_cast<int64_t>(users.size()) + o.batch_size - 1) / o.batch_size);
       create({model}, {}, [model, train = std::move(train), known = std::move(known), o]() mutable {
         return std::make_unique<SasRecTrainer>(model->core, std::move(train), std::move(known), o);
       });
@@ -83,8 +87,9 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info)] {
-        return trainer->step(
-            [&](SasRecTrainer& core) { return core.step(batch.histories, batch.positives, batch.negatives); });
+        return trainer->step([&](SasRecTrainer& core) {
+          return core.step(batch.histories, batch.positives, batch.negatives);
+        });
       });
     });
   }
@@ -92,8 +97,9 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
   Napi::Value gradients(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info)] {
-        return trainer->gradients(
-            [&](SasRecTrainer& core) { return core.gradients(batch.histories, batch.positives, batch.negatives); });
+        return trainer->gradients([&](SasRecTrainer& core) {
+          return core.gradients(batch.histories, batch.positives, batch.negatives);
+        });
       });
     });
   }
@@ -105,6 +111,8 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
 
 }  // namespace
 
-Napi::Function define_sas_rec_trainer(Napi::Env env) { return SasRecTrainerWrap::define(env); }
+Napi::Function define_sas_rec_trainer(Napi::Env env) {
+  return SasRecTrainerWrap::define(env);
+}
 
 }  // namespace allmrec::binding

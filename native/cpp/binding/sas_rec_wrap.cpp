@@ -6,13 +6,16 @@
 
 namespace allmrec::binding {
 
-Napi::Function define_sas_rec(Napi::Env env) { return SasRecWrap::define(env); }
+Napi::Function define_sas_rec(Napi::Env env) {
+  return SasRecWrap::define(env);
+}
 
 Napi::Function SasRecWrap::define(Napi::Env env) {
-  return define_class(env, {method("initialise", &SasRecWrap::initialise), method("features", &SasRecWrap::features),
-                            method("userVectors", &SasRecWrap::user_vectors),
-                            method("scoreCandidates", &SasRecWrap::score_candidates),
-                            method("rankCatalogue", &SasRecWrap::rank_catalogue)});
+  return define_class(
+      env, {method("initialise", &SasRecWrap::initialise), method("features", &SasRecWrap::features),
+            method("userVectors", &SasRecWrap::user_vectors),
+            method("scoreCandidates", &SasRecWrap::score_candidates),
+            method("rankCatalogue", &SasRecWrap::rank_catalogue)});
 }
 
 SasRecWrap::SasRecWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
@@ -56,9 +59,10 @@ Napi::Value SasRecWrap::user_vectors(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     Sequences histories = read_sequences(info[0], "histories", model->core.config().num_items);
     const Flag cancel = read_cancel(info[1]);
-    return run_job(info.Env(), model->engine->executor, cancel, [model, histories = std::move(histories), cancel] {
-      return allmrec::user_vectors(model->core, histories, cancel.get());
-    });
+    return run_job(info.Env(), model->engine->executor, cancel,
+                   [model, histories = std::move(histories), cancel] {
+                     return allmrec::user_vectors(model->core, histories, cancel.get());
+                   });
   });
 }
 
@@ -68,7 +72,8 @@ Napi::Value SasRecWrap::score_candidates(const Napi::CallbackInfo& info) {
     std::vector<float> users = read_floats(info[0], "users");
     std::vector<int32_t> candidates = read_ints(info[1], "candidates");
     const int64_t per_user = read_integer(info[2], "perUser", 0, kInt32Max);
-    expect_length(candidates.size(), expect_rows(users.size(), config.hidden_units, "users") * per_user, "candidates");
+    expect_length(candidates.size(), expect_rows(users.size(), config.hidden_units, "users") * per_user,
+                  "candidates");
     expect_range(candidates, "candidates", 1, config.num_items, ErrorCode::unknown_item);
     return run_job(info.Env(), model->engine->executor,
                    [model, users = std::move(users), candidates = std::move(candidates), per_user] {
@@ -91,9 +96,8 @@ Napi::Value SasRecWrap::rank_catalogue(const Napi::CallbackInfo& info) {
     const Flag cancel = read_cancel(info[4]);
     return run_job(
         info.Env(), model->engine->executor, cancel,
-        [model, users = std::move(users), targets = std::move(targets), exclude = std::move(exclude), k, cancel] {
-          return allmrec::rank_catalogue(model->core, users, targets, exclude, k, cancel.get());
-        },
+        [model, users = std::move(users), targets = std::move(targets), exclude = std::move(exclude), k,
+         cancel] { return allmrec::rank_catalogue(model->core, users, targets, exclude, k, cancel.get()); },
         [](Napi::Env env, const FullRanking& ranking) {
           Napi::Object object = Napi::Object::New(env);
           object.Set("greater", to_js(env, ranking.greater));

@@ -5,7 +5,9 @@
 
 namespace allmrec::binding {
 
-Napi::Function define_sentence_encoder(Napi::Env env) { return SentenceEncoderWrap::define(env); }
+Napi::Function define_sentence_encoder(Napi::Env env) {
+  return SentenceEncoderWrap::define(env);
+}
 
 Napi::Function SentenceEncoderWrap::define(Napi::Env env) {
   return define_class(env, {method("initialise", &SentenceEncoderWrap::initialise),
@@ -17,8 +19,8 @@ Napi::Function SentenceEncoderWrap::define(Napi::Env env) {
 SentenceEncoderWrap::SentenceEncoderWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
   create(info, [](const Fields& config) {
     EncoderConfig c;
-    c.kind = config.choice<EncoderKind>("kind",
-                                        {{"distilbert", EncoderKind::distilbert}, {"bert", EncoderKind::bert}});
+    c.kind = config.choice<EncoderKind>(
+        "kind", {{"distilbert", EncoderKind::distilbert}, {"bert", EncoderKind::bert}});
     c.vocab_size = config.integer("vocabSize", 1);
     c.hidden_size = config.size("hiddenSize");
     c.num_layers = config.size("numLayers", 0, 1024);
@@ -60,9 +62,10 @@ Napi::Value SentenceEncoderWrap::encode(const Napi::CallbackInfo& info) {
     TokenBatch texts = to_token_batch(read_ragged(info[0], "texts"));
     const int64_t tokens = read_integer(info[1], "tokensPerBatch", 1, kInt32Max);
     const Flag cancel = read_cancel(info[2]);
-    return run_job(info.Env(), model->engine->executor, cancel, [model, texts = std::move(texts), tokens, cancel] {
-      return model->core.encode(texts, tokens, [&] { return cancel->load(); });
-    });
+    return run_job(info.Env(), model->engine->executor, cancel,
+                   [model, texts = std::move(texts), tokens, cancel] {
+                     return model->core.encode(texts, tokens, [&] { return cancel->load(); });
+                   });
   });
 }
 
@@ -72,18 +75,20 @@ Napi::Value SentenceEncoderWrap::pooled_gradients(const Napi::CallbackInfo& info
     std::vector<float> w = read_floats(info[1], "w");
     expect_length(w.size(), texts.size() * model->core.config().hidden_size, "w");
     const auto half = static_cast<float>(read_number(info[2], "half", -1e6, 1e6));
-    return run_job(info.Env(), model->engine->executor, [model, texts = std::move(texts), w = std::move(w), half] {
-      model->start_gradients();
-      Arena arena(model->engine->device);
-      Tape tape(*model->engine->device, arena, true);
-      const Tensor pooled = model->core.pooled(tape, texts);
-      ops::weighted_sum_loss(tape, "weightedSum", pooled, tape.from_host(w.data(), pooled.rows, pooled.cols), 1.0f);
-      // A mean of squares; times half the number of elements it is half their sum.
-      ops::mse_loss(tape, "meanSquare", pooled, tape.zeros(pooled.rows, pooled.cols),
-                    half * 0.5f * static_cast<float>(pooled.size()));
-      tape.backward();
-      return tape.read_losses();
-    });
+    return run_job(info.Env(), model->engine->executor,
+                   [model, texts = std::move(texts), w = std::move(w), half] {
+                     model->start_gradients();
+                     Arena arena(model->engine->device);
+                     Tape tape(*model->engine->device, arena, true);
+                     const Tensor pooled = model->core.pooled(tape, texts);
+                     ops::weighted_sum_loss(tape, "weightedSum", pooled,
+                                            tape.from_host(w.data(), pooled.rows, pooled.cols), 1.0f);
+                     // A mean of squares; times half the number of elements it is half their sum.
+                     ops::mse_loss(tape, "meanSquare", pooled, tape.zeros(pooled.rows, pooled.cols),
+                                   half * 0.5f * static_cast<float>(pooled.size()));
+                     tape.backward();
+                     return tape.read_losses();
+                   });
   });
 }
 

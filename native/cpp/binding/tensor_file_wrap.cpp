@@ -60,7 +60,8 @@ class TensorFileWrap : public Napi::ObjectWrap<TensorFileWrap> {
   Napi::Value read_float32(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const io::TensorInfo& tensor = file().require(read_string(info[0], "name"));
-      Napi::Float32Array array = Napi::Float32Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
+      Napi::Float32Array array =
+          Napi::Float32Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
       io::read_f32(tensor, array.Data());
       return array;
     });
@@ -69,7 +70,8 @@ class TensorFileWrap : public Napi::ObjectWrap<TensorFileWrap> {
   Napi::Value read_int64(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       const io::TensorInfo& tensor = file().require(read_string(info[0], "name"));
-      Napi::BigInt64Array array = Napi::BigInt64Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
+      Napi::BigInt64Array array =
+          Napi::BigInt64Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
       io::read_i64(tensor, array.Data());
       return array;
     });
@@ -82,7 +84,9 @@ class TensorFileWrap : public Napi::ObjectWrap<TensorFileWrap> {
 
 }  // namespace
 
-Napi::Function define_tensor_file(Napi::Env env) { return TensorFileWrap::define(env); }
+Napi::Function define_tensor_file(Napi::Env env) {
+  return TensorFileWrap::define(env);
+}
 
 void write_safetensors(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
@@ -103,12 +107,15 @@ void write_safetensors(const Napi::CallbackInfo& info) {
         tensor.shape.push_back(
             read_integer(shape.As<Napi::Array>().Get(axis), fields.name_of("shape"), 0, kSafeInteger));
       data.push_back(fields.floats("data"));
-      expect_length(data.back().size(), io::checked_element_count(tensor.shape, io::FileDType::F32, tensor.name),
+      expect_length(data.back().size(),
+                    io::checked_element_count(tensor.shape, io::FileDType::F32, tensor.name),
                     fields.name_of("data"));
       tensors.push_back(std::move(tensor));
     }
     for (size_t i = 0; i < tensors.size(); ++i) tensors[i].data = data[i].data();
-    io::write_safetensors(path, tensors, info[2].IsUndefined() ? std::map<std::string, std::string>{} : read_metadata(info[2], "metadata"));
+    io::write_safetensors(
+        path, tensors,
+        info[2].IsUndefined() ? std::map<std::string, std::string>{} : read_metadata(info[2], "metadata"));
   });
 }
 

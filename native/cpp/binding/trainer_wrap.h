@@ -18,8 +18,9 @@ void save_optimizer(Device& device, const Adam& adam, const std::string& path,
                     std::map<std::string, std::string> metadata);
 void load_optimizer(Device& device, Adam& adam, const std::string& path);
 
-// A trainer of the core with the models it teaches and those it holds frozen. All but `steps` belongs to the executor's
-// thread, its creation too: moments are cleared with the device's threads, which may be busy with another job.
+// A trainer of the core with the models it teaches and those it holds frozen. All but `steps` belongs to the
+// executor's thread, its creation too: moments are cleared with the device's threads, which may be busy with
+// another job.
 template <typename Core>
 struct Trainer {
   std::vector<std::shared_ptr<AnyModel>> learning, frozen;  // outlive `core`
@@ -87,15 +88,18 @@ class TrainerWrap : public Napi::ObjectWrap<Derived> {
     return Napi::ObjectWrap<Derived>::DefineClass(env, Derived::kName, own);
   }
 
-  // For the constructor. make() creates the core trainer on the executor; what it throws rejects every later call.
+  // For the constructor. make() creates the core trainer on the executor; what it throws rejects every later
+  // call.
   template <typename Make>
-  void create(std::vector<std::shared_ptr<AnyModel>> learning, std::vector<std::shared_ptr<AnyModel>> frozen, Make make) {
+  void create(std::vector<std::shared_ptr<AnyModel>> learning, std::vector<std::shared_ptr<AnyModel>> frozen,
+              Make make) {
     auto trainer = std::make_shared<Trainer<Core>>();
     trainer->learning = std::move(learning);
     trainer->frozen = std::move(frozen);
     for (const auto* models : {&trainer->learning, &trainer->frozen})
       for (const auto& model : *models)
-        if (model->engine.get() != &trainer->engine()) fail("The models of a trainer must be created on one engine.");
+        if (model->engine.get() != &trainer->engine())
+          fail("The models of a trainer must be created on one engine.");
     run_detached(trainer->engine().executor, [trainer, make = std::move(make)]() mutable {
       try {
         trainer->core = make();
@@ -107,7 +111,8 @@ class TrainerWrap : public Napi::ObjectWrap<Derived> {
   }
 
   const State& state() const {
-    if (!state_) throw Error(ErrorCode::disposed, std::string("This ") + Derived::kName + " is used after dispose().");
+    if (!state_)
+      throw Error(ErrorCode::disposed, std::string("This ") + Derived::kName + " is used after dispose().");
     return state_;
   }
 

@@ -7,6 +7,10 @@
 #include "../core/philox.h"
 #include "vec.h"
 
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
 
@@ -211,6 +215,8 @@ ALLMREC_INLINE LongVec multiply_low_halves(LongVec a, uint32_t b) {
   return (LongVec)_mm512_mul_epu32((__m512i)a, (__m512i)factor);
 #elif ALLMREC_LANES == 8
   return (LongVec)_mm256_mul_epu32((__m256i)a, (__m256i)factor);
+#elif defined(__SSE2__)
+  return (LongVec)_mm_mul_epu32((__m128i)a, (__m128i)factor);
 #else
   return (a & 0xffffffffu) * factor;
 #endif
@@ -271,6 +277,9 @@ ALLMREC_INLINE IVec load_u16(const uint16_t* p) {
   return (IVec)_mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 #elif ALLMREC_LANES == 8
   return (IVec)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+#elif defined(__SSE2__)
+  const __m128i four = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return (IVec)_mm_unpacklo_epi16(four, _mm_setzero_si128());
 #else
   IVec v{};
   for (int i = 0; i < kLanes; ++i) v[i] = p[i];

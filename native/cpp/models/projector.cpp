@@ -87,8 +87,9 @@ ProjectionTrainer::ProjectionTrainer(Projector& projector, Opt& llm, const AdamO
       llm_(llm),
       seed_(seed),
       arena_(projector.parameters().device()),
-      adam_((projector.parameters().set_trainable(true), llm.parameters().set_trainable(false), projector.parameters().device()),
-            projector.parameters().trainable(), options) {}
+      adam_(projector.parameters().device(), projector.parameters().train_all(), options) {
+  llm.parameters().set_trainable(false);
+}
 
 std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBatch& batch, const SoftInputs& soft,
                                                          const TokenTargets& targets, bool backward) {
@@ -126,7 +127,7 @@ std::map<std::string, double> ProjectionTrainer::evaluate(const LlmBatch& batch,
 LlmTrainer::LlmTrainer(Opt& llm, const AdamOptions& options)
     : llm_(llm),
       arena_(llm.parameters().device()),
-      adam_((llm.parameters().set_trainable(true), llm.parameters().device()), llm.parameters().trainable(), options) {}
+      adam_(llm.parameters().device(), llm.parameters().train_all(), options) {}
 
 LlmTrainer::Result LlmTrainer::forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
                                        const TokenTargets& targets, bool backward, bool soft_gradient) {

@@ -31,8 +31,7 @@ SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known, co
       known_(std::move(known)),
       options_(options),
       arena_(model.parameters().device()),
-      adam_((model.parameters().set_trainable(true), model.parameters().device()), model.parameters().trainable(),
-            options.adam) {
+      adam_(model.parameters().device(), model.parameters().train_all(), options.adam) {
   known_.sort();
   users_ = users_to_train(train_, known_, model.config().num_items, options.loss);
 }

@@ -57,6 +57,11 @@ std::vector<Parameter*> ParameterSet::trainable() const {
   return result;
 }
 
+std::vector<Parameter*> ParameterSet::train_all() {
+  set_trainable(true);
+  return trainable();
+}
+
 void ParameterSet::zero_grad() {
   for (Parameter* parameter : trainable()) device_->fill(parameter->grad, parameter->value.size(), 0.0f);
 }

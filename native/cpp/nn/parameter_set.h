@@ -26,6 +26,8 @@ class ParameterSet {
   void set_trainable(Parameter& parameter, bool trainable);
   void set_trainable(bool trainable);
   std::vector<Parameter*> trainable() const;
+  // Makes all trainable and gives them. One call, because the arguments of an optimizer are evaluated in any order.
+  std::vector<Parameter*> train_all();
   void zero_grad();
 
   void upload(Parameter& parameter, const float* host);

@@ -1,11 +1,13 @@
 // Attention over packed sequences, backward.
 //
-// A task is one head of one sequence, so that the gradients of its keys and values have one writer and one order of
-// summation. Blocks of kBlock query rows are taken in turn: the weights P = exp(score − lse) and dP = dO · Vᵀ are
-// computed again in register tiles of the matrix product, kMR rows at a time over the keys those rows see; then, with
-// D = rowsum(dO ∘ O), dS = P ∘ (dP − D), and dQ = dS · K, dK += dSᵀ · Q, dV += Pᵀ · dO. The sums over keys stay in
-// scratch memory and are written out once. The ranges of keys of two sequences must not overlap.
-// Bound: the multiply-add units; five products where the forward has two.
+// A task is one head of one sequence, so that the gradients of its keys and values have one writer and one
+// order of summation. Blocks of kBlock query rows are taken in turn: the weights P = exp(score − lse) and dP
+// = dO · Vᵀ are computed again in register tiles of the matrix product, kMR rows at a time over the keys
+// those rows see; then, with D = rowsum(dO ∘ O), dS = P ∘ (dP − D), and dQ = dS · K, dK += dSᵀ · Q, dV += Pᵀ
+// · dO. The sums over keys stay in scratch memory and are written out once. The ranges of keys of two
+// sequences must not overlap. Bound: the multiply-add units; five products where the forward has two.
+// Measured (native/test/gemm_bench.cpp, one Zen 4 core): 600 causal rows of 12 × 64 19 ms, 62 % of the bound;
+// 128 sequences of 50 rows of 1 × 50 2.8 ms.
 #include "attention_block.h"
 #include "ops.h"
 
@@ -19,7 +21,13 @@ class HeadBackward {
  public:
   HeadBackward(Device& device, int thread, const allmrec_attention_backward_args& b, int64_t s, int64_t h,
                float* padding_sums)
-      : b_(b), a_(b.forward), s_(s), h_(h), D_(a_.head_dim), length_(a_.kv_len[s]), padding_(a_, s, h),
+      : b_(b),
+        a_(b.forward),
+        s_(s),
+        h_(h),
+        D_(a_.head_dim),
+        length_(a_.kv_len[s]),
+        padding_(a_, s, h),
         padding_sums_(padding_sums) {
     padded_ = round_up(length_, kNR);
     width_ = round_up(D_, kNR);
@@ -71,7 +79,8 @@ class HeadBackward {
       }
     }
     for (int64_t t = t0; t < t1; t += kMR) {
-      tile_rows(t, static_cast<int>(std::min<int64_t>(kMR, t1 - t)), ds_ + (t - t0) * stride_, p_ + (t - t0) * stride_);
+      tile_rows(t, static_cast<int>(std::min<int64_t>(kMR, t1 - t)), ds_ + (t - t0) * stride_,
+                p_ + (t - t0) * stride_);
     }
     pack_rows(q(t0), a_.ldq, D_, {0, t1 - t0}, kBlock, q_rows_);
     pack_rows(g(t0), b_.ld_dout, D_, {0, t1 - t0}, kBlock, g_rows_);
@@ -113,8 +122,8 @@ class HeadBackward {
     }
     for (int i = 0; i < runs.count; ++i) {
       const Run& run = runs.run[i];
-      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, k_rows_, padded_, run.begin, D_, dq(t),
-                       b_.ld_dq, b_.accumulate || i > 0);
+      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, k_rows_, padded_, run.begin,
+                       D_, dq(t), b_.ld_dq, b_.accumulate || i > 0);
     }
     if (runs.count == 0 && !b_.accumulate) {
       for (int r = 0; r < rows; ++r) std::fill_n(dq(t + r), D_, 0.0f);
@@ -151,7 +160,8 @@ class HeadBackward {
     const float* query = q(t);
     const float weight = std::exp(padding_.score(a_, query) - a_.lse[t * a_.heads + h_]);
     const float factor = padding_.factor(a_, t, h_);
-    const float dp = sum_over(D_, [&](int64_t i, auto n) { return get(gradient + i, n) * get(padding_.v + i, n); });
+    const float dp =
+        sum_over(D_, [&](int64_t i, auto n) { return get(gradient + i, n) * get(padding_.v + i, n); });
     const Vec ds = broadcast(weight * (dp * factor - delta) * a_.scale), dropped = broadcast(weight * factor);
     sweep(D_, [&](int64_t i, auto n) {
       put(dq(t) + i, fma(ds, get(padding_.k + i, n), get(dq(t) + i, n)), n);
@@ -177,13 +187,13 @@ class HeadBackward {
   const allmrec_attention_args& a_;
   const int64_t s_, h_, D_, length_;
   const Padding padding_;
-  float* padding_sums_;                              // (2, D): of this sequence and head
-  int64_t padded_, width_, stride_, row_stride_;     // floats
-  float *k_transposed_, *v_transposed_, *k_rows_;    // packed for scores, dP and dQ
-  float *dk_, *dv_;                                  // (keys, width_)
-  float *q_rows_, *g_rows_;                          // packed for dK and dV, one block
-  float *ds_, *p_;                                   // (kBlock, stride_)
-  float *q_, *g_;                                    // kMR rows
+  float* padding_sums_;                            // (2, D): of this sequence and head
+  int64_t padded_, width_, stride_, row_stride_;   // floats
+  float *k_transposed_, *v_transposed_, *k_rows_;  // packed for scores, dP and dQ
+  float *dk_, *dv_;                                // (keys, width_)
+  float *q_rows_, *g_rows_;                        // packed for dK and dV, one block
+  float *ds_, *p_;                                 // (kBlock, stride_)
+  float *q_, *g_;                                  // kMR rows
 };
 
 }  // namespace

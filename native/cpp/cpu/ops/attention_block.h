@@ -1,7 +1,7 @@
 #pragma once
 
-// What the two directions of attention share: which keys a block of query rows sees, the operands packed for the
-// register tiles of the matrix product, and the padding key's score.
+// What the two directions of attention share: which keys a block of query rows sees, the operands packed for
+// the register tiles of the matrix product, and the padding key's score.
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,9 @@
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
 
-inline int64_t round_up(int64_t n, int64_t step) { return (n + step - 1) / step * step; }
+inline int64_t round_up(int64_t n, int64_t step) {
+  return (n + step - 1) / step * step;
+}
 
 // Keys begin … end − 1; begin is a multiple of a panel's kNR keys.
 struct Run {
@@ -73,7 +75,8 @@ struct Padding {
 
   float score(const allmrec_attention_args& a, const float* q) const {
     if (count == 0) return -INFINITY;
-    return a.scale * sum_over(a.head_dim, [&](int64_t i, auto n) { return get(q + i, n) * get(k + i, n); }) + log_count;
+    return a.scale * sum_over(a.head_dim, [&](int64_t i, auto n) { return get(q + i, n) * get(k + i, n); }) +
+           log_count;
   }
   // The mean factor dropout gives its keys: kept / count / (1 − p).
   float factor(const allmrec_attention_args& a, int64_t t, int64_t h) const {
@@ -90,7 +93,8 @@ struct Padding {
   float log_count;
 };
 
-// Rows of k or v, transposed: for each panel of kNR keys, D × kNR. `to` has room for all keys of the sequence.
+// Rows of k or v, transposed: for each panel of kNR keys, D × kNR. `to` has room for all keys of the
+// sequence.
 inline void pack_transposed(const float* x, int64_t ld, int64_t D, Run keys, float* to) {
   for (int64_t j = keys.begin; j < keys.end; j += kNR) {
     pack_panel<ALLMREC_F32>(x, ld, true, 0, D, j, std::min<int64_t>(kNR, keys.end - j), to + j * D);
@@ -106,8 +110,8 @@ inline void pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t d
 }
 
 // c (rows, keys of the run) = alpha · a (rows, D) · transposed panels.
-inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D, const float* panels, Run keys,
-                          float alpha, float* c, int64_t ldc) {
+inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D, const float* panels,
+                          Run keys, float alpha, float* c, int64_t ldc) {
   Epilogue e{};
   e.alpha = alpha;
   for (int64_t j = keys.begin; j < keys.end; j += kNR) {
@@ -117,8 +121,9 @@ inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D,
 }
 
 // c (rows, D) = a (rows, k) · k rows of panels (see pack_rows; `first` is the first of them), or added to it.
-inline void multiply_rows_of(const float* a, int64_t a_stride, bool by_row, int rows, int64_t k, const float* panels,
-                             int64_t distance, int64_t first, int64_t D, float* c, int64_t ldc, bool add) {
+inline void multiply_rows_of(const float* a, int64_t a_stride, bool by_row, int rows, int64_t k,
+                             const float* panels, int64_t distance, int64_t first, int64_t D, float* c,
+                             int64_t ldc, bool add) {
   Epilogue e{};
   e.alpha = 1.0f;
   e.add_c = add;

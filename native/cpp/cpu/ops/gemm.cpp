@@ -1,11 +1,13 @@
 // C = act(alpha · op(A) · op(B) + bias + residual) + (accumulate ? C : 0).
 //
 // Idea (Goto, van de Geijn: "Anatomy of high-performance matrix multiplication", 2008): a tile of C lives in
-// registers; k is cut into blocks so that one row of tiles' share of A stays in the L1 cache and a strip of packed B
-// in L2; both operands are copied into the order of use. Each element of C is one chain of fused multiply-adds per
-// block of k, the blocks added in order, so no choice of tiles, strips or threads changes a bit of the result.
-// Three cases leave that path: few rows (gemm_dot.h), and few outputs over a long k (split_k below).
-// Bound: the multiply-add units, 117 GFLOP/s per Zen 4 core at 3.7 GHz.
+// registers; k is cut into blocks so that one row of tiles' share of A stays in the L1 cache and a strip of
+// packed B in L2; both operands are copied into the order of use. Each element of C is one chain of fused
+// multiply-adds per block of k, the blocks added in order, so no choice of tiles, strips or threads changes a
+// bit of the result. Three cases leave that path: few rows (gemm_dot.h), and few outputs over a long k
+// (split_k below). Bound: the multiply-add units, 117 GFLOP/s per Zen 4 core. Measured there
+// (native/test/gemm_bench.cpp, one thread, the other core busy): 512×768×768 83 %, 512×3072×768 80 %,
+// 6400×50×50 72 %; one row, at 24 GB/s, reads B as fast as this machine reads memory.
 #include <algorithm>
 
 #include "gemm_dot.h"
@@ -24,7 +26,9 @@ constexpr int64_t kSplitChunk = 256;             // k per partial sum
 constexpr int64_t kSplitMaxOutputs = 256 * 256;  // more outputs have tiles enough for all threads
 constexpr int64_t kSplitMinK = 1024;
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // How k is cut: a function of the shape alone.
 struct Blocks {
@@ -37,13 +41,19 @@ struct Blocks {
   int64_t count, size;
 };
 
-// A's copy for one row of tiles: stride in floats (rows that fall into the same cache sets are kept apart), and size.
-inline int64_t a_stride(int64_t k) { return ceil_div(k, kLanes) * kLanes + kLanes; }
-inline size_t a_bytes(int64_t k) { return static_cast<size_t>(kMR * a_stride(k) + kLanes) * sizeof(float); }
+// A's copy for one row of tiles: stride in floats (rows that fall into the same cache sets are kept apart),
+// and size.
+inline int64_t a_stride(int64_t k) {
+  return ceil_div(k, kLanes) * kLanes + kLanes;
+}
+inline size_t a_bytes(int64_t k) {
+  return static_cast<size_t>(kMR * a_stride(k) + kLanes) * sizeof(float);
+}
 
-// Rows i0 … i1 − 1, columns j0 … j1 − 1 of C for block `block` of k, with B's panels of that strip at `packed`.
-void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t i0, int64_t i1, int64_t j0,
-                    int64_t j1, const float* packed, float* a_copy) {
+// Rows i0 … i1 − 1, columns j0 … j1 − 1 of C for block `block` of k, with B's panels of that strip at
+// `packed`.
+void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t i0, int64_t i1,
+                    int64_t j0, int64_t j1, const float* packed, float* a_copy) {
   const int64_t k0 = block * blocks.size;
   const int64_t k = std::max<int64_t>(0, std::min(blocks.size, g.k - k0));
   const bool relu = g.activation == ALLMREC_ACT_RELU;
@@ -87,11 +97,13 @@ void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t bl
   }
 }
 
-void pack_strip(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t j0, int64_t j1, float* to) {
+void pack_strip(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t j0, int64_t j1,
+                float* to) {
   const int64_t k0 = block * blocks.size;
   const int64_t k = std::min(blocks.size, g.k - k0);
   if (k <= 0) return;
-  for (int64_t j = j0; j < j1; j += kNR) pack_b(g, k0, k, j, std::min<int64_t>(kNR, j1 - j), to + (j - j0) * k);
+  for (int64_t j = j0; j < j1; j += kNR)
+    pack_b(g, k0, k, j, std::min<int64_t>(kNR, j1 - j), to + (j - j0) * k);
 }
 
 // The whole product in the calling thread; `packed` holds a strip, `a_copy` a row of tiles.
@@ -116,7 +128,8 @@ int64_t rows_per_task(const Device& device, int64_t m, int64_t strips, int64_t l
 void multiply_shared(Device& device, const allmrec_gemm_args& g) {
   const Blocks blocks(g);
   const int64_t strips = ceil_div(g.n, kNC), width = ceil_div(g.n, kNR) * kNR;
-  float* packed = static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(width * g.k + kLanes) * 4));
+  float* packed =
+      static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(width * g.k + kLanes) * 4));
   const auto strip_of = [&](int64_t block, int64_t strip) {
     const int64_t k = std::min(blocks.size, g.k - block * blocks.size);
     return packed + block * blocks.size * width + strip * kNC * std::max<int64_t>(0, k);
@@ -135,8 +148,8 @@ void multiply_shared(Device& device, const allmrec_gemm_args& g) {
     const int64_t strip = task % strips, i = task / strips * step;
     float* a_copy = static_cast<float*>(device.scratch(thread, 0, a_bytes(blocks.size)));
     for (int64_t block = 0; block < blocks.count; ++block) {
-      multiply_block(g, blocks, block, i, std::min(g.m, i + step), strip * kNC, std::min(g.n, (strip + 1) * kNC),
-                     strip_of(block, strip), a_copy);
+      multiply_block(g, blocks, block, i, std::min(g.m, i + step), strip * kNC,
+                     std::min(g.n, (strip + 1) * kNC), strip_of(block, strip), a_copy);
     }
   });
 }
@@ -150,7 +163,8 @@ void multiply_strips(Device& device, const allmrec_gemm_args& g) {
     const int64_t j = task % strips * kNC, i = task / strips * step;
     const int64_t j1 = std::min(g.n, j + kNC);
     float* a_copy = static_cast<float*>(device.scratch(thread, 0, a_bytes(blocks.size)));
-    float* packed = static_cast<float*>(device.scratch(thread, 1, static_cast<size_t>(kNC * blocks.size) * 4));
+    float* packed =
+        static_cast<float*>(device.scratch(thread, 1, static_cast<size_t>(kNC * blocks.size) * 4));
     for (int64_t block = 0; block < blocks.count; ++block) {
       pack_strip(g, blocks, block, j, j1, packed);
       multiply_block(g, blocks, block, i, std::min(g.m, i + step), j, j1, packed, a_copy);
@@ -158,7 +172,8 @@ void multiply_strips(Device& device, const allmrec_gemm_args& g) {
   });
 }
 
-// Few outputs, long k (the gradient of a small weight matrix): chunks of k are summed apart, then added in order.
+// Few outputs, long k (the gradient of a small weight matrix): chunks of k are summed apart, then added in
+// order.
 void split_k(Device& device, const allmrec_gemm_args& g) {
   const int64_t chunks = ceil_div(g.k, std::max(kSplitChunk, ceil_div(ceil_div(g.k, 64), 64) * 64));
   const int64_t size = ceil_div(g.k, chunks);

@@ -1,9 +1,10 @@
 #pragma once
 
-// Products with few rows of A against a stored-transposed B (decoding: one token against a weight matrix). Packing B
-// would cost more than it saves; here every row of B is read once, as dot products of kDotColumns rows of B with up to
-// kDotRows rows of A. The kDotColumns rows lie far apart and each is followed by its neighbour: as many long streams,
-// which the prefetchers follow across pages (measured 23 GB/s, against 13 for rows side by side).
+// Products with few rows of A against a stored-transposed B (decoding: one token against a weight matrix).
+// Packing B would cost more than it saves; here every row of B is read once, as dot products of kDotColumns
+// rows of B with up to kDotRows rows of A. The kDotColumns rows lie far apart and each is followed by its
+// neighbour: as many long streams, which the prefetchers follow across pages (measured 23 GB/s, against 13
+// for rows side by side).
 
 #include "gemm_kernel.h"
 
@@ -17,10 +18,11 @@ constexpr int kDotRows = 2;
 #endif
 constexpr int kDotColumns = 4;
 
-// sums[i][j] = <row i of a, k values of b from row[j] on>.
+// sums[i][j] = <row i of a, k values of b from row[j] on>; the rows at row[j] + ldb come next.
 template <int32_t Dtype, int M>
-__attribute__((noinline)) void dot_rows(const float* a, int64_t lda, const void* b, const int64_t (&row)[kDotColumns],
-                                        int64_t k, float (&sums)[kDotRows][kDotColumns]) {
+__attribute__((noinline)) void dot_rows(const float* a, int64_t lda, const void* b,
+                                        const int64_t (&row)[kDotColumns], int64_t ldb, int64_t k,
+                                        float (&sums)[kDotRows][kDotColumns]) {
   constexpr int R = kDotColumns;
   constexpr int U = M == 1 ? 2 : 1;  // two chains per dot product when there are registers for them
   Vec acc[M][R][U];
@@ -30,6 +32,14 @@ __attribute__((noinline)) void dot_rows(const float* a, int64_t lda, const void*
   for (; p + U * kLanes <= k; p += U * kLanes) {
 #pragma GCC unroll 2
     for (int u = 0; u < U; ++u) {
+      if (M > 2) {  // the window of instructions in flight no longer reaches far enough: ask for the next row
+                    // early
+        constexpr int64_t kBytes = Dtype == ALLMREC_F32 ? 4 : 2;
+#pragma GCC unroll 4
+        for (int j = 0; j < R; ++j) {
+          __builtin_prefetch(static_cast<const char*>(b) + (row[j] + ldb + p) * kBytes);
+        }
+      }
       Vec x[R];
 #pragma GCC unroll 4
       for (int j = 0; j < R; ++j) x[j] = load_as_float(b, row[j] + p + u * kLanes, Dtype, kLanes);
@@ -63,15 +73,21 @@ __attribute__((noinline)) void dot_rows(const float* a, int64_t lda, const void*
 
 template <int32_t Dtype>
 void dot_rows_any(int64_t rows, const float* a, int64_t lda, const void* b, const int64_t (&row)[kDotColumns],
-                  int64_t k, float (&sums)[kDotRows][kDotColumns]) {
+                  int64_t ldb, int64_t k, float (&sums)[kDotRows][kDotColumns]) {
   switch (rows) {
-    case 1: return dot_rows<Dtype, 1>(a, lda, b, row, k, sums);
-    case 2: return dot_rows<Dtype, 2>(a, lda, b, row, k, sums);
+    case 1:
+      return dot_rows<Dtype, 1>(a, lda, b, row, ldb, k, sums);
+    case 2:
+      return dot_rows<Dtype, 2>(a, lda, b, row, ldb, k, sums);
 #if ALLMREC_LANES == 16 || defined(__aarch64__)
-    case 3: return dot_rows<Dtype, 3>(a, lda, b, row, k, sums);
-    case 4: return dot_rows<Dtype, 4>(a, lda, b, row, k, sums);
-    case 5: return dot_rows<Dtype, 5>(a, lda, b, row, k, sums);
-    case 6: return dot_rows<Dtype, 6>(a, lda, b, row, k, sums);
+    case 3:
+      return dot_rows<Dtype, 3>(a, lda, b, row, ldb, k, sums);
+    case 4:
+      return dot_rows<Dtype, 4>(a, lda, b, row, ldb, k, sums);
+    case 5:
+      return dot_rows<Dtype, 5>(a, lda, b, row, ldb, k, sums);
+    case 6:
+      return dot_rows<Dtype, 6>(a, lda, b, row, ldb, k, sums);
 #endif
   }
 }
@@ -96,7 +112,7 @@ void dot_columns(const allmrec_gemm_args& g, int64_t j0, int64_t j1) {
     for (int64_t i = 0; i < g.m; i += step) {
       const int64_t rows = g.m - i < step ? g.m - i : step;
       float sums[kDotRows][kDotColumns];
-      dot_rows_any<Dtype>(rows, a + i * g.lda, g.lda, g.b, row, g.k, sums);
+      dot_rows_any<Dtype>(rows, a + i * g.lda, g.lda, g.b, row, g.ldb, g.k, sums);
       for (int64_t r = 0; r < rows; ++r) {
         for (int c = 0; c < kDotColumns; ++c) {
           const int64_t column = j + c * distance;

@@ -1,11 +1,12 @@
 #pragma once
 
-// The inner loops of the matrix product: a tile of kMR × kNR outputs held in registers, and the copying of both
-// operands into the order in which that tile reads them.
+// The inner loops of the matrix product: a tile of kMR × kNR outputs held in registers, and the copying of
+// both operands into the order in which that tile reads them.
 //
-// The B side is packed into panels of kNR columns: for each k the kNR values lie together, so the tile loads whole
-// vectors. The A side needs single values to broadcast and is read either along its rows (ByRow: stride between the
-// rows, k contiguous) or, for a transposed A, down its columns (stride between the k, rows contiguous).
+// The B side is packed into panels of kNR columns: for each k the kNR values lie together, so the tile loads
+// whole vectors. The A side needs single values to broadcast and is read either along its rows (ByRow: stride
+// between the rows, k contiguous) or, for a transposed A, down its columns (stride between the k, rows
+// contiguous).
 
 #include "../../backend/backend.h"
 #include "../vec.h"
@@ -43,8 +44,8 @@ struct Tile {
   int rows, cols;  // valid ones
 };
 
-ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const float* residual, const float* c,
-                          int64_t n) {
+ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const float* residual,
+                          const float* c, int64_t n) {
   const bool whole = n >= kLanes;
   const auto get = [&](const float* p) { return whole ? load(p) : load_n(p, n); };
   Vec v = sum * e.alpha;
@@ -56,26 +57,49 @@ ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const f
   return v;
 }
 
-template <int MR, int NV, bool ByRow>
+// On AVX-512 a last group of up to 8 columns is half a vector: 50 columns cost 3½ vectors, not 4.
+#if ALLMREC_LANES == 16
+typedef float HalfVec __attribute__((vector_size(32)));
+ALLMREC_INLINE HalfVec low_half(Vec v) {
+  return _mm512_castps512_ps256(v);
+}
+ALLMREC_INLINE Vec widen(HalfVec v) {
+  return _mm512_zextps256_ps512(v);
+}
+#else
+typedef Vec HalfVec;    // never used
+ALLMREC_INLINE HalfVec low_half(Vec v) {
+  return v;
+}
+ALLMREC_INLINE Vec widen(HalfVec v) {
+  return v;
+}
+#endif
+
+// MR rows by NV vectors and, with Half, half a vector of columns.
+template <int MR, int NV, bool Half, bool ByRow>
 __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
-  Vec acc[MR][NV];
+  Vec acc[MR][NV + 1];
+  HalfVec half[MR];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[r][v] = zero();
+    half[r] = HalfVec{};
   }
   const float* a = t.a;
   const float* b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
   for (int64_t p = 0; p < t.k; ++p) {
-    Vec bv[NV];
+    Vec bv[NV + 1];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) bv[v] = load(b + v * kLanes);
+    for (int v = 0; v < NV + Half; ++v) bv[v] = load(b + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
       const Vec av = broadcast(ByRow ? a[r * a_stride] : a[r]);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
+      if (Half) half[r] = low_half(av) * low_half(bv[NV]) + half[r];
     }
     a += ByRow ? 1 : a_stride;
     b += b_stride;
@@ -86,9 +110,9 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
     float* c = t.c + r * t.ldc;
     const float* residual = e.residual ? e.residual + r * e.ld_residual : nullptr;
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) {
+    for (int v = 0; v < NV + Half; ++v) {
       const int64_t n = t.cols - v * kLanes;
-      const Vec x = finish(acc[r][v], e, e.bias ? e.bias + v * kLanes : nullptr,
+      const Vec x = finish(v == NV ? widen(half[r]) : acc[r][v], e, e.bias ? e.bias + v * kLanes : nullptr,
                            residual ? residual + v * kLanes : nullptr, c + v * kLanes, n);
       if (n >= kLanes) {
         store(c + v * kLanes, x);
@@ -100,26 +124,38 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
 }
 
 // Rows come in even counts: an odd tile is given one more row of A to read (see pack_a) and stores one less.
-template <int NV, bool ByRow>
+template <int NV, bool Half, bool ByRow>
 void multiply_rows(const Tile& t, const Epilogue& e) {
   switch ((t.rows + 1) / 2) {
-    case 1: return multiply_tile<2, NV, ByRow>(t, e);
-    case 2: return multiply_tile<4, NV, ByRow>(t, e);
-    case 3: return multiply_tile<6, NV, ByRow>(t, e);
+    case 1:
+      return multiply_tile<2, NV, Half, ByRow>(t, e);
+    case 2:
+      return multiply_tile<4, NV, Half, ByRow>(t, e);
+    case 3:
+      return multiply_tile<6, NV, Half, ByRow>(t, e);
 #if ALLMREC_LANES == 16 || defined(__aarch64__)
-    case 4: return multiply_tile<8, NV, ByRow>(t, e);
-    case 5: return multiply_tile<10, NV, ByRow>(t, e);
-    case 6: return multiply_tile<12, NV, ByRow>(t, e);
+    case 4:
+      return multiply_tile<8, NV, Half, ByRow>(t, e);
+    case 5:
+      return multiply_tile<10, NV, Half, ByRow>(t, e);
+    case 6:
+      return multiply_tile<12, NV, Half, ByRow>(t, e);
 #endif
   }
 }
 
+template <bool ByRow>
+void multiply_columns(const Tile& t, const Epilogue& e) {
+#if ALLMREC_LANES == 16
+  if (t.cols <= 8) return multiply_rows<0, true, ByRow>(t, e);
+  if (t.cols > 16 && t.cols <= 24) return multiply_rows<1, true, ByRow>(t, e);
+#endif
+  if (t.cols <= kLanes) return multiply_rows<1, false, ByRow>(t, e);
+  return multiply_rows<2, false, ByRow>(t, e);
+}
+
 inline void multiply(const Tile& t, const Epilogue& e, bool by_row) {
-  if (t.cols > kLanes) {
-    by_row ? multiply_rows<2, true>(t, e) : multiply_rows<2, false>(t, e);
-  } else {
-    by_row ? multiply_rows<1, true>(t, e) : multiply_rows<1, false>(t, e);
-  }
+  by_row ? multiply_columns<true>(t, e) : multiply_columns<false>(t, e);
 }
 
 // kLanes × kLanes: rows become columns, in log2 stages of exchanging halves of pairs.
@@ -168,7 +204,8 @@ ALLMREC_INLINE Vec load_as_float(const void* base, int64_t index, int32_t dtype,
   return n >= kLanes ? load_bf16(p) : load_bf16_n(p, n);
 }
 
-// The panel of rows k0 … k0 + k − 1 and columns j0 … j0 + cols − 1 of op(B): k × kNR, missing columns are zero.
+// The panel of rows k0 … k0 + k − 1 and columns j0 … j0 + cols − 1 of op(B): k × kNR, missing columns are
+// zero.
 template <int32_t Dtype>
 void pack_panel(const void* b, int64_t ldb, bool transposed, int64_t k0, int64_t k, int64_t j0, int64_t cols,
                 float* to) {
@@ -209,9 +246,11 @@ inline void pack_b(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0
   return pack_panel<ALLMREC_BF16>(g.b, g.ldb, t, k0, k, j0, cols, to);
 }
 
-// A's side of one row of tiles, copied so that it lies in a few pages and cache sets whatever lda is: kMR rows of
-// `stride`, or for a transposed A k rows of kMR. Rows that do not exist are zero. `to` has a vector to spare.
-inline void pack_a(const float* a, int64_t lda, bool transposed, int64_t k, int rows, int64_t stride, float* to) {
+// A's side of one row of tiles, copied so that it lies in a few pages and cache sets whatever lda is: kMR
+// rows of `stride`, or for a transposed A k rows of kMR. Rows that do not exist are zero. `to` has a vector
+// to spare.
+inline void pack_a(const float* a, int64_t lda, bool transposed, int64_t k, int rows, int64_t stride,
+                   float* to) {
   if (transposed) {
     for (int64_t p = 0; p < k; ++p) {
       for (int r = 0; r < kMR; r += kLanes) {

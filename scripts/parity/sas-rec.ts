@@ -1,0 +1,320 @@
+import { SASRec } from '../../lib/cf/sasrec.js';
+import type { NativeSasRec, SasRecConfig } from '../../lib/native/addon.js';
+import { guard, ragged, type Session } from '../../lib/native/session.js';
+import type { Fixture, Json, WeightSource } from './fixture.js';
+import { type Packed, pack, rowsAt } from './packing.js';
+import { maximum, type Report } from './report.js';
+import { compareParameters, readParameters } from './weights.js';
+
+/** A gradient below this share of the largest is rounding; Adam divides it by itself. */
+const NOISE = 1e-6;
+
+export function isSasRec(fixture: Fixture): boolean {
+	return fixture.sources.some((source) => {
+		const tensors = fixture.tensorsOf(source);
+		return tensors.has('item_emb.weight') && tensors.has('pos_emb.weight');
+	});
+}
+
+/** SASRec of A-LLMRec's authors, and (without training) of pmixer/SASRec.pytorch. */
+export async function checkSasRec(fixture: Fixture, report: Report, session: Session): Promise<void> {
+	const config = readConfig(fixture);
+	let first: Map<string, Float32Array> | undefined;
+	for (const source of fixture.sources) {
+		const model = guard(() => new session.addon.SasRec(session.engine, config));
+		try {
+			await model.load(source.paths);
+			const check = new SasRecCheck(fixture, report, session, config, source);
+			if (first === undefined) {
+				first = await readParameters(model);
+				await check.outputs(model);
+				await check.training(model, first);
+			} else {
+				await compareParameters(report, fixture, source, model, first);
+				await check.userVectors(model);
+			}
+			await check.library();
+		} finally {
+			model.dispose();
+		}
+	}
+}
+
+function argumentsOf(fixture: Fixture): Json {
+	return (fixture.expected.args ?? {}) as Json;
+}
+
+/** Sizes from the tensors; the heads, which no shape shows, from `args`. */
+function readConfig(fixture: Fixture): SasRecConfig {
+	const tensors = fixture.tensorsOf(fixture.sources[0]!);
+	const args = argumentsOf(fixture);
+	const [items, hiddenUnits] = tensors.get('item_emb.weight')!.shape as [number, number];
+	const positions = tensors.get('pos_emb.weight')!.shape[0]!;
+	let numBlocks = 0;
+	while (tensors.has(`attention_layernorms.${numBlocks}.weight`)) numBlocks++;
+	const maxLength = typeof args.maxlen === 'number' ? args.maxlen : positions;
+	if (positions !== maxLength && positions !== maxLength + 1)
+		throw new Error(`${positions} positions fit no SASRec of maxlen ${maxLength}.`);
+	return {
+		numItems: items - 1,
+		maxLength,
+		hiddenUnits,
+		numBlocks,
+		numHeads: typeof args.num_heads === 'number' ? args.num_heads : 1,
+		dropoutRate: 0,
+		variant: positions === maxLength ? 'reference' : args.norm_first === true ? 'preNorm' : 'postNorm',
+	};
+}
+
+class SasRecCheck {
+	readonly histories: Packed;
+	/** Rows with at least one item. */
+	readonly filled: number[];
+
+	constructor(
+		readonly fixture: Fixture,
+		readonly report: Report,
+		readonly session: Session,
+		readonly config: SasRecConfig,
+		readonly source: WeightSource,
+	) {
+		const rows = fixture.inputRows('seq');
+		for (const row of rows)
+			if (row.some((item, i) => item === 0 && i > 0 && row[i - 1] !== 0))
+				throw new Error('A sequence has padding after an item, which packed histories cannot have.');
+		this.histories = pack(rows, rows);
+		this.filled = rows.flatMap((row, r) => (row.some((item) => item !== 0) ? [r] : []));
+	}
+
+	/** Features, logits, user representations and scores. */
+	async outputs(model: NativeSasRec): Promise<void> {
+		const { fixture, report, histories, config } = this;
+		const source = this.source.name;
+		const { places, note } = histories;
+		const features = await model.features(histories);
+		if (fixture.has('log_feats'))
+			report.compare(
+				'log_feats',
+				features,
+				rowsAt(fixture.tensor('log_feats').data, config.hiddenUnits, places),
+				{ source, note: note && `${note}: no other position depends on it` },
+			);
+		for (const [name, items] of [
+			['pos_logits', 'pos'],
+			['neg_logits', 'neg'],
+		] as const) {
+			if (!fixture.has(name) || !fixture.has(items)) continue;
+			const scores = await model.scoreCandidates(features, this.itemsAt(items), 1);
+			report.compare(name, scores, rowsAt(fixture.tensor(name).data, 1, places), { source, note });
+		}
+		await this.userVectors(model);
+	}
+
+	async userVectors(model: NativeSasRec): Promise<void> {
+		const users = await model.userVectors(this.histories);
+		await this.compareUsers(users, this.source.name, (candidates, perUser) =>
+			model.scoreCandidates(users, candidates, perUser),
+		);
+	}
+
+	async compareUsers(
+		users: Float32Array,
+		source: string,
+		score: (candidates: Int32Array, perUser: number) => Promise<Float32Array>,
+	): Promise<void> {
+		const { fixture, report, filled } = this;
+		const rows = this.histories.offsets.length - 1;
+		const note =
+			filled.length === rows
+				? ''
+				: `${filled.length} of ${rows} rows: an empty history has no representation`;
+		const compare = (name: string, ours: Float32Array, width: number) =>
+			report.compare(name, rowsAt(ours, width, filled), rowsAt(fixture.tensor(name).data, width, filled), {
+				source,
+				note,
+			});
+		if (fixture.has('log_only')) compare('log_only', users, this.config.hiddenUnits);
+		if (!fixture.has('predict') || !fixture.has('cand')) return;
+		const candidates = fixture.inputRows('cand');
+		const perUser = candidates[0]!.length;
+		compare('predict', await score(Int32Array.from(candidates.flat()), perUser), perUser);
+	}
+
+	/** The same through {@link SASRec.load}. */
+	async library(): Promise<void> {
+		const { fixture, report, session, source, config } = this;
+		if (source.paths.length !== 1) return;
+		const args = argumentsOf(fixture);
+		const said = fixture.metadataOf(source);
+		// What the file itself says is left to be found.
+		const plain = !Object.keys(said).some((key) => /(^|\.)maxlen$/.test(key));
+		const variant = config.variant === 'reference' ? undefined : config.variant === 'preNorm';
+		const model = await SASRec.load(source.paths[0]!, {
+			session,
+			...(plain && variant !== undefined ? { normFirst: variant } : {}),
+			...(plain && typeof args.num_heads === 'number' ? { numHeads: args.num_heads } : {}),
+		});
+		try {
+			const name = `${source.name}, SASRec.load`;
+			if (plain && model.config.variant !== config.variant) {
+				// A bare state dict of an odd length looks like pmixer's, which has one position more.
+				report.skip(
+					'SASRec.load',
+					`${source.name} does not say its length, ${model.config.maxLength} was assumed`,
+				);
+				return;
+			}
+			const { dropoutRate: _, ...read } = model.config;
+			const { dropoutRate: __, ...expected } = config;
+			report.equal('configuration', sorted(read), sorted(expected), { source: name });
+			const users = await model.userVectors(this.histories);
+			await this.compareUsers(users, name, (candidates, perUser) =>
+				model.scoreCandidates(users, candidates, perUser),
+			);
+		} finally {
+			model.dispose();
+		}
+	}
+
+	/** Loss and gradients, then Adam's steps on the one batch. */
+	async training(model: NativeSasRec, first: ReadonlyMap<string, Float32Array>): Promise<void> {
+		const { fixture, report, session, histories, config } = this;
+		const source = this.source.name;
+		if (!fixture.has('pos') || !fixture.has('neg')) return;
+		const positives = this.itemsAt('pos');
+		const negatives = this.itemsAt('neg');
+		if (config.variant !== 'reference') {
+			const trained = [...fixture.expectedTensors.keys(), ...Object.keys(fixture.expected)].filter((name) =>
+				/^(loss|losses|grad\..*|adam\d+\..*)$/.test(name),
+			);
+			for (const name of trained)
+				report.skip(name, 'pmixer’s layouts can be used, not trained (ERR_ALLMREC_UNSUPPORTED)');
+			return;
+		}
+		const args = argumentsOf(fixture);
+		const learningRate = typeof args.lr === 'number' ? args.lr : 1e-3;
+		const l2Embedding = typeof args.l2_emb === 'number' ? args.l2_emb : 0;
+		// The trainer wants data of its own, which given batches leave unused.
+		const unused = ragged([[1, 1]]);
+		const trainer = guard(
+			() =>
+				new session.addon.SasRecTrainer(model, unused, ragged([[]]), {
+					batchSize: 1,
+					loss: 'bce',
+					l2Embedding,
+					seed: 0,
+					learningRate,
+					beta1: 0.9,
+					beta2: 0.98,
+					eps: 1e-8,
+				}),
+		);
+		try {
+			const losses = await trainer.gradients(histories, positives, negatives);
+			if (fixture.has('loss'))
+				report.compare('loss', [losses.loss!], fixture.tensor('loss').data, { source });
+			await report.gradients(fixture, 'grad.', (name) => model.getGradient(name), { source });
+			if (fixture.has('grad.item_emb.weight')) {
+				const row = (values: Float32Array) => values.subarray(0, config.hiddenUnits);
+				const [ours, expected] = [
+					row(await model.getGradient('item_emb.weight')),
+					row(fixture.tensor('grad.item_emb.weight').data),
+				];
+				report.compare('grad.item_emb.weight', ours, expected, {
+					source,
+					tolerance: 0,
+					note: 'row 0, the padding',
+				});
+			}
+			await this.steps(model, first, learningRate, () => trainer.step(histories, positives, negatives));
+		} finally {
+			trainer.dispose();
+		}
+	}
+
+	/** Parameters after step K as `adamK.<name>`, and the loss before each step. */
+	async steps(
+		model: NativeSasRec,
+		first: ReadonlyMap<string, Float32Array>,
+		learningRate: number,
+		step: () => Promise<Record<string, number>>,
+	): Promise<void> {
+		const { fixture, report } = this;
+		const source = this.source.name;
+		const expected = [...fixture.expectedTensors.keys()].filter((name) => /^adam\d+\./.test(name));
+		const stepOf = (name: string) => Number(/^adam(\d+)\./.exec(name)![1]);
+		const listed = (fixture.expected.losses ?? []) as number[];
+		const last = Math.max(0, listed.length, ...expected.map(stepOf));
+		const losses: number[] = [];
+		for (let done = 1; done <= last; done++) {
+			losses.push((await step()).loss!);
+			for (const name of expected) {
+				if (stepOf(name) !== done) continue;
+				const parameter = name.replace(/^adam\d+\./, '');
+				this.compareStepped(
+					name,
+					await model.getParameter(parameter),
+					first.get(parameter)!,
+					`grad.${parameter}`,
+					done * learningRate,
+				);
+			}
+		}
+		if (listed.length > 0)
+			report.compare('losses', losses.slice(0, listed.length), listed, {
+				source,
+				note: `before each of ${listed.length} steps`,
+			});
+	}
+
+	/**
+	 * Where the gradient is rounding and nothing more, Adam's step is that rounding divided by itself: those numbers
+	 * need only stay within the step's bound of where they began.
+	 */
+	compareStepped(
+		name: string,
+		ours: Float32Array,
+		began: Float32Array,
+		gradientName: string,
+		bound: number,
+	): void {
+		const { fixture, report } = this;
+		const source = this.source.name;
+		const expected = fixture.tensor(name).data;
+		if (!fixture.has(gradientName)) {
+			report.compare(name, ours, expected, { source });
+			return;
+		}
+		const names = [...fixture.expectedTensors.keys()].filter((key) => key.startsWith('grad.'));
+		const largest = Math.max(...names.map((key) => maximum(fixture.tensor(key).data)));
+		const gradient = fixture.tensor(gradientName).data;
+		const isRounding = (i: number) => gradient[i] !== 0 && Math.abs(gradient[i]!) < NOISE * largest;
+		const rounding = Array.from(gradient.keys()).filter(isRounding);
+		const strays = rounding.filter((i) => Math.abs(ours[i]! - began[i]!) > 1.01 * bound);
+		if (strays.length > 0) {
+			report.fail(name, `${strays.length} numbers moved further than Adam can`, source);
+			return;
+		}
+		const exact = expected.map((value, i) => (isRounding(i) ? ours[i]! : value));
+		report.compare(name, ours, exact, {
+			source,
+			note:
+				rounding.length === 0
+					? ''
+					: `${rounding.length} of ${gradient.length} have a gradient of rounding alone: within Adam's bound`,
+		});
+	}
+
+	itemsAt(name: string): Int32Array {
+		const rows = this.fixture.inputRows(name);
+		const width = rows[0]!.length;
+		return Int32Array.from(
+			this.histories.places,
+			(place) => rows[Math.floor(place / width)]![place % width]!,
+		);
+	}
+}
+
+function sorted(object: object): object {
+	return Object.fromEntries(Object.entries(object).sort(([a], [b]) => (a < b ? -1 : 1)));
+}
