@@ -121,12 +121,16 @@ async function measureGroup(
 	const rows: Row[] = [];
 	try {
 		for (const item of cases) {
-			process.stderr.write(`${item.name}, ${threads} threads …\n`);
+			const before = rows.length;
 			try {
 				rows.push(...(await measure(item, threads, limits, peer, options)));
 			} catch (error) {
 				rows.push(failed(item.name, item.dtype, threads, item.unit, error as Error));
 			}
+			for (const { name, dtype, ours, peer: theirs, unit, ratio } of rows.slice(before))
+				process.stderr.write(
+					`  ${name}, ${dtype}: ${number(ours)} beside ${number(theirs)} ${unit}${ratio === null ? '' : `, ${ratio.toFixed(2)}×`}\n`,
+				);
 		}
 	} finally {
 		if (typeof peer !== 'string') peer.dispose();

@@ -24,7 +24,8 @@ function main() {
 		if (addon) return console.log(`a-llmrec: the native addon is up to date (${addon}).`);
 	}
 	const missing = missingTools();
-	if (missing.length > 0) stop(`${missing.map((m) => `a-llmrec: ${m} was not found.`).join('\n')}\n\n${HOW_TO_INSTALL}`);
+	if (missing.length > 0)
+		stop(`${missing.map((m) => `a-llmrec: ${m} was not found.`).join('\n')}\n\n${HOW_TO_INSTALL}`);
 	build();
 }
 
@@ -38,11 +39,15 @@ function existing() {
 
 /** In a process of its own: an addon of another platform or Node may end it. */
 function loads(path) {
-	return spawnSync(process.execPath, ['-e', `require(${JSON.stringify(path)})`], { stdio: 'ignore' }).status === 0;
+	return (
+		spawnSync(process.execPath, ['-e', `require(${JSON.stringify(path)})`], { stdio: 'ignore' }).status === 0
+	);
 }
 
 function newestSource() {
-	const times = ['binding.gyp', 'package.json', 'native/sources.json'].map((f) => statSync(join(root, f)).mtimeMs);
+	const times = ['binding.gyp', 'package.json', 'native/sources.json'].map(
+		(f) => statSync(join(root, f)).mtimeMs,
+	);
 	for (const entry of readdirSync(join(root, 'native', 'cpp'), { recursive: true, withFileTypes: true }))
 		if (entry.isFile()) times.push(statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs);
 	return Math.max(...times);
@@ -52,16 +57,22 @@ function missingTools() {
 	const missing = [];
 	const compiler = process.env.CXX?.trim().split(/\s+/)[0];
 	if (compiler ? !found(compiler) : !['c++', 'g++', 'clang++'].some(found))
-		missing.push(compiler ? `the C++ compiler \`${compiler}\` (CXX)` : 'a C++17 compiler (c++, g++ or clang++)');
+		missing.push(
+			compiler ? `the C++ compiler \`${compiler}\` (CXX)` : 'a C++17 compiler (c++, g++ or clang++)',
+		);
 	if (!found(process.env.MAKE ?? 'make')) missing.push('`make`');
-	if (![process.env.PYTHON, process.env.npm_config_python, 'python3'].some((python) => python && found(python)))
+	if (
+		![process.env.PYTHON, process.env.npm_config_python, 'python3'].some((python) => python && found(python))
+	)
 		missing.push('`python3`');
 	return missing;
 }
 
 function found(program) {
 	if (program.includes('/')) return existsSync(program);
-	return (process.env.PATH ?? '').split(delimiter).some((folder) => folder && existsSync(join(folder, program)));
+	return (process.env.PATH ?? '')
+		.split(delimiter)
+		.some((folder) => folder && existsSync(join(folder, program)));
 }
 
 function build() {
@@ -69,21 +80,26 @@ function build() {
 	const nodedir = headersFolder();
 	// Two compilers need a gigabyte each at the worst file.
 	const jobs = Math.max(1, Math.min(availableParallelism(), Math.floor(totalmem() / 2 ** 30)));
-	const args = [nodeGyp, 'rebuild', '--jobs', String(jobs), '--loglevel', 'warn'];
+	// Not `rebuild`: what has not changed is kept.
+	const args = [nodeGyp, 'configure', 'build', '--jobs', String(jobs), '--loglevel', 'warn'];
 	if (nodedir) args.push(`--nodedir=${nodedir}`);
 	const env = { ...process.env };
 	// make's own compiler variable wins over what the PATH offers.
-	if (!env.CXX && !found('c++') && !found('g++')) Object.assign(env, { CXX: 'clang++', CC: env.CC ?? 'clang' });
+	if (!env.CXX && !found('c++') && !found('g++'))
+		Object.assign(env, { CXX: 'clang++', CC: env.CC ?? 'clang' });
 	const started = Date.now();
 	console.log(`a-llmrec: building the native addon (${jobs} jobs; a few minutes) …`);
 	const { status, error } = spawnSync(process.execPath, args, { cwd: root, env, stdio: 'inherit' });
 	if (error || status !== 0)
 		stop(
 			'a-llmrec: building the native addon failed; the first error is above.\n' +
-				(nodedir ? '' : "Node's headers were not on this machine; offline, set npm_config_nodedir to their prefix.\n") +
+				(nodedir
+					? ''
+					: "Node's headers were not on this machine; offline, set npm_config_nodedir to their prefix.\n") +
 				`${HOW_TO_INSTALL}\nThen: (cd ${root} && npm run build:addon)`,
 		);
-	if (!loads(built)) stop(`a-llmrec: ${built} was built but does not load: node -e "require('${built}')" says why.`);
+	if (!loads(built))
+		stop(`a-llmrec: ${built} was built but does not load: node -e "require('${built}')" says why.`);
 	console.log(`a-llmrec: built ${built} in ${Math.round((Date.now() - started) / 1000)} s.`);
 }
 
@@ -94,9 +110,15 @@ function findNodeGyp() {
 		try {
 			return require.resolve(candidate);
 		} catch {}
-	const besideNpm = process.env.npm_execpath && join(dirname(process.env.npm_execpath), '..', 'node_modules', 'node-gyp', 'bin', 'node-gyp.js');
+	const besideNpm =
+		process.env.npm_execpath &&
+		join(dirname(process.env.npm_execpath), '..', 'node_modules', 'node-gyp', 'bin', 'node-gyp.js');
 	const prefix = dirname(dirname(process.execPath));
-	for (const path of [process.env.npm_config_node_gyp, besideNpm, join(prefix, 'lib/node_modules/npm/node_modules/node-gyp/bin/node-gyp.js')])
+	for (const path of [
+		process.env.npm_config_node_gyp,
+		besideNpm,
+		join(prefix, 'lib/node_modules/npm/node_modules/node-gyp/bin/node-gyp.js'),
+	])
 		if (path && existsSync(path)) return path;
 	return stop('a-llmrec: node-gyp was not found; run npm install in the package, or install npm.');
 }

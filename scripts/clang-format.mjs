@@ -16,8 +16,12 @@ const files = readdirSync(join(root, 'native'), { recursive: true })
 	.map((file) => join(root, 'native', file))
 	.sort();
 const options = mode === '--write' ? ['-i'] : ['--dry-run', '-Werror'];
-const { status, error } = spawnSync(join(root, 'node_modules', '.bin', 'clang-format'), [...options, ...files], {
-	stdio: 'inherit',
-});
+const { status, error } = spawnSync(
+	join(root, 'node_modules', '.bin', 'clang-format'),
+	[...options, ...files],
+	{
+		stdio: 'inherit',
+	},
+);
 if (error) console.error(`clang-format: ${error.message}`);
 process.exitCode = error ? 1 : status;

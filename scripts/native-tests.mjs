@@ -12,7 +12,8 @@ const sources = JSON.parse(readFileSync(join(root, 'native', 'sources.json'), 'u
 const jobs = availableParallelism();
 const tests = Object.keys(sources.tests).filter((name) => !process.argv[2] || name === process.argv[2]);
 
-if (tests.length === 0) fail(`There is no native test \`${process.argv[2]}\`; there are ${Object.keys(sources.tests).join(', ')}.`);
+if (tests.length === 0)
+	fail(`There is no native test \`${process.argv[2]}\`; there are ${Object.keys(sources.tests).join(', ')}.`);
 if (has('cmake')) buildWithCmake();
 else await buildDirectly();
 
@@ -41,7 +42,15 @@ function buildWithCmake() {
 /** The same list of sources without CMake; files older than their object are kept. */
 async function buildDirectly() {
 	const compiler = process.env.CXX ?? 'c++';
-	const flags = ['-O3', '-std=c++17', '-fno-math-errno', '-fno-trapping-math', '-Wall', '-Wextra', `-I${join(root, 'native/cpp')}`];
+	const flags = [
+		'-O3',
+		'-std=c++17',
+		'-fno-math-errno',
+		'-fno-trapping-math',
+		'-Wall',
+		'-Wextra',
+		`-I${join(root, 'native/cpp')}`,
+	];
 	const sets = { generic: [] };
 	if (process.arch === 'x64') {
 		sets.avx2 = ['-mavx2', '-mfma', '-mf16c'];
@@ -50,10 +59,16 @@ async function buildDirectly() {
 	const compilations = [];
 	const object = (file, set, extra) => {
 		const path = join(folder, 'direct', set, `${file.replaceAll('/', '_')}.o`);
-		compilations.push({ path, args: [...flags, ...extra, '-c', join(root, file), '-o', path], source: join(root, file) });
+		compilations.push({
+			path,
+			args: [...flags, ...extra, '-c', join(root, file), '-o', path],
+			source: join(root, file),
+		});
 		return path;
 	};
-	const core = ['core', 'io', 'backend', 'cpu', 'autograd', 'nn', 'models'].flatMap((group) => sources[group]);
+	const core = ['core', 'io', 'backend', 'cpu', 'autograd', 'nn', 'models'].flatMap(
+		(group) => sources[group],
+	);
 	const shared = core.map((file) => object(file, 'core', []));
 	const kernels = Object.entries(sets).flatMap(([set, extra]) =>
 		sources.cpu_kernels.map((file) => object(file, set, [...extra, `-DALLMREC_ISA=${set}`])),
@@ -63,12 +78,17 @@ async function buildDirectly() {
 	const waiting = compilations.filter(({ path, source }) => !isNewer(path, source));
 	const work = async () => {
 		for (let next = waiting.pop(); next; next = waiting.pop())
-			if ((await finished(spawn(compiler, next.args, { stdio: 'inherit' }))) !== 0) fail(`Cannot compile ${next.source}.`);
+			if ((await finished(spawn(compiler, next.args, { stdio: 'inherit' }))) !== 0)
+				fail(`Cannot compile ${next.source}.`);
 	};
 	await Promise.all(Array.from({ length: jobs }, work));
 	// Objects of the plainest set come first: the linker keeps the first copy of an inline function.
 	for (const [name, objects] of programs)
-		call(compiler, [...objects, ...shared, ...kernels, '-o', join(folder, name), '-ldl', '-lpthread'], 'inherit');
+		call(
+			compiler,
+			[...objects, ...shared, ...kernels, '-o', join(folder, name), '-ldl', '-lpthread'],
+			'inherit',
+		);
 }
 
 function isNewer(path, source) {

@@ -2,6 +2,7 @@
  * Compares this library with dumps of PyTorch and transformers: `npm run parity -- FOLDER…`. A folder holds weights
  * and what they must compute (see the README of the shared fixtures); a folder of such folders is searched.
  */
+import { existsSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { Session } from '../lib/native/session.js';
 import { checkFolder, parityFolders } from './parity/check.js';
@@ -27,6 +28,11 @@ async function main(): Promise<number> {
 	) {
 		console.error(USAGE);
 		return values.help ? 0 : 2;
+	}
+	const missing = positionals.filter((folder) => !existsSync(folder));
+	if (missing.length > 0) {
+		console.error(`${missing.join(', ')} is not there.`);
+		return 1;
 	}
 	const folders = positionals.flatMap(parityFolders);
 	if (folders.length === 0) {

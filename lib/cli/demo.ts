@@ -38,13 +38,6 @@ export function register(program: Command): void {
 	).action(run);
 }
 
-/** What suits the demo's few hundred users and its tiny models. */
-export const demoOptions: RunOptions = {
-	cf: { epochs: 200, batchSize: 128 },
-	alignment: { epochs: 20, items: 'all', learningRate: 5e-4 },
-	projection: { epochs: 10, items: 'all', batchSize: 16, learningRate: 1e-3 },
-};
-
 async function run({ json, out, seed, textEncoder, llm, device, threads }: Flags): Promise<void> {
 	const folder = out ?? (await mkdtemp(join(tmpdir(), 'a-llmrec-demo-')));
 	const runFolder = join(folder, 'run');
@@ -61,7 +54,7 @@ async function run({ json, out, seed, textEncoder, llm, device, threads }: Flags
 			out: path,
 			signal,
 		});
-		const options: RunOptions = { ...demoOptions, seed, ...(textEncoder ? { textEncoder } : {}), ...(llm ? { llm } : {}) };
+		const options: RunOptions = { seed, words: 'game', ...(textEncoder ? { textEncoder } : {}), ...(llm ? { llm } : {}) };
 		await trainRun(dataset, { out: runFolder, datasetPath: path, options, device, threads, signal, onProgress });
 		const { split, test } = await openRunDataset(runFolder, path, signal);
 		const model = await loadRun(runFolder, { device, threads, signal });

@@ -173,6 +173,12 @@ export interface NativeSentenceEncoder extends NativeModel {
 	pooledGradients(texts: Ragged, w: Float32Array, half: number): Promise<Losses>;
 }
 
+/** Makes sentence encoders: InfoNCE over pairs of texts of one thing. */
+export interface NativeContrastiveTrainer extends NativeTrainer {
+	/** Texts 0 … B − 1 and their partners B … 2B − 1; gives `loss` and `accuracy`. */
+	step(texts: Ragged): Promise<Losses>;
+}
+
 export interface AlignmentConfig {
 	/** d */ itemSize: number;
 	/** d_t */ textSize: number;
@@ -347,6 +353,10 @@ export interface NativeAddon {
 		options: SasRecTrainOptions,
 	) => NativeSasRecTrainer;
 	SentenceEncoder: new (engine: NativeEngine, config: EncoderConfig) => NativeSentenceEncoder;
+	ContrastiveTrainer: new (
+		encoder: NativeSentenceEncoder,
+		options: AdamOptions & { temperature: number; seed: number },
+	) => NativeContrastiveTrainer;
 	Alignment: new (engine: NativeEngine, config: AlignmentConfig) => NativeAlignment;
 	AlignmentTrainer: new (
 		alignment: NativeAlignment,
@@ -354,7 +364,8 @@ export interface NativeAddon {
 		options: AdamOptions & { trainEncoder: boolean; seed: number },
 	) => NativeAlignmentTrainer;
 	Opt: new (engine: NativeEngine, config: OptConfig) => NativeOpt;
-	LlmTrainer: new (model: NativeOpt, options: AdamOptions) => NativeLlmTrainer;
+	/** frozen: names of weights that stay as they are. */
+	LlmTrainer: new (model: NativeOpt, options: AdamOptions & { frozen?: string[] }) => NativeLlmTrainer;
 	Projector: new (engine: NativeEngine, config: ProjectorConfig) => NativeProjector;
 	ProjectionTrainer: new (
 		projector: NativeProjector,

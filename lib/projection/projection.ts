@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import type { Alignment } from '../alignment/alignment.js';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom } from '../data/sampling.js';
@@ -17,7 +18,12 @@ import { type LoopResult, trainLoop } from '../training/loop.js';
 export const projectionSchema = z.strictObject({
 	/** `mlp`: the paper's; `linear`: one layer. */
 	projector: z.enum(['mlp', 'linear']).default('mlp'),
-	/** The last layers' initial weights are multiplied by this. */
+	/**
+	 * `xavier`: the paper's. `shared`: both projections start as one map of the recommender's space, the item's through
+	 * stage 1's decoder, and give soft tokens as long as the language model's own embeddings; see `shareMap`.
+	 */
+	initialisation: z.enum(['xavier', 'shared']).default('xavier'),
+	/** Multiplies the last layers' initial weights (`xavier`), or the soft tokens' initial length (`shared`). */
 	initialScale: z.number().positive().default(1),
 	/** Candidates of a training prompt, the target included. */
 	candidates: z.int().min(2).default(20),
@@ -46,6 +52,8 @@ export interface ProjectionTrainOptions extends LongCallOptions {
 	joint: Float32Array;
 	/** Writes the prompts. */
 	prompts: PromptBuilder;
+	/** Of stage 1; `shared` starts from its decoder. */
+	alignment: Alignment;
 	folder?: string | undefined;
 	session: Session;
 }
@@ -69,7 +77,7 @@ export class Projection {
 		cf: CollaborativeModel,
 		llm: CausalLM,
 		options: ProjectionOptions,
-		{ split, joint, prompts, folder, session, signal, onProgress }: ProjectionTrainOptions,
+		{ split, joint, prompts, alignment, folder, session, signal, onProgress }: ProjectionTrainOptions,
 	): Promise<Projection> {
 		const o = parseOptions(projectionSchema, options, 'the projection');
 		const config: ProjectorConfig = {
@@ -79,7 +87,13 @@ export class Projection {
 			tokenSize: llm.tokenSize,
 		};
 		const native = guard(() => new session.addon.Projector(session.engine, config));
-		await run(() => native.initialise(o.seed, o.initialScale), signal);
+		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);
+		if (o.initialisation === 'shared') {
+			const users = split.users('validation').subarray(0, 200);
+			const vectors = await cf.userVectors(Array.from(users, (user) => split.history(user, 'validation')));
+			const length = (await meanLength(llm)) * o.initialScale;
+			await shareMap(native, config, alignment, vectors, length);
+		}
 		const examples = new Examples(dataset, split, cf, o);
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
@@ -187,6 +201,60 @@ export class Projection {
 	dispose(): void {
 		this.native.dispose();
 	}
+}
+
+/**
+ * Starts F_I as F_U of the item's reconstruction: its first layer is F_U's times stage 1's item decoder, the layers
+ * after it are F_U's. So O_u and O_i are near each other where the recommender puts user and item near each other, and
+ * training begins from there instead of having to find two maps that agree.
+ *
+ * @param vectors (users, d), whose soft tokens get the mean length `length`
+ */
+async function shareMap(
+	native: NativeProjector,
+	{ kind, userSize, jointSize, tokenSize }: ProjectorConfig,
+	alignment: Alignment,
+	vectors: Float32Array,
+	length: number,
+): Promise<void> {
+	const first = kind === 'mlp' ? '.0' : '';
+	const last = kind === 'mlp' ? '.3' : '';
+	const get = (name: string) => run(() => native.getParameter(name));
+	const set = (name: string, values: Float32Array) => run(() => native.setParameter(name, values));
+	const weight = await get(`log_emb_proj${first}.weight`);
+	const decoder = await run(() => alignment.native.getParameter('mlp.fc2.weight')); // (d, d')
+	const decoderBias = await run(() => alignment.native.getParameter('mlp.fc2.bias'));
+	const composed = new Float32Array(tokenSize * jointSize);
+	const bias = await get(`log_emb_proj${first}.bias`);
+	for (let h = 0; h < tokenSize; h++)
+		for (let c = 0; c < userSize; c++) {
+			const w = weight[h * userSize + c]!;
+			bias[h]! += w * decoderBias[c]!;
+			for (let j = 0; j < jointSize; j++) composed[h * jointSize + j]! += w * decoder[c * jointSize + j]!;
+		}
+	await set(`item_emb_proj${first}.weight`, composed);
+	await set(`item_emb_proj${first}.bias`, bias);
+	if (kind === 'mlp') await set('item_emb_proj.3.weight', await get('log_emb_proj.3.weight'));
+	const tokens = await run(() => native.users(vectors));
+	const scale = length / Math.max(rowLength(tokens, tokenSize), 1e-6);
+	for (const name of kind === 'mlp' ? ['log_emb_proj', 'item_emb_proj'] : ['log_emb_proj'])
+		await set(`${name}${last}.weight`, (await get(`${name}${last}.weight`)).map((w) => w * scale));
+}
+
+/** Mean length of the language model's token embeddings. */
+async function meanLength(llm: CausalLM): Promise<number> {
+	return rowLength(await run(() => llm.native.getParameter('model.decoder.embed_tokens.weight')), llm.tokenSize);
+}
+
+/** Mean Euclidean length of rows. */
+function rowLength(rows: Float32Array, width: number): number {
+	let total = 0;
+	for (let r = 0; r < rows.length; r += width) {
+		let square = 0;
+		for (let c = 0; c < width; c++) square += rows[r + c]! ** 2;
+		total += Math.sqrt(square);
+	}
+	return (total * width) / Math.max(1, rows.length);
 }
 
 const METADATA = 'a-llmrec.projector';

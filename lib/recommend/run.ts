@@ -97,6 +97,7 @@ export async function trainRun(dataset: Dataset, { out, datasetPath, stages = ST
 				split,
 				joint,
 				prompts,
+				alignment,
 				folder: join(out, 'project'),
 				session,
 				...calls,

@@ -25,7 +25,7 @@ export async function checkOpt(fixture: Fixture, report: Report, session: Sessio
 			await model.load(source.paths);
 			const check = new OptCheck(fixture, report, session, model, source.name);
 			if (first === undefined) {
-				first = await readParameters(model);
+				first = fixture.sources.length > 1 ? await readParameters(model) : new Map();
 				await check.all();
 			} else {
 				const half = await compareParameters(report, fixture, source, model, first);

@@ -29,6 +29,7 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"SasRec", define_sas_rec(env)},
       {"SasRecTrainer", define_sas_rec_trainer(env)},
       {"SentenceEncoder", define_sentence_encoder(env)},
+      {"ContrastiveTrainer", define_contrastive_trainer(env)},
       {"Alignment", define_alignment(env)},
       {"AlignmentTrainer", define_alignment_trainer(env)},
       {"Opt", define_opt(env)},

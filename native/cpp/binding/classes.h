@@ -10,6 +10,7 @@ void write_safetensors(const Napi::CallbackInfo& info);
 Napi::Function define_sas_rec(Napi::Env env);
 Napi::Function define_sas_rec_trainer(Napi::Env env);
 Napi::Function define_sentence_encoder(Napi::Env env);
+Napi::Function define_contrastive_trainer(Napi::Env env);
 Napi::Function define_alignment(Napi::Env env);
 Napi::Function define_alignment_trainer(Napi::Env env);
 Napi::Function define_opt(Napi::Env env);

@@ -21,8 +21,13 @@ class LlmTrainerWrap : public TrainerWrap<LlmTrainerWrap, LlmTrainer> {
     guarded(info.Env(), [&] {
       const OptWrap::State model = OptWrap::read(info[0], "model");
       config_ = model->core.config();
-      const AdamOptions adam = read_adam(Fields(info[1], "options"));
-      create({model}, {}, [model, adam] { return std::make_unique<LlmTrainer>(model->core, adam); });
+      const Fields options(info[1], "options");
+      const AdamOptions adam = read_adam(options);
+      const std::vector<std::string> frozen =
+          options.has("frozen") ? read_strings(options.get("frozen"), options.name_of("frozen"))
+                                : std::vector<std::string>{};
+      create({model}, {},
+             [model, adam, frozen] { return std::make_unique<LlmTrainer>(model->core, adam, frozen); });
     });
   }
 

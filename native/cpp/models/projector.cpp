@@ -1,5 +1,6 @@
 #include "projector.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace allmrec {
@@ -124,10 +125,22 @@ std::map<std::string, double> ProjectionTrainer::evaluate(const LlmBatch& batch,
   return forward(tape, batch, soft, targets, keep_gradients);
 }
 
-LlmTrainer::LlmTrainer(Opt& llm, const AdamOptions& options)
-    : llm_(llm),
-      arena_(llm.parameters().device()),
-      adam_(llm.parameters().device(), llm.parameters().train_all(), options) {}
+namespace {
+
+std::vector<Parameter*> all_but(ParameterSet& parameters, const std::vector<std::string>& frozen) {
+  for (const std::string& name : frozen)
+    if (parameters.find(name) == nullptr)
+      throw Error(ErrorCode::invalid_argument, "There is no weight `" + name + "` to freeze.");
+  std::vector<Parameter*> result;
+  for (Parameter* p : parameters.train_all())
+    if (std::find(frozen.begin(), frozen.end(), p->name) == frozen.end()) result.push_back(p);
+  return result;
+}
+
+}  // namespace
+
+LlmTrainer::LlmTrainer(Opt& llm, const AdamOptions& options, const std::vector<std::string>& frozen)
+    : llm_(llm), arena_(llm.parameters().device()), adam_(llm.parameters().device(), all_but(llm.parameters(), frozen), options) {}
 
 LlmTrainer::Result LlmTrainer::forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
                                        const TokenTargets& targets, bool backward, bool soft_gradient) {

@@ -89,7 +89,8 @@ class ProjectionTrainer {
 // tiny models are made.
 class LlmTrainer {
  public:
-  LlmTrainer(Opt& llm, const AdamOptions& options);
+  // frozen: names of weights that stay as they are.
+  LlmTrainer(Opt& llm, const AdamOptions& options, const std::vector<std::string>& frozen = {});
 
   struct Result {
     std::map<std::string, double> losses;

@@ -1,0 +1,52 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import test from 'ava';
+
+const list: Record<string, unknown> = JSON.parse(readFileSync('native/sources.json', 'utf8'));
+const { tests, benchmarks, ...groups } = list as Record<string, string[]> & {
+	tests: never;
+	benchmarks: never;
+};
+const programs: Record<string, string[]> = { ...(tests as object), ...(benchmarks as object) };
+
+const sources = (folder: string) =>
+	readdirSync(folder, { recursive: true, encoding: 'utf8' })
+		.map((file) => join(folder, file))
+		.filter((file) => file.endsWith('.cpp'))
+		.sort();
+
+test('every C++ source is in native/sources.json, once', (t) => {
+	t.deepEqual(Object.values(groups).flat().sort(), sources('native/cpp'));
+});
+
+test('a source is in the group of its folder', (t) => {
+	for (const [group, files] of Object.entries(groups)) {
+		const folder = `native/cpp/${group === 'cpu_kernels' ? 'cpu/ops' : group}/`;
+		t.deepEqual(
+			files.filter((file) => !file.startsWith(folder)),
+			[],
+			group,
+		);
+	}
+});
+
+test('every native test and benchmark is built from sources that exist', (t) => {
+	const present = sources('native/test');
+	for (const [name, files] of Object.entries(programs)) {
+		t.true(files.includes(`native/test/${name}.cpp`), name);
+		for (const file of files) t.true(present.includes(file), file);
+	}
+	const built = new Set(Object.values(programs).flat());
+	t.deepEqual(
+		present.filter((file) => !built.has(file)),
+		[],
+	);
+});
+
+test('both builds read the list', (t) => {
+	for (const file of ['binding.gyp', 'CMakeLists.txt']) {
+		const text = readFileSync(file, 'utf8');
+		t.true(text.includes('native/sources.json'), file);
+		t.false(/\.cpp\b/.test(text), `${file} names a source itself`);
+	}
+});
