@@ -8,6 +8,7 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { corpus } from './embedded/corpus.js';
 import { makeEncoder } from './embedded/encoder.js';
+import { makeLanguageModel } from './embedded/language-model.js';
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..');
 const { values } = parseArgs({
@@ -22,5 +23,6 @@ const both = !values.encoder && !values.llm;
 const texts = await corpus(root, 60);
 const begun = performance.now();
 if (values.encoder || both)
-	await makeEncoder(join(values.out, 'tiny-encoder'), texts, Number(values.steps ?? 600));
+	await makeEncoder(join(values.out, 'tiny-encoder'), texts, Number(values.steps ?? 300));
+if (values.llm || both) await makeLanguageModel(join(values.out, 'tiny-opt'), texts, Number(values.steps ?? 2400));
 console.log(`made in ${((performance.now() - begun) / 1000).toFixed(0)} s`);
