@@ -92,7 +92,7 @@ export class Projection {
 			const users = split.users('validation').subarray(0, 200);
 			const vectors = await cf.userVectors(Array.from(users, (user) => split.history(user, 'validation')));
 			const length = (await meanLength(llm)) * o.initialScale;
-			await shareMap(native, config, alignment, vectors, length);
+			await shareMap(native, config, alignment, { seed: o.seed, vectors, length });
 		}
 		const examples = new Examples(dataset, split, cf, o);
 		if (examples.train.length === 0)
@@ -205,8 +205,9 @@ export class Projection {
 
 /**
  * Starts F_I as F_U of the item's reconstruction: its first layer is F_U's times stage 1's item decoder, the layers
- * after it are F_U's. So O_u and O_i are near each other where the recommender puts user and item near each other, and
- * training begins from there instead of having to find two maps that agree.
+ * after it are F_U's. And F_U starts near an isometry: orthonormal layers, and a layer-norm bias that keeps the
+ * activation in its straight part. So O_u and O_i are as near each other as user and item are in the recommender's
+ * space, and training begins from there instead of having to find two maps that agree.
  *
  * @param vectors (users, d), whose soft tokens get the mean length `length`
  */
@@ -214,31 +215,63 @@ async function shareMap(
 	native: NativeProjector,
 	{ kind, userSize, jointSize, tokenSize }: ProjectorConfig,
 	alignment: Alignment,
-	vectors: Float32Array,
-	length: number,
+	{ seed, vectors, length }: { seed: number; vectors: Float32Array; length: number },
 ): Promise<void> {
-	const first = kind === 'mlp' ? '.0' : '';
-	const last = kind === 'mlp' ? '.3' : '';
 	const get = (name: string) => run(() => native.getParameter(name));
 	const set = (name: string, values: Float32Array) => run(() => native.setParameter(name, values));
-	const weight = await get(`log_emb_proj${first}.weight`);
+	const random = new SeededRandom(seed, MAP_STREAM);
+	const first = orthonormal(random, tokenSize, userSize);
+	const layer = kind === 'mlp' ? '.0' : '';
+	await set(`log_emb_proj${layer}.weight`, first);
 	const decoder = await run(() => alignment.native.getParameter('mlp.fc2.weight')); // (d, d')
 	const decoderBias = await run(() => alignment.native.getParameter('mlp.fc2.bias'));
 	const composed = new Float32Array(tokenSize * jointSize);
-	const bias = await get(`log_emb_proj${first}.bias`);
+	const bias = new Float32Array(tokenSize);
 	for (let h = 0; h < tokenSize; h++)
 		for (let c = 0; c < userSize; c++) {
-			const w = weight[h * userSize + c]!;
+			const w = first[h * userSize + c]!;
 			bias[h]! += w * decoderBias[c]!;
 			for (let j = 0; j < jointSize; j++) composed[h * jointSize + j]! += w * decoder[c * jointSize + j]!;
 		}
-	await set(`item_emb_proj${first}.weight`, composed);
-	await set(`item_emb_proj${first}.bias`, bias);
-	if (kind === 'mlp') await set('item_emb_proj.3.weight', await get('log_emb_proj.3.weight'));
+	await set(`item_emb_proj${layer}.weight`, composed);
+	await set(`item_emb_proj${layer}.bias`, bias);
+	if (kind === 'mlp') {
+		const last = orthonormal(random, tokenSize, tokenSize);
+		const undo = new Float32Array(tokenSize);
+		for (const [i, w] of last.entries()) undo[Math.floor(i / tokenSize)]! -= STRAIGHT * w;
+		for (const name of ['log_emb_proj', 'item_emb_proj']) {
+			await set(`${name}.1.bias`, new Float32Array(tokenSize).fill(STRAIGHT));
+			await set(`${name}.3.weight`, last);
+			await set(`${name}.3.bias`, undo);
+		}
+	}
 	const tokens = await run(() => native.users(vectors));
 	const scale = length / Math.max(rowLength(tokens, tokenSize), 1e-6);
-	for (const name of kind === 'mlp' ? ['log_emb_proj', 'item_emb_proj'] : ['log_emb_proj'])
-		await set(`${name}${last}.weight`, (await get(`${name}${last}.weight`)).map((w) => w * scale));
+	for (const name of ['log_emb_proj', 'item_emb_proj'])
+		for (const part of kind === 'mlp' ? ['.3.weight', '.3.bias'] : ['.weight', '.bias'])
+			await set(name + part, (await get(name + part)).map((w) => w * scale));
+}
+
+/** Where GELU and LeakyReLU are straight for all that a layer norm gives. */
+const STRAIGHT = 3;
+
+/** (rows, cols): orthonormal columns, or rows where there are fewer of them. */
+function orthonormal(random: SeededRandom, rows: number, cols: number): Float32Array {
+	const size = Math.max(rows, cols);
+	const basis: Float64Array[] = [];
+	while (basis.length < Math.min(rows, cols)) {
+		const vector = Float64Array.from({ length: size }, () => random.normal());
+		for (const other of basis) {
+			const dot = vector.reduce((sum, x, i) => sum + x * other[i]!, 0);
+			for (let i = 0; i < size; i++) vector[i]! -= dot * other[i]!;
+		}
+		const norm = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
+		basis.push(vector.map((x) => x / norm));
+	}
+	const matrix = new Float32Array(rows * cols);
+	for (let r = 0; r < rows; r++)
+		for (let c = 0; c < cols; c++) matrix[r * cols + c] = rows >= cols ? basis[c]![r]! : basis[r]![c]!;
+	return matrix;
 }
 
 /** Mean length of the language model's token embeddings. */
@@ -261,6 +294,7 @@ const METADATA = 'a-llmrec.projector';
 const VALIDATION_BATCH = 16;
 const ORDER_STREAM = 21;
 const EXAMPLE_STREAM = 22;
+const MAP_STREAM = 24;
 const VALIDATION_STREAM = 0xffff;
 
 type ParsedOptions = z.output<typeof projectionSchema>;
