@@ -1,6 +1,6 @@
-// What the machine can do at most: fp32 multiply-adds, bf16 dot products where it has them, bytes read and bytes
-// copied per second. Prints one line of JSON. Usage: limits [threads] [wall | processor]: `processor` times one
-// thread by its own processor time, for busy machines.
+// What the machine can do at most: fp32 multiply-adds, bf16 dot products where it has them, bytes read and
+// bytes copied per second. Prints one line of JSON. Usage: limits [threads] [wall | processor]: `processor`
+// times one thread by its own processor time, for busy machines.
 #include <time.h>
 
 #include <algorithm>
@@ -27,8 +27,8 @@ double now() {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-// One vector register of floats, and enough independent chains to cover the latency of a multiply-add in all pipes
-// without spilling: AVX-512 and NEON have 32 registers, AVX2 and SSE 16.
+// One vector register of floats, and enough independent chains to cover the latency of a multiply-add in all
+// pipes without spilling: AVX-512 and NEON have 32 registers, AVX2 and SSE 16.
 #if defined(__AVX512F__)
 constexpr int kBytes = 64, kChains = 24;
 #elif defined(__AVX__)
@@ -101,16 +101,18 @@ double best_time(int threads, int repetitions, const std::function<void(int)>& w
   return best;
 }
 
+// Reads a buffer in so many places at once: more places keep more prefetchers busy than one.
+template <int kPlaces>
 void read_all(const std::vector<float>& buffer) {
-  constexpr int kStreams = 8;
-  Vector sums[kStreams] = {};
+  constexpr size_t kStep = 8 / kPlaces * kBytes;
+  Vector sums[8] = {};
   const auto* data = reinterpret_cast<const char*>(buffer.data());
-  const size_t bytes = buffer.size() * sizeof(float);
-  for (size_t i = 0; i + kStreams * kBytes <= bytes; i += kStreams * kBytes) {
+  const size_t part = buffer.size() * sizeof(float) / kPlaces;
+  for (size_t i = 0; i + kStep <= part; i += kStep) {
 #pragma GCC unroll 8
-    for (int s = 0; s < kStreams; ++s) {
+    for (size_t s = 0; s < 8; ++s) {
       Vector v;
-      std::memcpy(&v, data + i + static_cast<size_t>(s) * kBytes, kBytes);
+      std::memcpy(&v, data + s % kPlaces * part + i + s / kPlaces * kBytes, kBytes);
       sums[s] += v;
     }
   }
@@ -137,10 +139,16 @@ int main(int argc, char** argv) {
   std::vector<std::vector<float>> from(static_cast<size_t>(threads)), to(static_cast<size_t>(threads));
   for (size_t t = 0; t < from.size(); ++t) from[t].assign(floats, 1.0f), to[t].assign(floats, 0.0f);
   const double bytes = static_cast<double>(floats) * sizeof(float) * threads;
-  const double read = bytes / best_time(threads, 7, [&](int t) { read_all(from[static_cast<size_t>(t)]); });
+  const double read =
+      bytes / std::min({
+                  best_time(threads, 5, [&](int t) { read_all<1>(from[static_cast<size_t>(t)]); }),
+                  best_time(threads, 5, [&](int t) { read_all<4>(from[static_cast<size_t>(t)]); }),
+                  best_time(threads, 5, [&](int t) { read_all<8>(from[static_cast<size_t>(t)]); }),
+              });
   const double copy = 2 * bytes / best_time(threads, 7, [&](int t) {
-    std::memcpy(to[static_cast<size_t>(t)].data(), from[static_cast<size_t>(t)].data(), floats * sizeof(float));
-  });
+                        std::memcpy(to[static_cast<size_t>(t)].data(), from[static_cast<size_t>(t)].data(),
+                                    floats * sizeof(float));
+                      });
   std::printf("{\"gigaflops\":%.3f,\"bfloat16Gigaflops\":", fma * 1e-9);
   if (bf16 > 0)
     std::printf("%.3f", bf16 * 1e-9);

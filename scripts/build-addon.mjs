@@ -2,7 +2,7 @@
 // source is newer. Downloads nothing where Node's headers are on the machine.
 // Usage: node scripts/build-addon.mjs [--force]
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, statSync } from 'node:fs';
+import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { availableParallelism, totalmem } from 'node:os';
 import { delimiter, dirname, join, resolve } from 'node:path';
@@ -100,6 +100,8 @@ function build() {
 		);
 	if (!loads(built))
 		stop(`a-llmrec: ${built} was built but does not load: node -e "require('${built}')" says why.`);
+	// make leaves it alone where nothing in it changed; it is up to date with what was there when the build began.
+	utimesSync(built, started / 1000, started / 1000);
 	console.log(`a-llmrec: built ${built} in ${Math.round((Date.now() - started) / 1000)} s.`);
 }
 

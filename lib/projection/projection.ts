@@ -86,20 +86,21 @@ export class Projection {
 			jointSize: joint.length / (dataset.numItems + 1),
 			tokenSize: llm.tokenSize,
 		};
-		const native = guard(() => new session.addon.Projector(session.engine, config));
-		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);
-		if (o.initialisation === 'shared') {
-			const users = split.users('validation').subarray(0, 200);
-			const vectors = await cf.userVectors(Array.from(users, (user) => split.history(user, 'validation')));
-			const length = (await meanLength(llm)) * o.initialScale;
-			await shareMap(native, config, alignment, { seed: o.seed, vectors, length });
-		}
 		const examples = new Examples(dataset, split, cf, o);
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_EMPTY_DATASET',
 				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from.`,
 			);
+		const native = guard(() => new session.addon.Projector(session.engine, config));
+		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);
+		if (o.initialisation === 'shared') {
+			const held = split.users('validation');
+			const users = (held.length > 0 ? held : examples.train).subarray(0, 200);
+			const vectors = await cf.userVectors(Array.from(users, (user) => split.history(user, 'validation')));
+			const length = (await meanLength(llm)) * o.initialScale;
+			await shareMap(native, config, alignment, { seed: o.seed, vectors, length });
+		}
 		const batches = new Batches(prompts, joint, config.jointSize);
 		const trainer = guard(
 			() =>

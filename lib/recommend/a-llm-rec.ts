@@ -92,10 +92,13 @@ const RERANK_WIDTH = 20;
 /** A trained A-LLMRec: recommends with a frozen language model. Trained by `train`, loaded by `loadRun`. */
 export class ALLMRec {
 	readonly parts: Readonly<ALLMRecParts>;
-	#itemTable: Float32Array | undefined;
+	#itemTable: Promise<Float32Array> | undefined;
 	readonly #scorers = new Map<LlmVariant, Promise<CandidateScorer>>();
-	readonly #prompts: PromptBuilder[] = [];
 	#genrePrompts: Promise<PromptBuilder> | undefined;
+	/** What was made of the whole catalogue and grows with it. */
+	readonly #prompts: PromptBuilder[] = [];
+	readonly #tokenScorers: CandidateScorer[] = [];
+	#last: Promise<unknown> = Promise.resolve();
 	#disposed = false;
 
 	/** Takes ownership of the models. */
@@ -237,6 +240,10 @@ export class ALLMRec {
 	 */
 	async addItem(item: NewItem): Promise<void> {
 		this.#assertLive();
+		return this.#inTurn(() => this.#add(item));
+	}
+
+	async #add(item: NewItem): Promise<void> {
 		const { encoder, alignment, latents, projection } = this.parts;
 		const text = itemText(item, { referenceCompat: alignment.config.referenceCompat });
 		if (this.catalogue.has(item.id)) invalidArgument('id', 'one that is not in the catalogue yet', item.id);
@@ -246,14 +253,10 @@ export class ALLMRec {
 		const table = await this.#cfTable();
 		// Nothing is changed before everything is computed, so a failure leaves the catalogue as it was.
 		this.catalogue.add(item);
-		latents.e = append(latents.e, new Float32Array(latents.size));
+		latents.e = append(latents.e, q); // all that is known of it, whatever the threshold
 		latents.q = append(latents.q, q);
-		this.#itemTable = append(table, decoded);
-		for (const [variant, scorer] of this.#scorers)
-			if (variant !== 'llmOnly') {
-				const s = await scorer;
-				s.itemTokens = append(s.itemTokens, token);
-			}
+		this.#itemTable = Promise.resolve(append(table, decoded));
+		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
 		for (const prompts of this.#prompts) prompts.titles.append(item.title || item.id);
 	}
 
@@ -275,10 +278,9 @@ export class ALLMRec {
 		if (history.length === 0)
 			throw new ALLMRecError('ERR_ALLMREC_EMPTY_HISTORY', 'The user has an empty history; give at least one item id.');
 		const { llm, template, historyLength, withoutUser, projection } = this.parts;
-		this.#genrePrompts ??= createPrompts(llm, this.catalogue, genreTemplate(template.words), { historyLength, withoutUser });
+		this.#genrePrompts ??= this.#prepare(genreTemplate(template.words), { historyLength, withoutUser });
 		const items = Int32Array.from(history, (id) => this.catalogue.index(id));
 		const builder = await this.#genrePrompts;
-		if (!this.#prompts.includes(builder)) this.#prompts.push(builder);
 		const prompt = builder.build({ history: items, reserve: maxNewTokens });
 		const user = await projection.users(await this.userVectors([items], signal));
 		const table = (await this.#scorer('aligned')).itemTokens;
@@ -325,10 +327,25 @@ export class ALLMRec {
 		return fusion.fuse(cf, llm, Float64Array.from(candidates, (item) => counts[item]!), perUser);
 	}
 
+	/** One after the other: what is made of the whole catalogue, and what is added to it. */
+	#inTurn<T>(work: () => Promise<T>): Promise<T> {
+		const result = this.#last.then(work);
+		this.#last = result.catch(() => {});
+		return result;
+	}
+
+	#prepare(template: PromptTemplate, options: Parameters<typeof createPrompts>[3]): Promise<PromptBuilder> {
+		return this.#inTurn(async () => {
+			const prompts = await createPrompts(this.parts.llm, this.catalogue, template, options);
+			this.#prompts.push(prompts);
+			return prompts;
+		});
+	}
+
 	#scorer(variant: LlmVariant): Promise<CandidateScorer> {
 		let scorer = this.#scorers.get(variant);
 		if (!scorer) {
-			scorer = this.#createScorer(variant);
+			scorer = this.#inTurn(() => this.#createScorer(variant));
 			this.#scorers.set(variant, scorer);
 		}
 		return scorer;
@@ -346,18 +363,23 @@ export class ALLMRec {
 		if (plain) return new CandidateScorer(llm, prompts);
 		const source = variant === 'text' ? 'text' : joint;
 		const table = jointTable(latents, this.catalogue.trainingCounts, source, coldThreshold);
-		return new CandidateScorer(llm, prompts, { itemTokens: await projection.items(table) });
+		const scorer = new CandidateScorer(llm, prompts, { itemTokens: await projection.items(table) });
+		this.#tokenScorers.push(scorer);
+		return scorer;
 	}
 
 	/** Item vectors in the recommender's space (size, d): E_i, and ê(q_i) for items without training interactions. */
-	async #cfTable(): Promise<Float32Array> {
-		if (this.#itemTable) return this.#itemTable;
-		const { cf, alignment, latents, coldThreshold } = this.parts;
+	#cfTable(): Promise<Float32Array> {
+		this.#itemTable ??= this.#createCfTable();
+		return this.#itemTable;
+	}
+
+	async #createCfTable(): Promise<Float32Array> {
+		const { cf, alignment, latents } = this.parts;
 		const own = await cf.itemTable();
-		const counts = this.catalogue.trainingCounts;
 		const table = new Float32Array(this.catalogue.size * cf.size);
 		table.set(own.subarray(0, table.length));
-		const cold = counts.flatMap((count, item) => (item > 0 && count < coldThreshold ? [item] : []));
+		const cold = this.#coldItems();
 		if (cold.length > 0) {
 			const rows = new Float32Array(cold.length * latents.size);
 			for (const [i, item] of cold.entries())
@@ -366,8 +388,16 @@ export class ALLMRec {
 			for (const [i, item] of cold.entries())
 				table.set(decoded.subarray(i * cf.size, (i + 1) * cf.size), item * cf.size);
 		}
-		this.#itemTable = table;
 		return table;
+	}
+
+	/** Those with few training interactions, and all that were added. */
+	#coldItems(): Int32Array {
+		const { cf, coldThreshold } = this.parts;
+		const counts = this.catalogue.trainingCounts;
+		return Int32Array.from(
+			counts.flatMap((n, item) => (item > 0 && (n < coldThreshold || item > cf.numItems) ? [item] : [])),
+		);
 	}
 
 	/** Best warm items by the recommender and best cold ones by their texts, never from the history. */
@@ -378,9 +408,8 @@ export class ALLMRec {
 		coldShare: number,
 		signal: AbortSignal | undefined,
 	): Promise<Int32Array[]> {
-		const { cf, coldThreshold } = this.parts;
-		const counts = this.catalogue.trainingCounts;
-		const cold = Int32Array.from(counts.flatMap((n, item) => (item > 0 && n < coldThreshold ? [item] : [])));
+		const { cf } = this.parts;
+		const cold = this.#coldItems();
 		const known = histories.map((history) => [...history.filter((item) => item <= cf.numItems)]);
 		const exclude = known.map((history) => [...history, ...cold.filter((item) => item <= cf.numItems)]);
 		const { items } = await cf.retrieve(vectors, exclude, count, signal);

@@ -67,6 +67,8 @@ export class Catalogue {
 		if (typeof id !== 'string' || id === '') invalidArgument('id', 'a non-empty string', id);
 		if (this.#indices.has(id)) invalidArgument('id', 'one that is not in the catalogue yet', id);
 		if (typeof title !== 'string') invalidArgument('title', 'a string', title);
+		if (typeof description !== 'string') invalidArgument('description', 'a string', description);
+		if (!Array.isArray(genres)) invalidArgument('genres', 'a list of strings', genres);
 		const index = this.#items.push({ id, title: title || id, description, genres }) - 1;
 		this.#counts.push(0);
 		this.#indices.set(id, index);

@@ -51,12 +51,13 @@ export type RunOptions = z.input<typeof runOptionsSchema>;
 export type RunConfig = z.output<typeof runOptionsSchema>;
 
 /**
- * What the embedded checkpoints need instead of the paper's values: a tiny language model learns little from 5 epochs
- * at 1e-4, and its small users' number is made up for by drawing another item of each user in every epoch.
+ * What the embedded checkpoints need instead of the paper's values, which are for large models: a tiny encoder's text
+ * vectors collapse when its losses weigh as little as the paper's, and a tiny language model learns little from 5
+ * epochs at 1e-4. Few users are made up for by drawing another item of each user in every epoch.
  */
 export const EMBEDDED_PRESET = {
-	alignment: { items: 'all', learningRate: 1e-3 },
-	projection: { initialisation: 'shared', items: 'all', batchSize: 16, learningRate: 1e-3, epochs: 20 },
+	alignment: { items: 'all', activation: 'none', matching: 5, alpha: 5, learningRate: 5e-4, epochs: 4 },
+	projection: { initialisation: 'shared', items: 'all', batchSize: 16, learningRate: 1e-3, epochs: 8 },
 } as const;
 
 /**
@@ -72,7 +73,10 @@ export function parseRunOptions(options: RunOptions): RunConfig {
 		...(embedded(options.textEncoder) ? { alignment: EMBEDDED_PRESET.alignment } : {}),
 		...(embedded(options.llm) ? { projection: EMBEDDED_PRESET.projection } : {}),
 	};
-	const stage = (name: 'cf' | 'alignment' | 'projection') => ({ seed, ...preset[name], ...options[name] });
+	const stage = (name: 'cf' | 'alignment' | 'projection') => {
+		const own: unknown = options[name] ?? {};
+		return typeof own === 'object' ? { seed, ...preset[name], ...own } : own; // the schema names what is no object
+	};
 	return parseOptions(
 		runOptionsSchema,
 		{

@@ -282,17 +282,24 @@ function missingStage(folder: string, stage: StageName): ALLMRecError {
 }
 
 async function readCatalogue(path: string): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
+	let cause: unknown;
 	try {
-		return JSON.parse(await readFile(path, 'utf8')) as { items: CatalogueItem[]; trainingCounts: number[] };
-	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, { cause });
+		const json = JSON.parse(await readFile(path, 'utf8')) as { items: CatalogueItem[]; trainingCounts: number[] };
+		if (json.items.length > 0 && json.items.length === json.trainingCounts.length) return json;
+	} catch (error) {
+		cause = error;
 	}
+	throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, { cause });
 }
 
 async function readFusion(path: string): Promise<{ gate: FusionGate; normalisation: 'mean' | 'sum' } | undefined> {
 	if (!(await isFile(path))) return undefined;
-	const json = JSON.parse(await readFile(path, 'utf8')) as { gate: unknown; normalisation: 'mean' | 'sum' };
-	return { gate: FusionGate.fromJSON(json.gate), normalisation: json.normalisation };
+	try {
+		const json = JSON.parse(await readFile(path, 'utf8')) as { gate: unknown; normalisation: 'mean' | 'sum' };
+		return { gate: FusionGate.fromJSON(json.gate), normalisation: json.normalisation };
+	} catch (cause) {
+		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} is damaged; delete it and run \`a-llmrec train\` again.`, { cause });
+	}
 }
 
 async function isFile(path: string): Promise<boolean> {

@@ -1,8 +1,9 @@
 import { createReadStream } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
 import { assertReadable } from '../data/folder.js';
-import { ALLMRecError } from '../errors.js';
+import { ALLMRecError, type ErrorCode, invalidArgument } from '../errors.js';
 import type { LongCallOptions } from '../progress.js';
 import type { ALLMRec, Recommendation, RecommendOptions, UserRequest } from './a-llm-rec.js';
 
@@ -28,13 +29,15 @@ interface UserLine extends UserRequest {
  * Recommends to every user of a JSON-lines file (gzipped or not), in its order, with bounded memory. A user that
  * cannot be served yields an error and does not stop the others.
  *
- * @throws ERR_ALLMREC_FILE_NOT_FOUND
+ * @throws ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_FILE_FORMAT if the file cannot be read to its end, and whatever is not
+ * one user's fault
  */
 export async function* scoreUsers(
 	model: ALLMRec,
 	path: string,
 	{ batchSize = 64, signal, onProgress, ...options }: ScoreOptions = {},
 ): AsyncGenerator<ScoredUser> {
+	if (!Number.isInteger(batchSize) || batchSize < 1) invalidArgument('batchSize', 'a whole number from 1', batchSize);
 	await assertReadable(path);
 	let done = 0;
 	const begun = performance.now();
@@ -56,6 +59,13 @@ export async function* scoreUsers(
 	if (batch.length > 0) yield* flush();
 }
 
+/** What is the fault of one user's request. */
+const OF_A_USER: ReadonlySet<ErrorCode> = new Set([
+	'ERR_ALLMREC_UNKNOWN_ITEM',
+	'ERR_ALLMREC_EMPTY_HISTORY',
+	'ERR_ALLMREC_PROMPT_TOO_LONG',
+] as const);
+
 async function scoreBatch(
 	model: ALLMRec,
 	batch: readonly (UserLine | ScoredUser)[],
@@ -69,7 +79,7 @@ async function scoreBatch(
 			'history' in entry ? { user: entry.user, recommendations: byUser.get(entry)! } : entry,
 		);
 	} catch (error) {
-		if (!(error instanceof ALLMRecError) || options.signal?.aborted) throw error;
+		if (!(error instanceof ALLMRecError && OF_A_USER.has(error.code)) || options.signal?.aborted) throw error;
 		// One of them cannot be served: each alone tells which.
 		if (batch.length === 1) return [{ user: batch[0]!.user, error: { code: error.code, message: error.message } }];
 		const results: ScoredUser[] = [];
@@ -92,11 +102,23 @@ function parseLine(text: string, line: number): UserLine | ScoredUser {
 	const strings = (list: unknown): list is string[] => Array.isArray(list) && list.every((id) => typeof id === 'string');
 	if (typeof value !== 'object' || value === null || !strings(value.history))
 		return fail('expected {"user": "id", "history": ["id", …]}.');
-	if (value.candidates !== undefined && !strings(value.candidates)) return fail('`candidates` has to be a list of ids.');
+	if (value.candidates !== undefined && !(strings(value.candidates) && value.candidates.length > 0))
+		return fail('`candidates` has to be a list of ids.');
 	return { user: value.user === undefined ? String(line) : String(value.user), history: value.history, candidates: value.candidates };
 }
 
-function lines(path: string): AsyncIterable<string> {
+async function* lines(path: string): AsyncGenerator<string> {
 	const file = createReadStream(path);
-	return createInterface({ input: path.endsWith('.gz') ? file.pipe(createGunzip()) : file, crlfDelay: Number.POSITIVE_INFINITY });
+	const input = path.endsWith('.gz') ? pipeline(file, createGunzip(), () => {}) : file;
+	try {
+		yield* createInterface({ input, crlfDelay: Number.POSITIVE_INFINITY });
+	} catch (cause) {
+		throw new ALLMRecError(
+			'ERR_ALLMREC_FILE_FORMAT',
+			`${path} cannot be read to its end (${(cause as Error).message}).`,
+			{ cause },
+		);
+	} finally {
+		file.destroy();
+	}
 }

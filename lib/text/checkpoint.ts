@@ -30,7 +30,8 @@ export async function readModelConfig(folder: string): Promise<Record<string, un
  * The weight files of a folder: `model.safetensors`, its shards by their index, `pytorch_model.bin`, or its shards; in
  * this order.
  *
- * @throws ERR_ALLMREC_FILE_NOT_FOUND when there is none, or a shard is missing.
+ * @throws ERR_ALLMREC_FILE_NOT_FOUND when there is none, or a shard is missing; ERR_ALLMREC_CHECKPOINT for a damaged
+ * index.
  */
 export async function weightFiles(folder: string): Promise<string[]> {
 	const names = new Set(await readdir(folder).catch(() => [] as string[]));
@@ -38,10 +39,7 @@ export async function weightFiles(folder: string): Promise<string[]> {
 		if (names.has(name)) return [join(folder, name)];
 		const index = `${name}.index.json`;
 		if (!names.has(index)) continue;
-		const parsed = JSON.parse(await readFile(join(folder, index), 'utf8')) as {
-			weight_map?: Record<string, string>;
-		};
-		const shards = [...new Set(Object.values(parsed.weight_map ?? {}))].sort();
+		const shards = shardNames(await readFile(join(folder, index), 'utf8'), join(folder, index));
 		for (const shard of shards)
 			await access(join(folder, shard)).catch((cause: unknown) => {
 				throw new ALLMRecError(
@@ -50,12 +48,21 @@ export async function weightFiles(folder: string): Promise<string[]> {
 					{ cause },
 				);
 			});
-		if (shards.length > 0) return shards.map((shard) => join(folder, shard));
+		return shards.map((shard) => join(folder, shard));
 	}
 	throw new ALLMRecError(
 		'ERR_ALLMREC_FILE_NOT_FOUND',
 		`${folder} holds no weights: expected model.safetensors or pytorch_model.bin (or their shards with an index).`,
 	);
+}
+
+/** The files that an index of shards names. */
+function shardNames(text: string, path: string): string[] {
+	try {
+		const names: unknown[] = Object.values((JSON.parse(text) as { weight_map: object }).weight_map);
+		if (names.length > 0 && names.every((name) => typeof name === 'string')) return [...new Set(names)].sort();
+	} catch {}
+	throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} names no shards; download the checkpoint again.`);
 }
 
 /** Typed look-ups in a `config.json`, with the file's folder in their errors. */

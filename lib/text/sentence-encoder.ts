@@ -65,6 +65,11 @@ export class SentenceEncoder {
 		const config = encoderConfig(await readModelConfig(folder), folder);
 		if (dropoutRate !== undefined) config.dropoutRate = dropoutRate;
 		const tokenizer = await loadSentenceTokenizer(folder);
+		if (tokenizer.vocabSize > config.vocabSize)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_CHECKPOINT',
+				`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${config.vocabSize}; they are not of one checkpoint.`,
+			);
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {

@@ -79,6 +79,7 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 	const state = (folder && (await resume(stage, folder, fingerprint))) || freshState(fingerprint);
 	const started = performance.now() - state.seconds * 1000;
 	const firstStep = state.step;
+	const finished = state.done;
 	let bestInMemory = false;
 	let lastCheckpoint = performance.now();
 	let lastReport = 0;
@@ -103,6 +104,7 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 
 	const runStarted = performance.now();
 	const epochLosses = new MeanLosses();
+	epochLosses.add(state.losses, state.step % stage.stepsPerEpoch); // of an epoch that was begun before
 	while (!state.done && state.step < totalSteps) {
 		signal?.throwIfAborted();
 		const epochEnd = (Math.floor(state.step / stage.stepsPerEpoch) + 1) * stage.stepsPerEpoch;
@@ -137,7 +139,7 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 				}
 			} else bestInMemory = false;
 			if (folder) await log(folder, stage.name, { epoch, step: state.step, losses: state.losses, metrics, seconds: seconds() });
-			report(state.losses, true);
+			report(state.losses, state.done || state.step === totalSteps);
 			epochLosses.clear();
 		}
 		if (folder && !state.done && performance.now() - lastCheckpoint > checkpointSeconds * 1000) {
@@ -145,14 +147,14 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 			lastCheckpoint = performance.now();
 		}
 	}
-	if (!state.done) {
+	if (!finished) {
 		state.done = true;
 		state.seconds = seconds();
-	}
-	// The best weights are what the stage is for; without a folder there is no way back, so the last ones stay.
-	if (folder) {
-		if (state.best && !bestInMemory) await stage.loadWeights(join(folder, BEST));
-		await checkpoint(stage, folder, { ...state, seconds: seconds() }, true);
+		// The best weights are what the stage is for; without a folder there is no way back, so the last ones stay.
+		if (folder) {
+			if (state.best && !bestInMemory) await stage.loadWeights(join(folder, BEST));
+			await checkpoint(stage, folder, state, true);
+		}
 	}
 	return {
 		steps: state.step,
@@ -251,6 +253,7 @@ class MeanLosses {
 	#count = 0;
 
 	add(losses: Record<string, number>, count: number): void {
+		if (count === 0) return;
 		for (const [name, value] of Object.entries(losses))
 			this.#sums.set(name, (this.#sums.get(name) ?? 0) + value * count);
 		this.#count += count;

@@ -40,18 +40,30 @@ const STRENGTH = {
 	user: 0.6,
 	match: 3.3,
 	notUser: 100,
-	inCandidates: 28,
+	inCandidates: 70,
 	isSlot: 28,
-	pointer: 0.6,
-	inductionQuery: 5,
-	inductionKey: 3,
-	windowQuery: 10,
+	pointer: 0.9,
+	inductionQuery: 10,
+	inductionKey: 5,
+	windowQuery: 30,
 	windowKey: 5,
-	finalNorm: 0.35,
+	finalNorm: 0.5,
 	end: 6,
 	window: 25,
 	before: 1.8,
 };
+
+/** Weights that training leaves as they are: places, the way in, and how layers 0 and 1 look. */
+export const FROZEN: readonly string[] = [
+	'embed_positions.weight',
+	'project_in.weight',
+	...['q_proj', 'k_proj', 'v_proj', 'out_proj'].flatMap((name) => both(`layers.0.self_attn.${name}`)),
+	...['q_proj', 'k_proj'].flatMap((name) => both(`layers.1.self_attn.${name}`)),
+].map((name) => `model.decoder.${name}`);
+
+function both(name: string): string[] {
+	return [`${name}.weight`, `${name}.bias`];
+}
 
 type Weights = Map<string, Float32Array>;
 
@@ -72,9 +84,14 @@ export function circuit(config: OptConfig, marks: MarkIds, seed: number): Weight
 
 	const tokens = put('embed_tokens.weight', normal(config.vocabSize * E, STRENGTH.token));
 	const token = (id: number) => tokens.subarray(id * E, (id + 1) * E);
-	for (const group of [marks.openers, marks.closers])
+	// Opening marks share a direction, closing marks another.
+	for (const [group, share] of [
+		[marks.openers, 0.95],
+		[marks.closers, 0.8],
+	] as const)
 		for (const id of group.slice(1))
-			for (let i = 0; i < E; i++) token(id)[i] = 0.8 * token(group[0]!)[i]! + 0.6 * token(id)[i]!;
+			for (let i = 0; i < E; i++)
+				token(id)[i] = share * token(group[0]!)[i]! + Math.sqrt(1 - share * share) * token(id)[i]!;
 	for (let i = 0; i < E; i++) token(marks.eos)[i]! *= 0.5;
 
 	const waves = frequencies(PARTS.place / 2);

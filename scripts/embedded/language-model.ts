@@ -8,11 +8,11 @@ import { loadLanguageTokenizer } from '../../lib/llm/tokenizer.js';
 import type { LlmBatch, NativeOpt, OptConfig, TokenTargets } from '../../lib/native/addon.js';
 import { run, Session } from '../../lib/native/session.js';
 import type { Tokenizer } from '../../lib/text/tokenizer.js';
-import { circuit, EMBED_SIZE, HIDDEN_SIZE, type MarkIds, NUM_HEADS, NUM_LAYERS } from './circuit.js';
+import { circuit, EMBED_SIZE, FROZEN, HIDDEN_SIZE, type MarkIds, NUM_HEADS, NUM_LAYERS } from './circuit.js';
 import { type MadePrompt, PromptMaker } from './prompts.js';
 
 const VOCABULARY = 2048;
-const LEARNING_RATE = 1e-3;
+const LEARNING_RATE = 6e-4;
 const WARM_UP = 20;
 
 /**
@@ -40,12 +40,11 @@ export async function makeLanguageModel(folder: string, texts: readonly string[]
 	const session = Session.open();
 	const model = new session.addon.Opt(session.engine, config);
 	for (const [name, values] of circuit(config, marks, 0)) await run(() => model.setParameter(name, values));
-	// The sinusoids stay, so that positions never seen in training work.
 	const trainer = new session.addon.LlmTrainer(model, {
 		learningRate: LEARNING_RATE,
 		beta2: 0.98,
 		clipNorm: 1,
-		frozen: ['model.decoder.embed_positions.weight'],
+		frozen: [...FROZEN],
 	});
 	const maker = new PromptMaker(tokenizer, marks, EMBED_SIZE, 1);
 	const shapes = new SeededRandom(2, 79);
@@ -73,7 +72,7 @@ export async function makeLanguageModel(folder: string, texts: readonly string[]
 			console.log(`language model ${step}/${steps}: loss ${(sum / 100).toFixed(3)}, ${((steps - step) / rate).toFixed(0)} s left`);
 			sum = 0;
 		}
-		if (step % 400 === 0 || step === steps) await evaluate(step);
+		if (step % 200 === 0 || step === steps) await evaluate(step);
 	}
 	await model.save(join(folder, 'model.safetensors'), { format: 'pt' }, 'F16');
 	trainer.dispose();

@@ -149,7 +149,7 @@ export class PromptMaker {
 		const mix = (a: Float64Array, share: number) => add(scaled(a, share), scaled(drawn(), Math.sqrt(1 - share * share)));
 		let c = Array.from({ length: candidates }, drawn);
 		let u = unit(mix(c[target]!, rho));
-		let h = Array.from({ length: history }, () => mix(u, between(r, 0, 0.6)));
+		let h = Array.from({ length: history }, () => mix(u, between(r, 0, 0.9)));
 		if (kind >= 0.4) {
 			const A = kind < 0.6 ? matrix(r, k, D, 1 / Math.sqrt(D)) : matrix(r, k, D, 1);
 			const B = kind < 0.6 ? undefined : matrix(r, D, D, 1 / Math.sqrt(D));

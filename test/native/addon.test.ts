@@ -287,13 +287,15 @@ test('two workers at a time, one terminated during a run', async (t) => {
 			`({ model, trainer }) => { trainer.run(${FOREVER}); model.getParameter('item_emb.weight'); parentPort.postMessage('running') }`,
 		);
 		const finite = worker(`async ({ trainer }) => parentPort.postMessage(await trainer.run(100))`);
+		// Listened to from the start: it may be done before the other one is.
+		const finished = once(finite, 'message');
 		const [message] = await once(endless, 'message');
 		t.is(message, 'running');
 		await sleep(10 * round);
 		const started = performance.now();
 		await endless.terminate();
 		t.true(performance.now() - started < 5000);
-		const [loss] = await once(finite, 'message');
+		const [loss] = await finished;
 		t.true(Number.isFinite(loss));
 	}
 	const { trainer } = await sasRec(); // and this thread's own still works

@@ -26,8 +26,6 @@ namespace allmrec::cpu {
 
 namespace {
 
-constexpr size_t kAlignment = 64;
-
 allmrec_status to_status(ErrorCode code) {
   switch (code) {
     case ErrorCode::invalid_argument:
@@ -167,15 +165,15 @@ allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
 allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
   return guarded(device->device.last_error, [&] {
-    *out = ::operator new(std::max<size_t>(bytes, 1), std::align_val_t{kAlignment}, std::nothrow);
+    *out = device->device.memory.alloc(bytes);
     if (!*out) {
       throw Error(ErrorCode::out_of_memory, "alloc: " + std::to_string(bytes) + " bytes are not to be had");
     }
   });
 }
 
-void release(allmrec_device*, void* p) {
-  ::operator delete(p, std::align_val_t{kAlignment});
+void release(allmrec_device* device, void* p) {
+  if (device) device->device.memory.free(p);
 }
 
 allmrec_status copy(allmrec_device* device, void* dst, const void* src, size_t bytes) {

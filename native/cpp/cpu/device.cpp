@@ -1,6 +1,12 @@
 #include "device.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace allmrec::cpu {
 
@@ -11,7 +17,87 @@ unsigned char* aligned(unsigned char* p) {
   const auto address = reinterpret_cast<uintptr_t>(p);
   return p + ((kAlignment - address % kAlignment) % kAlignment);
 }
+
+constexpr size_t kSmallestKept = 64 << 10;  // malloc keeps smaller blocks itself
+constexpr size_t kLeastLimit = size_t{512} << 20;
+constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kHugeFrom = 2 * kHugePage;
+
+// Eight sizes per power of two: at most an eighth is wasted.
+size_t size_class(size_t bytes) {
+  size_t step = kSmallestKept / 8;
+  while (step * 16 <= bytes) step *= 2;
+  return (bytes + step - 1) / step * step;
+}
+
+std::align_val_t alignment_of(size_t bytes) {
+  return std::align_val_t{bytes >= kHugeFrom ? kHugePage : kAlignment};
+}
 }  // namespace
+
+struct alignas(kAlignment) MemoryCache::Header {
+  size_t bytes;    // with the header
+  Header* older;   // while it is kept
+  Header* newer;
+};
+
+void* MemoryCache::alloc(size_t bytes) {
+  if (bytes > SIZE_MAX / 2) return nullptr;
+  bytes += sizeof(Header);
+  const bool keeps = bytes >= kSmallestKept;
+  if (keeps) bytes = size_class(bytes);
+  std::lock_guard<std::mutex> lock(mutex_);
+  Header* best = nullptr;
+  for (Header* block = keeps ? newest_ : nullptr; block; block = block->older) {
+    if (block->bytes >= bytes && block->bytes / 2 <= bytes && (!best || block->bytes < best->bytes)) best = block;
+  }
+  if (best) {
+    (best->older ? best->older->newer : oldest_) = best->newer;
+    (best->newer ? best->newer->older : newest_) = best->older;
+    kept_ -= best->bytes;
+  } else {
+    void* memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+    if (!memory) {
+      trim(0);
+      memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
+      if (!memory) return nullptr;
+    }
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+    if (bytes >= kHugeFrom) madvise(memory, bytes, MADV_HUGEPAGE);  // advice: a refusal changes nothing
+#endif
+    best = new (memory) Header{bytes, nullptr, nullptr};
+  }
+  if (keeps) in_use_ += best->bytes;
+  return best + 1;
+}
+
+void MemoryCache::free(void* memory) noexcept {
+  if (!memory) return;
+  Header* block = static_cast<Header*>(memory) - 1;
+  if (block->bytes < kSmallestKept) {
+    ::operator delete(block, alignment_of(block->bytes));
+    return;
+  }
+  std::lock_guard<std::mutex> lock(mutex_);
+  const size_t limit = std::max(kLeastLimit, in_use_ / 4);
+  in_use_ -= block->bytes;
+  block->older = newest_;
+  block->newer = nullptr;
+  (newest_ ? newest_->newer : oldest_) = block;
+  newest_ = block;
+  kept_ += block->bytes;
+  trim(limit);
+}
+
+void MemoryCache::trim(size_t limit) noexcept {
+  while (kept_ > limit) {
+    Header* block = oldest_;
+    oldest_ = block->newer;
+    (oldest_ ? oldest_->older : newest_) = nullptr;
+    kept_ -= block->bytes;
+    ::operator delete(block, alignment_of(block->bytes));
+  }
+}
 
 void* Device::Buffer::ensure(size_t wanted) {
   if (wanted > bytes) {

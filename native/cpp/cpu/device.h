@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,30 @@ const Kernels& generic_kernels();
 const Kernels& avx2_kernels();    // x86-64 only; FMA and F16C with it
 const Kernels& avx512_kernels();  // x86-64 only; F, BW, DQ, VL
 
+// Device memory. A freed block is kept for the next request of about its size, because a fresh one costs a page
+// fault for every 4 KB when it is first written: with an arena per call that was more than half of an evaluation's
+// time. Large blocks ask for huge pages. What is kept is bounded and goes back when the device is closed.
+class MemoryCache {
+ public:
+  MemoryCache() = default;
+  MemoryCache(const MemoryCache&) = delete;
+  MemoryCache& operator=(const MemoryCache&) = delete;
+  ~MemoryCache() { trim(0); }
+
+  void* alloc(size_t bytes);  // uninitialised, 64-byte aligned; null when there is none to be had
+  void free(void* memory) noexcept;
+
+ private:
+  struct Header;
+  void trim(size_t limit) noexcept;  // gives back the blocks that have lain longest until `limit` bytes are kept
+
+  std::mutex mutex_;
+  Header* oldest_ = nullptr;  // kept blocks, in the order in which they were freed
+  Header* newest_ = nullptr;
+  size_t kept_ = 0;    // bytes in kept blocks
+  size_t in_use_ = 0;  // bytes handed out, blocks too small to be kept left out
+};
+
 class Device {
  public:
   Device(int threads, const Kernels& kernels) : pool(threads), kernels(&kernels), scratch_(pool.size()) {}
@@ -40,6 +65,7 @@ class Device {
   ThreadPool pool;
   const Kernels* kernels;
   std::string last_error;
+  MemoryCache memory;
 
  private:
   struct Buffer {
