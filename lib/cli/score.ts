@@ -1,7 +1,4 @@
-import { once } from 'node:events';
-import { createWriteStream } from 'node:fs';
-import { rename } from 'node:fs/promises';
-import { finished } from 'node:stream/promises';
+import { open, rename, rm } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { loadRun, scoreUsers } from '../index.js';
 import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
@@ -22,8 +19,14 @@ export function register(program: Command): void {
 			.command('score')
 			.description('recommend to every user of a file')
 			.argument('<run>', 'run folder')
-			.requiredOption('--users <file>', 'JSON lines {"user": "id", "history": ["id", …], "candidates": [optional]}, gzipped or not')
-			.requiredOption('--out <file>', 'JSON lines {"user": …, "recommendations": […]}, in the order of the input')
+			.requiredOption(
+				'--users <file>',
+				'JSON lines {"user": "id", "history": ["id", …], "candidates": [optional]}, gzipped or not',
+			)
+			.requiredOption(
+				'--out <file>',
+				'JSON lines {"user": …, "recommendations": […]}, in the order of the input',
+			)
 			.option('--top-k <n>', 'length of each list', wholeNumber, 10)
 			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)
 			.option('--batch-size <n>', 'users scored at once', wholeNumber, 64)
@@ -31,26 +34,39 @@ export function register(program: Command): void {
 	).action(run);
 }
 
-async function run(folder: string, { users, out, topK, retrieve, batchSize, llm, device, threads }: Flags): Promise<void> {
+async function run(
+	folder: string,
+	{ users, out, topK, retrieve, batchSize, llm, device, threads }: Flags,
+): Promise<void> {
 	const counts = await interruptible(async (signal, onProgress) => {
 		const model = await loadRun(folder, { llm, device, threads, signal, onProgress });
 		const partial = `${out}.part`;
-		const file = createWriteStream(partial);
 		const counts = { users: 0, errors: 0 };
 		try {
-			for await (const result of scoreUsers(model, users, { topK, retrieve, batchSize, signal, onProgress })) {
-				counts.users++;
-				if (result.error) counts.errors++;
-				if (!file.write(`${JSON.stringify(result)}\n`)) await once(file, 'drain');
+			const file = await open(partial, 'w');
+			try {
+				for await (const result of scoreUsers(model, users, {
+					topK,
+					retrieve,
+					batchSize,
+					signal,
+					onProgress,
+				})) {
+					counts.users++;
+					if (result.error) counts.errors++;
+					await file.appendFile(`${JSON.stringify(result)}\n`);
+				}
+			} finally {
+				await file.close();
 			}
-			file.end();
-			await finished(file);
 			await rename(partial, out);
 			return counts;
 		} finally {
-			file.destroy();
+			await rm(partial, { force: true });
 			model.dispose();
 		}
 	});
-	console.log(`${counts.users} users in ${out}${counts.errors > 0 ? `, ${counts.errors} of them with an error` : ''}`);
+	console.log(
+		`${counts.users} users in ${out}${counts.errors > 0 ? `, ${counts.errors} of them with an error` : ''}`,
+	);
 }

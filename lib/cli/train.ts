@@ -22,7 +22,10 @@ export function register(program: Command): void {
 			.argument('<dataset>', 'data set folder, written by prepare')
 			.requiredOption('--out <folder>', 'run folder')
 			.option('--stages <list>', 'stages to train now: cf, align, project', stages, [...STAGES])
-			.option('--text-encoder <folder|id>', 'sentence encoder: a folder or a Hub id (default: the embedded tiny one)')
+			.option(
+				'--text-encoder <folder|id>',
+				'sentence encoder: a folder or a Hub id (default: the embedded tiny one)',
+			)
 			.option('--llm <folder|id>', 'language model: a folder or a Hub id (default: the embedded tiny one)')
 			.option('--seed <n>', 'seed of everything random', wholeNumber)
 			.option('--words <domain>', 'words of the prompt: movie, game or item')
@@ -44,13 +47,20 @@ async function readConfig(path: string): Promise<RunOptions> {
 	try {
 		text = await readFile(path, 'utf8');
 	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', `The configuration ${path} cannot be read.`, { cause });
+		throw new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', `The configuration ${path} cannot be read.`, {
+			cause,
+		});
 	}
+	let options: unknown;
 	try {
-		return JSON.parse(text) as RunOptions;
+		options = JSON.parse(text);
 	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not JSON: ${(cause as Error).message}`, { cause });
+		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not JSON: ${(cause as Error).message}`, {
+			cause,
+		});
 	}
+	if (typeof options === 'object' && options !== null && !Array.isArray(options)) return options;
+	throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not a JSON object of options.`);
 }
 
 function stages(text: string): StageName[] {

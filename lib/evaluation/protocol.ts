@@ -1,5 +1,6 @@
 import type { Candidates } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
+import { ALLMRecError, invalidArgument } from '../errors.js';
 import type { LongCallOptions } from '../progress.js';
 import type { ALLMRec, LlmVariant } from '../recommend/a-llm-rec.js';
 import { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation.js';
@@ -38,13 +39,23 @@ export interface RunEvaluation {
 	seconds: Record<string, number>;
 }
 
-/** Evaluates all models of a run on the same users and candidates. */
+/**
+ * Evaluates all models of a run on the same users and candidates.
+ *
+ * @throws ERR_ALLMREC_EMPTY_DATASET if no user can be tested
+ */
 export async function evaluateRun(
 	model: ALLMRec,
 	split: Split,
 	test: Candidates,
 	{ users: limit, fullUsers = 500, rerank = 20, seed = 0, signal, onProgress }: EvaluateRunOptions = {},
 ): Promise<RunEvaluation> {
+	expectWhole({ users: limit ?? 1, fullUsers, rerank }, { users: 1, fullUsers: 0, rerank: 1 });
+	if (test.users.length === 0)
+		throw new ALLMRecError(
+			'ERR_ALLMREC_EMPTY_DATASET',
+			`No user has a test item and ${test.negatives} items never interacted with, so there is nothing to evaluate.`,
+		);
 	const width = test.negatives + 1;
 	const rows = spread(test.users.length, limit);
 	const users = rows.map((row) => test.users[row]!);
@@ -66,7 +77,9 @@ export async function evaluateRun(
 		onProgress: onProgress && ((p) => onProgress({ ...p, stage: `evaluate ${name}` })),
 	});
 	const score = (variant: LlmVariant) =>
-		timed(MODEL_NAMES[variant], () => model.llmScores(vectors, histories, candidates, variant, calls(MODEL_NAMES[variant])));
+		timed(MODEL_NAMES[variant], () =>
+			model.llmScores(vectors, histories, candidates, variant, calls(MODEL_NAMES[variant])),
+		);
 
 	const vectors = await model.userVectors(histories, signal);
 	const cf = await timed(MODEL_NAMES.cf, () => model.parts.cf.scoreCandidates(vectors, candidates, width));
@@ -99,7 +112,15 @@ export async function evaluateRun(
 	};
 	if (fullUsers > 0)
 		result.catalogue = await timed('catalogue', () =>
-			evaluateCatalogue(model, split, users, Math.min(fullUsers, users.length), rerank, seed, calls('catalogue')),
+			evaluateCatalogue(
+				model,
+				split,
+				users,
+				Math.min(fullUsers, users.length),
+				rerank,
+				seed,
+				calls('catalogue'),
+			),
 		);
 	return result;
 }
@@ -124,7 +145,9 @@ async function evaluateCatalogue(
 	const vectors = await model.userVectors(histories, calls.signal);
 	const cfRanks = await cf.rankTargets(vectors, targets, histories, calls.signal);
 	const { items } = await cf.retrieve(vectors, histories, rerank, calls.signal);
-	const lists = Array.from(users, (_, u) => items.subarray(u * rerank, (u + 1) * rerank).filter((item) => item > 0));
+	const lists = Array.from(users, (_, u) =>
+		items.subarray(u * rerank, (u + 1) * rerank).filter((item) => item > 0),
+	);
 	const d = cf.size;
 	const models: Record<string, TargetRanks> = { [MODEL_NAMES.cf]: cfRanks };
 	const rankBy = (scores: Float32Array[]): TargetRanks => {
@@ -146,17 +169,30 @@ async function evaluateCatalogue(
 	for (const variant of ['llmOnly', 'aligned', 'text'] as const) {
 		const flat = (await model.candidateScores(vectors, histories, lists, variant, calls))[normalisation];
 		let at = 0;
-		const scores = lists.map((list) => flat.subarray(at, (at += list.length)));
+		const scores = lists.map((list) => {
+			at += list.length;
+			return flat.subarray(at - list.length, at);
+		});
 		models[MODEL_NAMES[variant]] = rankBy(scores);
 		if (variant !== 'aligned') continue;
 		const fused: Float32Array[] = [];
 		for (const [u, list] of lists.entries()) {
-			const own = await cf.scoreCandidates(vectors.subarray(u * d, (u + 1) * d), Int32Array.from(list), list.length);
+			const own = await cf.scoreCandidates(
+				vectors.subarray(u * d, (u + 1) * d),
+				Int32Array.from(list),
+				list.length,
+			);
 			fused.push(model.fusedScores(own, scores[u]!, Int32Array.from(list), list.length));
 		}
 		models[MODEL_NAMES.fused] = rankBy(fused);
 	}
-	return evaluateRanks({ models, slices: itemSlices(split.itemCounts, targets), seed, tests: 'all', signal: calls.signal });
+	return evaluateRanks({
+		models,
+		slices: itemSlices(split.itemCounts, targets),
+		seed,
+		tests: 'all',
+		signal: calls.signal,
+	});
 }
 
 async function overSmoothing({ parts }: ALLMRec): Promise<RunEvaluation['latents']> {
@@ -167,8 +203,17 @@ async function overSmoothing({ parts }: ALLMRec): Promise<RunEvaluation['latents
 	return {
 		meanCosineE: meanPairwiseCosine(e, cf.numItems),
 		meanCosineQ: meanPairwiseCosine(q, cf.numItems),
-		itemReconstruction: reconstructionError({ original: items, reconstructed: await alignment.decodeItems(e) }),
+		itemReconstruction: reconstructionError({
+			original: items,
+			reconstructed: await alignment.decodeItems(e),
+		}),
 	};
+}
+
+function expectWhole(options: Record<string, number>, least: Record<string, number>): void {
+	for (const [name, value] of Object.entries(options))
+		if (!Number.isInteger(value) || value < least[name]!)
+			invalidArgument(name, `a whole number from ${least[name]}`, value);
 }
 
 /** `count` of 0 … n − 1 at even distances. */

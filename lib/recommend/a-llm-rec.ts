@@ -13,7 +13,7 @@ import type { SentenceEncoder } from '../text/sentence-encoder.js';
 import type { Catalogue, NewItem } from './catalogue.js';
 import type { FusionGate } from './fusion.js';
 import { createPrompts, type JointSource, jointTable } from './model-parts.js';
-import { type CandidateScores, CandidateScorer } from './scorer.js';
+import { CandidateScorer, type CandidateScores } from './scorer.js';
 
 /** A user to recommend to. */
 export interface UserRequest {
@@ -115,11 +115,15 @@ export class ALLMRec {
 	 *
 	 * @throws ERR_ALLMREC_UNKNOWN_ITEM, ERR_ALLMREC_EMPTY_HISTORY, ERR_ALLMREC_PROMPT_TOO_LONG
 	 */
-	async recommend(users: readonly UserRequest[], options: RecommendOptions = {}): Promise<Recommendation[][]> {
+	async recommend(
+		users: readonly UserRequest[],
+		options: RecommendOptions = {},
+	): Promise<Recommendation[][]> {
 		this.#assertLive();
 		const { topK = 10, retrieve = RERANK_WIDTH, coldShare = 0.1, by = 'fused', signal, onProgress } = options;
 		if (!Number.isInteger(topK) || topK < 1) invalidArgument('topK', 'a whole number from 1', topK);
-		if (!Number.isInteger(retrieve) || retrieve < 1) invalidArgument('retrieve', 'a whole number from 1', retrieve);
+		if (!Number.isInteger(retrieve) || retrieve < 1)
+			invalidArgument('retrieve', 'a whole number from 1', retrieve);
 		if (!(coldShare >= 0 && coldShare <= 1)) invalidArgument('coldShare', 'from 0 to 1', coldShare);
 		if (by !== 'fused' && by !== 'llm' && by !== 'cf') invalidArgument('by', '`fused`, `llm` or `cf`', by);
 		const histories = users.map(({ history }, u) => {
@@ -141,7 +145,10 @@ export class ALLMRec {
 		});
 		const lists: Recommendation[][] = [];
 		const d = this.parts.cf.size;
-		const llm = by === 'cf' ? undefined : await this.#score(vectors, histories, candidates, 'aligned', { signal, onProgress });
+		const llm =
+			by === 'cf'
+				? undefined
+				: await this.#score(vectors, histories, candidates, 'aligned', { signal, onProgress });
 		let at = 0;
 		for (const [u, items] of candidates.entries()) {
 			const cf = await this.cfScores(vectors.subarray(u * d, (u + 1) * d), items, items.length);
@@ -212,7 +219,10 @@ export class ALLMRec {
 		this.#assertLive();
 		const scorer = await this.#scorer(variant);
 		const d = this.parts.cf.size;
-		const tokens = variant === 'llmOnly' || this.parts.withoutUser ? undefined : await this.parts.projection.users(vectors);
+		const tokens =
+			variant === 'llmOnly' || this.parts.withoutUser
+				? undefined
+				: await this.parts.projection.users(vectors);
 		const width = this.parts.llm.tokenSize;
 		const requests = histories.flatMap((history, u) => {
 			const items = candidates[u]!;
@@ -224,7 +234,8 @@ export class ALLMRec {
 				candidates: items.subarray(g * RERANK_WIDTH, (g + 1) * RERANK_WIDTH),
 			}));
 		});
-		if (vectors.length !== histories.length * d) invalidArgument('vectors', `${histories.length} rows of ${d}`, vectors);
+		if (vectors.length !== histories.length * d)
+			invalidArgument('vectors', `${histories.length} rows of ${d}`, vectors);
 		return scorer.score(requests, options);
 	}
 
@@ -253,7 +264,7 @@ export class ALLMRec {
 		const table = await this.#cfTable();
 		// Nothing is changed before everything is computed, so a failure leaves the catalogue as it was.
 		this.catalogue.add(item);
-		latents.e = append(latents.e, q); // all that is known of it, whatever the threshold
+		latents.e = append(latents.e, new Float32Array(latents.size));
 		latents.q = append(latents.q, q);
 		this.#itemTable = Promise.resolve(append(table, decoded));
 		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
@@ -271,12 +282,20 @@ export class ALLMRec {
 			maxNewTokens = 32,
 			repetitionPenalty = 1.5,
 			signal,
-		}: { task?: 'favourite-genre'; maxNewTokens?: number; repetitionPenalty?: number; signal?: AbortSignal } = {},
+		}: {
+			task?: 'favourite-genre';
+			maxNewTokens?: number;
+			repetitionPenalty?: number;
+			signal?: AbortSignal;
+		} = {},
 	): Promise<string> {
 		this.#assertLive();
 		if (task !== 'favourite-genre') invalidArgument('task', '`favourite-genre`', task);
 		if (history.length === 0)
-			throw new ALLMRecError('ERR_ALLMREC_EMPTY_HISTORY', 'The user has an empty history; give at least one item id.');
+			throw new ALLMRecError(
+				'ERR_ALLMREC_EMPTY_HISTORY',
+				'The user has an empty history; give at least one item id.',
+			);
 		const { llm, template, historyLength, withoutUser, projection } = this.parts;
 		this.#genrePrompts ??= this.#prepare(genreTemplate(template.words), { historyLength, withoutUser });
 		const items = Int32Array.from(history, (id) => this.catalogue.index(id));
@@ -287,7 +306,10 @@ export class ALLMRec {
 		const width = llm.tokenSize;
 		const soft = new Float32Array(prompt.slots.length * width);
 		for (const [k, slot] of prompt.slots.entries())
-			soft.set(slot.kind === 'user' ? user : table.subarray(slot.item * width, (slot.item + 1) * width), k * width);
+			soft.set(
+				slot.kind === 'user' ? user : table.subarray(slot.item * width, (slot.item + 1) * width),
+				k * width,
+			);
 		const [ids] = await llm.generateIds([prompt.ids], soft, { maxNewTokens, repetitionPenalty, signal });
 		return llm.tokenizer.decode(ids!).trim();
 	}
@@ -306,7 +328,8 @@ export class ALLMRec {
 	}
 
 	#assertLive(): void {
-		if (this.#disposed) throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This recommender has been disposed of.');
+		if (this.#disposed)
+			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This recommender has been disposed of.');
 	}
 
 	async #score(
@@ -324,7 +347,12 @@ export class ALLMRec {
 		const { fusion } = this.parts;
 		if (!fusion) return llm;
 		const counts = this.catalogue.trainingCounts;
-		return fusion.fuse(cf, llm, Float64Array.from(candidates, (item) => counts[item]!), perUser);
+		return fusion.fuse(
+			cf,
+			llm,
+			Float64Array.from(candidates, (item) => counts[item]!),
+			perUser,
+		);
 	}
 
 	/** One after the other: what is made of the whole catalogue, and what is added to it. */
@@ -352,7 +380,8 @@ export class ALLMRec {
 	}
 
 	async #createScorer(variant: LlmVariant): Promise<CandidateScorer> {
-		const { llm, template, historyLength, withoutUser, latents, projection, joint, coldThreshold } = this.parts;
+		const { cf, llm, template, historyLength, withoutUser, latents, projection, joint, coldThreshold } =
+			this.parts;
 		const plain = variant === 'llmOnly';
 		const prompts = await createPrompts(llm, this.catalogue, template, {
 			historyLength,
@@ -362,7 +391,12 @@ export class ALLMRec {
 		this.#prompts.push(prompts);
 		if (plain) return new CandidateScorer(llm, prompts);
 		const source = variant === 'text' ? 'text' : joint;
-		const table = jointTable(latents, this.catalogue.trainingCounts, source, coldThreshold);
+		const rows = cf.numItems + 1;
+		const counts = this.catalogue.trainingCounts.slice(0, rows);
+		const trained = { ...latents, e: latents.e.subarray(0, rows * latents.size) };
+		// Added items are known by their texts, whatever the source and the threshold.
+		const added = latents.q.subarray(rows * latents.size);
+		const table = append(jointTable(trained, counts, source, coldThreshold), added);
 		const scorer = new CandidateScorer(llm, prompts, { itemTokens: await projection.items(table) });
 		this.#tokenScorers.push(scorer);
 		return scorer;

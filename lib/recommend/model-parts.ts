@@ -1,11 +1,11 @@
 import { join } from 'node:path';
 import type { Alignment, ItemLatents } from '../alignment/alignment.js';
 import { jointEmbeddings } from '../alignment/alignment.js';
+import { ALLMRecError } from '../errors.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import { PromptBuilder, type PromptBuilderOptions } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
 import { TitleStore } from '../llm/title-store.js';
-import { ALLMRecError } from '../errors.js';
 import { guard, type Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import type { Catalogue } from './catalogue.js';
@@ -52,7 +52,8 @@ function randomTable({ size, e }: ItemLatents): Float32Array {
 		const mean = sum / Math.max(1, rows - 1);
 		const deviation = Math.sqrt(Math.max(0, square / Math.max(1, rows - 1) - mean * mean));
 		for (let r = 1; r < rows; r++)
-			table[r * size + c] = mean + deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
+			table[r * size + c] =
+				mean + deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
 	}
 	return table;
 }
@@ -73,7 +74,6 @@ export async function createPrompts(
 	);
 	return new PromptBuilder(titles, { ...options, maxPositions: llm.maxPositions });
 }
-
 
 /** Both latents as one safetensors file. */
 export function saveLatents(session: Session, folder: string, { size, e, q }: ItemLatents): void {
@@ -98,7 +98,10 @@ export function loadLatents(session: Session, folder: string, alignment: Alignme
 		const e = guard(() => file.readFloat32('e'));
 		const q = guard(() => file.readFloat32('q'));
 		if (e.length % size !== 0 || e.length !== q.length)
-			throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} does not fit the alignment network beside it.`);
+			throw new ALLMRecError(
+				'ERR_ALLMREC_CHECKPOINT',
+				`${path} does not fit the alignment network beside it.`,
+			);
 		return { size, e, q };
 	} finally {
 		file.close();

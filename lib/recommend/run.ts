@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
 import { type CatalogueItem, Dataset } from '../data/dataset.js';
+import { isFolder } from '../data/folder.js';
 import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
 import { leaveLastOut, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
@@ -17,7 +18,15 @@ import { Catalogue } from './catalogue.js';
 import { resolveEmbedded } from './embedded.js';
 import { FusionGate, fitFusion } from './fusion.js';
 import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
-import { parseRunOptions, type RunConfig, type RunOptions, readRunFile, tryReadRunFile, writeJson, writeRunFile } from './run-config.js';
+import {
+	parseRunOptions,
+	type RunConfig,
+	type RunOptions,
+	readRunFile,
+	tryReadRunFile,
+	writeJson,
+	writeRunFile,
+} from './run-config.js';
 
 export type StageName = 'cf' | 'align' | 'project';
 
@@ -39,8 +48,13 @@ export interface TrainRunOptions extends LongCallOptions, DeviceOptions {
  *
  * @throws ERR_ALLMREC_RUN if the folder holds a run of other data or options
  */
-export async function trainRun(dataset: Dataset, { out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device }: TrainRunOptions): Promise<void> {
+export async function trainRun(
+	dataset: Dataset,
+	{ out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device }: TrainRunOptions,
+): Promise<void> {
 	const config = parseRunOptions(options);
+	for (const source of ['llm', 'textEncoder'] as const)
+		if (await isFolder(config[source])) config[source] = resolve(config[source]); // to be found from elsewhere
 	await claimFolder(out, dataset, datasetPath, config);
 	const split = splitOf(dataset, config);
 	await candidatesOf(out, split, config);
@@ -57,7 +71,9 @@ export async function trainRun(dataset: Dataset, { out, datasetPath, stages = ST
 		const cfPath = join(model, 'cf.safetensors');
 		let cf: SASRec | undefined;
 		if (stages.includes('cf')) {
-			cf = keep(await SASRec.train(dataset, config.cf, { split, folder: join(out, 'cf'), session, ...calls }));
+			cf = keep(
+				await SASRec.train(dataset, config.cf, { split, folder: join(out, 'cf'), session, ...calls }),
+			);
 			await cf.save(cfPath);
 		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session }));
 		if (!stages.includes('align') && !stages.includes('project')) return;
@@ -69,15 +85,27 @@ export async function trainRun(dataset: Dataset, { out, datasetPath, stages = ST
 		let alignment: Alignment;
 		if (stages.includes('align')) {
 			const encoder = keep(
-				await SentenceEncoder.load(resolveEmbedded(config.textEncoder), { session, maxTokens: config.textTokens, ...calls }),
+				await SentenceEncoder.load(resolveEmbedded(config.textEncoder), {
+					session,
+					maxTokens: config.textTokens,
+					...calls,
+				}),
 			);
 			alignment = keep(
-				await Alignment.train(dataset, cf, encoder, config.alignment, { split, folder: join(out, 'align'), session, ...calls }),
+				await Alignment.train(dataset, cf, encoder, config.alignment, {
+					split,
+					folder: join(out, 'align'),
+					session,
+					...calls,
+				}),
 			);
 			latents = await alignment.latents(dataset, cf, encoder, calls);
 			await encoder.save(join(model, 'encoder'));
 			saveLatents(session, model, latents);
-			await writeJson(join(model, 'catalogue.json'), { items: catalogue.items, trainingCounts: catalogue.trainingCounts });
+			await writeJson(join(model, 'catalogue.json'), {
+				items: catalogue.items,
+				trainingCounts: catalogue.trainingCounts,
+			});
 			await alignment.save(alignmentPath);
 		} else {
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
@@ -121,7 +149,10 @@ export interface LoadRunOptions extends DeviceOptions, LongCallOptions {
  *
  * @throws ERR_ALLMREC_RUN if a stage is missing, ERR_ALLMREC_CHECKPOINT
  */
-export async function loadRun(folder: string, { llm: source, signal, onProgress, ...device }: LoadRunOptions = {}): Promise<ALLMRec> {
+export async function loadRun(
+	folder: string,
+	{ llm: source, signal, onProgress, ...device }: LoadRunOptions = {},
+): Promise<ALLMRec> {
 	const { options } = await readRunFile(folder);
 	const model = join(folder, 'model');
 	const files: [StageName, string][] = [
@@ -129,7 +160,8 @@ export async function loadRun(folder: string, { llm: source, signal, onProgress,
 		['align', 'alignment.safetensors'],
 		['project', 'projector.safetensors'],
 	];
-	for (const [stage, file] of files) if (!(await isFile(join(model, file)))) throw missingStage(folder, stage);
+	for (const [stage, file] of files)
+		if (!(await isFile(join(model, file)))) throw missingStage(folder, stage);
 	const session = Session.open(device);
 	const open: { dispose(): void }[] = [];
 	const keep = <T extends { dispose(): void }>(part: T): T => {
@@ -140,8 +172,12 @@ export async function loadRun(folder: string, { llm: source, signal, onProgress,
 		const cf = keep(await SASRec.load(join(model, 'cf.safetensors'), { session }));
 		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session));
 		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session));
-		const encoder = keep(await SentenceEncoder.load(join(model, 'encoder'), { session, maxTokens: options.textTokens }));
-		const llm = keep(await CausalLM.load(resolveEmbedded(source ?? options.llm), { session, signal, onProgress }));
+		const encoder = keep(
+			await SentenceEncoder.load(join(model, 'encoder'), { session, maxTokens: options.textTokens }),
+		);
+		const llm = keep(
+			await CausalLM.load(resolveEmbedded(source ?? options.llm), { session, signal, onProgress }),
+		);
 		if (projection.config.tokenSize !== llm.tokenSize)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_RUN',
@@ -174,11 +210,19 @@ export async function loadRun(folder: string, { llm: source, signal, onProgress,
 }
 
 /** Opens the data set of a run, from where it was or from `path`. @throws ERR_ALLMREC_RUN if it is another one */
-export async function openRunDataset(folder: string, path?: string, signal?: AbortSignal): Promise<{ dataset: Dataset; split: Split; config: RunConfig; test: Candidates; validation: Candidates }> {
+export async function openRunDataset(
+	folder: string,
+	path?: string,
+	signal?: AbortSignal,
+): Promise<{ dataset: Dataset; split: Split; config: RunConfig; test: Candidates; validation: Candidates }> {
 	const file = await readRunFile(folder);
 	const dataset = await Dataset.open(path ?? file.dataset.path, { signal });
 	const { numUsers, numItems, numInteractions } = file.dataset;
-	if (dataset.numUsers !== numUsers || dataset.numItems !== numItems || dataset.numInteractions !== numInteractions)
+	if (
+		dataset.numUsers !== numUsers ||
+		dataset.numItems !== numItems ||
+		dataset.numInteractions !== numInteractions
+	)
 		throw new ALLMRecError(
 			'ERR_ALLMREC_RUN',
 			`The run was trained on ${numUsers} users, ${numItems} items and ${numInteractions} interactions; the data set has ${dataset.numUsers}, ${dataset.numItems} and ${dataset.numInteractions}.`,
@@ -188,7 +232,12 @@ export async function openRunDataset(folder: string, path?: string, signal?: Abo
 }
 
 /** Chooses the likelihoods' normalisation and the gate's parameters on the validation items, and saves them. */
-async function fitRunFusion(folder: string, dataset: Dataset, split: Split, calls: LongCallOptions & DeviceOptions): Promise<void> {
+async function fitRunFusion(
+	folder: string,
+	dataset: Dataset,
+	split: Split,
+	calls: LongCallOptions & DeviceOptions,
+): Promise<void> {
 	const path = join(folder, 'model', 'fusion.json');
 	if (await isFile(path)) return;
 	const recommender = await loadRun(folder, calls);
@@ -210,8 +259,16 @@ async function fitRunFusion(folder: string, dataset: Dataset, split: Split, call
 		});
 		const popularity = Float64Array.from(flat, (item) => split.itemCounts[item]!);
 		const meanPopularity = split.train.items.length / dataset.numItems;
-		const normalisation = meanLogSoftmax(llm.mean, targets, width) >= meanLogSoftmax(llm.sum, targets, width) ? 'mean' : 'sum';
-		const gate = await fitFusion({ cf, llm: llm[normalisation], popularity, targets, meanPopularity, signal: calls.signal });
+		const normalisation =
+			meanLogSoftmax(llm.mean, targets, width) >= meanLogSoftmax(llm.sum, targets, width) ? 'mean' : 'sum';
+		const gate = await fitFusion({
+			cf,
+			llm: llm[normalisation],
+			popularity,
+			targets,
+			meanPopularity,
+			signal: calls.signal,
+		});
 		await writeJson(path, { normalisation, gate, users: count });
 	} finally {
 		recommender.dispose();
@@ -238,10 +295,15 @@ function splitOf(dataset: Dataset, { excludeColdUsers, trainUsers, seed }: RunCo
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */
-async function candidatesOf(folder: string, split: Split, { seed, negatives }: RunConfig): Promise<{ test: Candidates; validation: Candidates }> {
+async function candidatesOf(
+	folder: string,
+	split: Split,
+	{ seed, negatives }: RunConfig,
+): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
 	if (!(await isFile(path))) {
-		const enough = (u: number) => split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
+		const enough = (u: number) =>
+			split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
 		const drawn = (['validation', 'test'] as const).map((phase) =>
 			sampleCandidates(split, { seed, negatives, phase, users: split.users(phase).filter(enough) }),
 		);
@@ -250,11 +312,20 @@ async function candidatesOf(folder: string, split: Split, { seed, negatives }: R
 	const { candidates } = await loadCandidates(path, split);
 	const of = (phase: string) => candidates.find((c) => c.phase === phase);
 	const [test, validation] = [of('test'), of('validation')];
-	if (!test || !validation) throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} lacks the candidates of a phase; delete it to draw them again.`);
+	if (!test || !validation)
+		throw new ALLMRecError(
+			'ERR_ALLMREC_RUN',
+			`${path} lacks the candidates of a phase; delete it to draw them again.`,
+		);
 	return { test, validation };
 }
 
-async function claimFolder(out: string, dataset: Dataset, datasetPath: string, options: RunConfig): Promise<void> {
+async function claimFolder(
+	out: string,
+	dataset: Dataset,
+	datasetPath: string,
+	options: RunConfig,
+): Promise<void> {
 	await mkdir(out, { recursive: true });
 	const present = await tryReadRunFile(out);
 	const { name, numUsers, numItems, numInteractions } = dataset;
@@ -284,21 +355,32 @@ function missingStage(folder: string, stage: StageName): ALLMRecError {
 async function readCatalogue(path: string): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
 	let cause: unknown;
 	try {
-		const json = JSON.parse(await readFile(path, 'utf8')) as { items: CatalogueItem[]; trainingCounts: number[] };
+		const json = JSON.parse(await readFile(path, 'utf8')) as {
+			items: CatalogueItem[];
+			trainingCounts: number[];
+		};
 		if (json.items.length > 0 && json.items.length === json.trainingCounts.length) return json;
 	} catch (error) {
 		cause = error;
 	}
-	throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, { cause });
+	throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, {
+		cause,
+	});
 }
 
-async function readFusion(path: string): Promise<{ gate: FusionGate; normalisation: 'mean' | 'sum' } | undefined> {
+async function readFusion(
+	path: string,
+): Promise<{ gate: FusionGate; normalisation: 'mean' | 'sum' } | undefined> {
 	if (!(await isFile(path))) return undefined;
 	try {
 		const json = JSON.parse(await readFile(path, 'utf8')) as { gate: unknown; normalisation: 'mean' | 'sum' };
 		return { gate: FusionGate.fromJSON(json.gate), normalisation: json.normalisation };
 	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} is damaged; delete it and run \`a-llmrec train\` again.`, { cause });
+		throw new ALLMRecError(
+			'ERR_ALLMREC_RUN',
+			`${path} is damaged; delete it and run \`a-llmrec train\` again.`,
+			{ cause },
+		);
 	}
 }
 

@@ -37,7 +37,8 @@ export async function* scoreUsers(
 	path: string,
 	{ batchSize = 64, signal, onProgress, ...options }: ScoreOptions = {},
 ): AsyncGenerator<ScoredUser> {
-	if (!Number.isInteger(batchSize) || batchSize < 1) invalidArgument('batchSize', 'a whole number from 1', batchSize);
+	if (!Number.isInteger(batchSize) || batchSize < 1)
+		invalidArgument('batchSize', 'a whole number from 1', batchSize);
 	await assertReadable(path);
 	let done = 0;
 	const begun = performance.now();
@@ -81,9 +82,11 @@ async function scoreBatch(
 	} catch (error) {
 		if (!(error instanceof ALLMRecError && OF_A_USER.has(error.code)) || options.signal?.aborted) throw error;
 		// One of them cannot be served: each alone tells which.
-		if (batch.length === 1) return [{ user: batch[0]!.user, error: { code: error.code, message: error.message } }];
+		if (batch.length === 1)
+			return [{ user: batch[0]!.user, error: { code: error.code, message: error.message } }];
 		const results: ScoredUser[] = [];
-		for (const entry of batch) results.push(...('history' in entry ? await scoreBatch(model, [entry], options) : [entry]));
+		for (const entry of batch)
+			results.push(...('history' in entry ? await scoreBatch(model, [entry], options) : [entry]));
 		return results;
 	}
 }
@@ -99,12 +102,17 @@ function parseLine(text: string, line: number): UserLine | ScoredUser {
 	} catch {
 		return fail('not JSON.');
 	}
-	const strings = (list: unknown): list is string[] => Array.isArray(list) && list.every((id) => typeof id === 'string');
+	const strings = (list: unknown): list is string[] =>
+		Array.isArray(list) && list.every((id) => typeof id === 'string');
 	if (typeof value !== 'object' || value === null || !strings(value.history))
 		return fail('expected {"user": "id", "history": ["id", …]}.');
 	if (value.candidates !== undefined && !(strings(value.candidates) && value.candidates.length > 0))
 		return fail('`candidates` has to be a list of ids.');
-	return { user: value.user === undefined ? String(line) : String(value.user), history: value.history, candidates: value.candidates };
+	return {
+		user: value.user === undefined ? String(line) : String(value.user),
+		history: value.history,
+		candidates: value.candidates,
+	};
 }
 
 async function* lines(path: string): AsyncGenerator<string> {

@@ -1,8 +1,8 @@
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import { type PackedSequence, packBatch, packCandidates } from '../llm/prompt-packing.js';
-import { toLlmBatch } from '../projection/projection.js';
 import type { LongCallOptions } from '../progress.js';
+import { toLlmBatch } from '../projection/projection.js';
 
 /** One user's candidates to score. */
 export interface ScoreRequest {
@@ -62,7 +62,10 @@ export class CandidateScorer {
 			signal?.throwIfAborted();
 			const sequences: PackedSequence[] = [];
 			let tokens = 0;
-			while (first + sequences.length < requests.length && (sequences.length === 0 || tokens < this.#tokensPerBatch)) {
+			while (
+				first + sequences.length < requests.length &&
+				(sequences.length === 0 || tokens < this.#tokensPerBatch)
+			) {
 				const request = requests[first + sequences.length]!;
 				const prompt = this.#prompts.build(request);
 				const sequence = packCandidates(
@@ -102,11 +105,20 @@ export class CandidateScorer {
 		for (const [k, slot] of packed.slots.entries()) {
 			while (k >= packed.slotOffsets[sequence + 1]!) sequence++;
 			const row =
-				slot.kind === 'user' ? users[sequence]! : this.itemTokens.subarray(slot.item * width, (slot.item + 1) * width);
+				slot.kind === 'user'
+					? users[sequence]!
+					: this.itemTokens.subarray(slot.item * width, (slot.item + 1) * width);
 			soft.set(row, k * width);
 		}
 		const { logitRows, pairRows, rowTargets } = packed;
-		const logProbs = await this.#llm.logProbs(toLlmBatch(packed), soft, logitRows, pairRows, rowTargets, signal);
+		const logProbs = await this.#llm.logProbs(
+			toLlmBatch(packed),
+			soft,
+			logitRows,
+			pairRows,
+			rowTargets,
+			signal,
+		);
 		const total = packed.candidateOffsets.at(-1)!;
 		const lengths = new Int32Array(total);
 		for (const [pair, candidate] of packed.rowCandidate.entries()) {

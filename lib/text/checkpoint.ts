@@ -60,7 +60,8 @@ export async function weightFiles(folder: string): Promise<string[]> {
 function shardNames(text: string, path: string): string[] {
 	try {
 		const names: unknown[] = Object.values((JSON.parse(text) as { weight_map: object }).weight_map);
-		if (names.length > 0 && names.every((name) => typeof name === 'string')) return [...new Set(names)].sort();
+		if (names.length > 0 && names.every((name) => typeof name === 'string'))
+			return [...new Set(names)].sort();
 	} catch {}
 	throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} names no shards; download the checkpoint again.`);
 }

@@ -73,7 +73,11 @@ const CHUNK_SECONDS = 0.25;
  * @param fingerprint identifies data and options; a checkpoint of another one is an error, not a start.
  * @throws ERR_ALLMREC_RUN if the folder holds a checkpoint of other options.
  */
-export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint: string): Promise<LoopResult> {
+export async function trainLoop(
+	stage: Stage,
+	options: LoopOptions,
+	fingerprint: string,
+): Promise<LoopResult> {
 	const { epochs, validateEvery = 1, patience, folder, checkpointSeconds = 60, signal, onProgress } = options;
 	const totalSteps = epochs * stage.stepsPerEpoch;
 	const state = (folder && (await resume(stage, folder, fingerprint))) || freshState(fingerprint);
@@ -98,7 +102,11 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 			unit: stage.unit,
 			rate: unitsPerStep / stepSeconds,
 			secondsLeft: (totalSteps - state.step) * stepSeconds,
-			metrics: { epoch: Math.floor(state.step / stage.stepsPerEpoch), ...losses, ...prefixed(state.best?.metrics) },
+			metrics: {
+				epoch: Math.floor(state.step / stage.stepsPerEpoch),
+				...losses,
+				...prefixed(state.best?.metrics),
+			},
 		});
 	};
 
@@ -113,7 +121,10 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 		const losses = await stage.run(state.step, count, signal);
 		signal?.throwIfAborted();
 		const took = (performance.now() - before) / 1000;
-		chunk = Math.max(1, Math.min(stage.stepsPerEpoch, Math.round((count * CHUNK_SECONDS) / Math.max(took, 1e-4))));
+		chunk = Math.max(
+			1,
+			Math.min(stage.stepsPerEpoch, Math.round((count * CHUNK_SECONDS) / Math.max(took, 1e-4))),
+		);
 		state.step += count;
 		epochLosses.add(losses, count);
 		state.losses = epochLosses.mean();
@@ -138,7 +149,14 @@ export async function trainLoop(stage: Stage, options: LoopOptions, fingerprint:
 					}
 				}
 			} else bestInMemory = false;
-			if (folder) await log(folder, stage.name, { epoch, step: state.step, losses: state.losses, metrics, seconds: seconds() });
+			if (folder)
+				await log(folder, stage.name, {
+					epoch,
+					step: state.step,
+					losses: state.losses,
+					metrics,
+					seconds: seconds(),
+				});
 			report(state.losses, state.done || state.step === totalSteps);
 			epochLosses.clear();
 		}
@@ -227,9 +245,12 @@ async function checkpoint(stage: Stage, folder: string, state: State, final = fa
 	await mkdir(path, { recursive: true });
 	await stage.saveWeights(join(path, 'model.safetensors'));
 	if (!final) await stage.saveOptimizer(join(path, 'optimizer.safetensors'));
-	await saveAs(folder, STATE, (to) => writeFile(to, `${JSON.stringify({ ...state, checkpoint: name }, null, '\t')}\n`));
+	await saveAs(folder, STATE, (to) =>
+		writeFile(to, `${JSON.stringify({ ...state, checkpoint: name }, null, '\t')}\n`),
+	);
 	for (const entry of await readdir(folder))
-		if (entry.startsWith('checkpoint-') && entry !== name) await rm(join(folder, entry), { recursive: true, force: true });
+		if (entry.startsWith('checkpoint-') && entry !== name)
+			await rm(join(folder, entry), { recursive: true, force: true });
 }
 
 async function saveAs(folder: string, name: string, write: (path: string) => Promise<void>): Promise<void> {

@@ -48,7 +48,8 @@ async function rewritten(
 	return folder;
 }
 
-const load = async (folder?: string | Promise<string>) => CausalLM.load((await folder) ?? (await source), CPU);
+const load = async (folder?: string | Promise<string>) =>
+	CausalLM.load((await folder) ?? (await source), CPU);
 
 /** Argmax of the logits after the last token, over and over: what generation has to equal. */
 async function naiveGreedy(llm: CausalLM, prompt: readonly number[], count: number): Promise<number[]> {
@@ -65,7 +66,11 @@ async function naiveGreedy(llm: CausalLM, prompt: readonly number[], count: numb
 test('generation is greedy, the same every time, and the same in a batch as alone', async (t) => {
 	const llm = await load();
 	t.teardown(() => llm.dispose());
-	const prompts = [[2, 40, 50, 60], [2, 300], [2, 7, 8, 9, 10, 11, 12, 13]];
+	const prompts = [
+		[2, 40, 50, 60],
+		[2, 300],
+		[2, 7, 8, 9, 10, 11, 12, 13],
+	];
 	const options = { maxNewTokens: 8, eosId: -1 };
 	const together = await llm.generateIds(prompts, undefined, options);
 	t.deepEqual(await llm.generateIds(prompts, undefined, options), together);
@@ -95,7 +100,10 @@ test('a repetition penalty lets no token come twice when it is strong', async (t
 	const options = { maxNewTokens: 20, eosId: -1 };
 	const [ids] = await llm.generateIds([prompt], undefined, { ...options, repetitionPenalty: 1e6 });
 	t.is(new Set(ids).size, 20);
-	t.false(ids!.some((id) => prompt.includes(id)), 'the tokens of the prompt count as seen');
+	t.false(
+		ids!.some((id) => prompt.includes(id)),
+		'the tokens of the prompt count as seen',
+	);
 	const [free] = await llm.generateIds([prompt], undefined, options);
 	t.deepEqual((await llm.generateIds([prompt], undefined, { ...options, repetitionPenalty: 1 }))[0], free);
 });
@@ -105,13 +113,17 @@ test('soft tokens stand where negative ids say; those of a token change nothing'
 	t.teardown(() => llm.dispose());
 	const table = await llm.native.getParameter('model.decoder.embed_tokens.weight');
 	const width = llm.tokenSize;
-	const soft = Float32Array.from([...table.subarray(50 * width, 51 * width), ...new Float32Array(width).fill(3)]);
+	const soft = Float32Array.from([
+		...table.subarray(50 * width, 51 * width),
+		...new Float32Array(width).fill(3),
+	]);
 	const options = { maxNewTokens: 6, eosId: -1 };
 	const [plain] = await llm.generateIds([[2, 40, 50, 60]], undefined, options);
 	const [same] = await llm.generateIds([[2, 40, -1, 60]], soft, options);
 	t.deepEqual(same, plain);
 	const rows = Int32Array.of(3);
-	const of = (ids: number[]) => llm.native.logits({ ids: Int32Array.from(ids), offsets: Int32Array.of(0, 4) }, soft, rows);
+	const of = (ids: number[]) =>
+		llm.native.logits({ ids: Int32Array.from(ids), offsets: Int32Array.of(0, 4) }, soft, rows);
 	t.true(maxDifference(await of([2, 40, -2, 60]), await of([2, 40, -1, 60])) > 1e-3);
 });
 
@@ -154,7 +166,11 @@ test('prompts that are too long, empty, or hold tokens there are not', async (t)
 	await rejects(t, () => llm.generateIds([[2, 520]]), 'ERR_ALLMREC_INVALID_ARGUMENT');
 	await rejects(t, () => llm.generateIds([[2, -1]]), 'ERR_ALLMREC_INVALID_ARGUMENT');
 	for (const maxNewTokens of [-1, 1.5, Number.NaN])
-		await rejects(t, () => llm.generateIds([[2]], undefined, { maxNewTokens }), 'ERR_ALLMREC_INVALID_ARGUMENT');
+		await rejects(
+			t,
+			() => llm.generateIds([[2]], undefined, { maxNewTokens }),
+			'ERR_ALLMREC_INVALID_ARGUMENT',
+		);
 });
 
 test('an abort rejects with the reason of the signal', async (t) => {
@@ -181,10 +197,20 @@ test('checkpoints of other models are told apart by their configuration', async 
 	await rejects(t, () => load(configured({ activation_function: 'silu' })), code, /`silu`/);
 	await rejects(t, () => load(configured({ hidden_size: '32' })), code, /`hidden_size` to be a whole number/);
 	await rejects(t, () => load(configured({ num_attention_heads: 5 })), code, /heads/);
-	await rejects(t, () => load(configured({ vocab_size: 400 })), code, /tokenizer has \d+ tokens, the model only 400/);
+	await rejects(
+		t,
+		() => load(configured({ vocab_size: 400 })),
+		code,
+		/tokenizer has \d+ tokens, the model only 400/,
+	);
 	await rejects(t, () => load(changed({ 'config.json': '{"model_type": "opt"' })), code, /config\.json/);
 	await rejects(t, () => load(changed({ 'config.json': '[1]' })), code, /config\.json/);
-	await rejects(t, () => load(changed({ 'config.json': null })), 'ERR_ALLMREC_FILE_NOT_FOUND', /config\.json/);
+	await rejects(
+		t,
+		() => load(changed({ 'config.json': null })),
+		'ERR_ALLMREC_FILE_NOT_FOUND',
+		/config\.json/,
+	);
 });
 
 test('weights that are missing, damaged or of another shape', async (t) => {
@@ -213,7 +239,11 @@ test('weights that are missing, damaged or of another shape', async (t) => {
 		'ERR_ALLMREC_CHECKPOINT',
 		/1\.fc1\.bias/,
 	);
-	await rejects(t, () => load(configured({ hidden_size: 64, word_embed_proj_dim: 64 })), 'ERR_ALLMREC_CHECKPOINT');
+	await rejects(
+		t,
+		() => load(configured({ hidden_size: 64, word_embed_proj_dim: 64 })),
+		'ERR_ALLMREC_CHECKPOINT',
+	);
 });
 
 test('shards are found by their index', async (t) => {
@@ -236,9 +266,7 @@ test('a checkpoint without the `model.` prefix, or of the bare decoder, is the s
 	const options = { maxNewTokens: 6, eosId: -1 };
 	const ids = await expected.generateIds([[2, 40, 50]], undefined, options);
 	for (const prefix of ['model.', 'model.decoder.']) {
-		const llm = await load(
-			rewritten((tensor) => ({ ...tensor, name: tensor.name.slice(prefix.length) })),
-		);
+		const llm = await load(rewritten((tensor) => ({ ...tensor, name: tensor.name.slice(prefix.length) })));
 		t.deepEqual(await llm.generateIds([[2, 40, 50]], undefined, options), ids);
 		llm.dispose();
 	}
@@ -255,5 +283,9 @@ test('a configuration written is read as it was', async (t) => {
 
 test('folders that are no checkpoint', async (t) => {
 	await rejects(t, () => CausalLM.load(freshPath('nothing'), CPU), 'ERR_ALLMREC_FILE_NOT_FOUND');
-	await rejects(t, () => load(changed({ 'vocab.json': null, 'merges.txt': null })), 'ERR_ALLMREC_FILE_NOT_FOUND');
+	await rejects(
+		t,
+		() => load(changed({ 'vocab.json': null, 'merges.txt': null })),
+		'ERR_ALLMREC_FILE_NOT_FOUND',
+	);
 });

@@ -17,7 +17,10 @@ async function load(t: { teardown: (work: () => void) => void }, changes: object
 		const copy = freshPath('changed');
 		await cp(folder, copy, { recursive: true });
 		const config = JSON.parse(await readFile(join(copy, 'config.json'), 'utf8'));
-		await writeFile(join(copy, 'config.json'), JSON.stringify({ ...config, options: { ...config.options, ...changes } }));
+		await writeFile(
+			join(copy, 'config.json'),
+			JSON.stringify({ ...config, options: { ...config.options, ...changes } }),
+		);
 		folder = copy;
 	}
 	const model = await loadRun(folder, CPU);
@@ -34,7 +37,8 @@ async function requests(): Promise<UserRequest[]> {
 }
 
 const idsOf = (lists: Recommendation[][]) => lists.map((list) => list.map(({ id }) => id));
-const scoresOf = (lists: Recommendation[][]) => lists.flat().flatMap(({ cf, llm, fused }) => [cf, llm, fused]);
+const scoresOf = (lists: Recommendation[][]) =>
+	lists.flat().flatMap(({ cf, llm, fused }) => [cf, llm, fused]);
 
 const newItem = { id: 'new', title: 'A Game There Never Was', description: 'It came out today.' };
 
@@ -116,14 +120,29 @@ test('cold items have their share of what is retrieved', async (t) => {
 test('requests that cannot be served, by their codes', async (t) => {
 	const model = await load(t);
 	const [user] = await requests();
-	const of = (change: object, options = {}) => () => model.recommend([user!, { ...user!, ...change }], options);
+	const of =
+		(change: object, options = {}) =>
+		() =>
+			model.recommend([user!, { ...user!, ...change }], options);
 	await rejects(t, of({ history: ['i033'] }), 'ERR_ALLMREC_UNKNOWN_ITEM', /`i033`.*Did you mean `i\d\d`\?/);
 	await rejects(t, of({ history: ['', 'i03'] }), 'ERR_ALLMREC_UNKNOWN_ITEM');
 	await rejects(t, of({ history: [] }), 'ERR_ALLMREC_EMPTY_HISTORY', /User 1/);
 	await rejects(t, of({ candidates: ['i03', 'xyz'] }), 'ERR_ALLMREC_UNKNOWN_ITEM', /`xyz`/);
 	await rejects(t, of({ candidates: [] }), 'ERR_ALLMREC_INVALID_ARGUMENT', /`candidates`/);
-	for (const options of [{ topK: 0 }, { topK: 1.5 }, { retrieve: 0 }, { coldShare: 2 }, { coldShare: Number.NaN }, { by: 'luck' }])
-		await rejects(t, of({}, options), 'ERR_ALLMREC_INVALID_ARGUMENT', new RegExp(`\`${Object.keys(options)[0]}\``));
+	for (const options of [
+		{ topK: 0 },
+		{ topK: 1.5 },
+		{ retrieve: 0 },
+		{ coldShare: 2 },
+		{ coldShare: Number.NaN },
+		{ by: 'luck' },
+	])
+		await rejects(
+			t,
+			of({}, options),
+			'ERR_ALLMREC_INVALID_ARGUMENT',
+			new RegExp(`\`${Object.keys(options)[0]}\``),
+		);
 	const reason = new Error('enough');
 	await t.throwsAsync(model.recommend([user!], { signal: AbortSignal.abort(reason) }), { is: reason });
 });
@@ -139,9 +158,14 @@ test('an item is added by its text and can be recommended at once', async (t) =>
 	t.is(place.title, newItem.title);
 	t.true([place.cf, place.llm, place.fused].every(Number.isFinite));
 	const [retrieved] = await model.recommend([user!], { coldShare: 1 });
-	t.true(retrieved!.some(({ id }) => id === 'new'), 'retrieved from the whole catalogue');
+	t.true(
+		retrieved!.some(({ id }) => id === 'new'),
+		'retrieved from the whole catalogue',
+	);
 	// Part of a history, alone and beside others.
-	const lists = await model.recommend([{ history: ['new'] }, { history: [...user!.history, 'new'] }], { coldShare: 1 });
+	const lists = await model.recommend([{ history: ['new'] }, { history: [...user!.history, 'new'] }], {
+		coldShare: 1,
+	});
 	for (const list of lists) t.false(list.some(({ id }) => id === 'new'));
 });
 
@@ -172,7 +196,11 @@ test('it does not matter whether items are added before or after the first recom
 test('items added at the same time, and while others are recommended, keep their own vectors', async (t) => {
 	const [orderly, busy] = [await load(t), await load(t)];
 	const [user] = await requests();
-	const added = ['a', 'b', 'c'].map((id) => ({ id, title: `The ${id.repeat(3)}`, description: `All about ${id}.` }));
+	const added = ['a', 'b', 'c'].map((id) => ({
+		id,
+		title: `The ${id.repeat(3)}`,
+		description: `All about ${id}.`,
+	}));
 	for (const item of added) await orderly.addItem(item);
 	await Promise.all([
 		busy.recommend([user!]),
@@ -207,7 +235,11 @@ test('items added at the same time, and while others are recommended, keep their
 test('items added while prompts are being prepared keep their own vectors', async (t) => {
 	const [orderly, busy] = [await load(t), await load(t)];
 	const [user] = await requests();
-	const added = ['a', 'b', 'c'].map((id) => ({ id, title: `The ${id.repeat(3)}`, description: `All about ${id}.` }));
+	const added = ['a', 'b', 'c'].map((id) => ({
+		id,
+		title: `The ${id.repeat(3)}`,
+		description: `All about ${id}.`,
+	}));
 	for (const item of added) await orderly.addItem(item);
 	// As with a large catalogue, whose titles take a while to be tokenised.
 	const { tokenizer } = busy.parts.llm;
@@ -229,7 +261,11 @@ test('items added while prompts are being prepared keep their own vectors', asyn
 
 test('items added at once to a model that was not used yet', async (t) => {
 	const [orderly, busy] = [await load(t), await load(t)];
-	const added = ['a', 'b', 'c'].map((id) => ({ id, title: `The ${id.repeat(3)}`, description: `All about ${id}.` }));
+	const added = ['a', 'b', 'c'].map((id) => ({
+		id,
+		title: `The ${id.repeat(3)}`,
+		description: `All about ${id}.`,
+	}));
 	for (const item of added) await orderly.addItem(item);
 	await Promise.all(added.map((item) => busy.addItem(item)));
 	const request = { history: ['i03'], candidates: ['a', 'b', 'c'] };
@@ -246,6 +282,18 @@ test('without a threshold for cold items an added one is known by its text all t
 	const request = { history: ['i03'], candidates: ['new'] };
 	const [mine, theirs] = [await never.recommend([request]), await usual.recommend([request])];
 	t.true(maxDifference(scoresOf(mine), scoresOf(theirs)) < 1e-3, JSON.stringify([mine, theirs]));
+});
+
+test('an added item leaves the vectors of the others as they were, random ones too', async (t) => {
+	const request = { history: ['i03', 'i17'], candidates: ['i01', 'i44', 'i20'] };
+	for (const joint of ['aligned', 'text', 'random']) {
+		const [early, late] = [await load(t, { joint }), await load(t, { joint })];
+		const before = await late.recommend([request]);
+		await early.addItem(newItem);
+		await late.addItem(newItem);
+		t.true(maxDifference(scoresOf(await early.recommend([request])), scoresOf(before)) < 1e-3, joint);
+		t.deepEqual(await late.recommend([request]), before, joint);
+	}
 });
 
 test('an id that is taken, and items that are none', async (t) => {
@@ -301,7 +349,11 @@ test('genres are generated as text', async (t) => {
 	t.is(await model.generate(user!, { maxNewTokens: 8 }), text);
 	await rejects(t, () => model.generate({ history: [] }), 'ERR_ALLMREC_EMPTY_HISTORY');
 	await rejects(t, () => model.generate({ history: ['none'] }), 'ERR_ALLMREC_UNKNOWN_ITEM');
-	await rejects(t, () => model.generate(user!, { task: 'poem' as 'favourite-genre' }), 'ERR_ALLMREC_INVALID_ARGUMENT');
+	await rejects(
+		t,
+		() => model.generate(user!, { task: 'poem' as 'favourite-genre' }),
+		'ERR_ALLMREC_INVALID_ARGUMENT',
+	);
 	const reason = new Error('enough');
 	await t.throwsAsync(model.generate(user!, { signal: AbortSignal.abort(reason) }), { is: reason });
 });
@@ -311,7 +363,8 @@ test('the variants of the language model are told different things', async (t) =
 	const histories = [[1, 2, 3], [4]];
 	const vectors = await model.userVectors(histories);
 	const candidates = Int32Array.of(5, 6, 7, 8, 9, 10);
-	const score = (variant: 'aligned' | 'text' | 'llmOnly', x = vectors) => model.llmScores(x, histories, candidates, variant);
+	const score = (variant: 'aligned' | 'text' | 'llmOnly', x = vectors) =>
+		model.llmScores(x, histories, candidates, variant);
 	const [aligned, text, plain] = [await score('aligned'), await score('text'), await score('llmOnly')];
 	t.is(aligned.length, 6);
 	t.true(maxDifference(aligned, text) > 1e-6);

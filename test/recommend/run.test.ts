@@ -1,9 +1,14 @@
 import { cp, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { join, relative } from 'node:path';
 import test from 'ava';
 import type { Progress } from '../../lib/progress.js';
 import { loadRun, type StageName } from '../../lib/recommend/run.js';
-import { EMBEDDED_PRESET, parseRunOptions, type RunOptions, readRunFile } from '../../lib/recommend/run-config.js';
+import {
+	EMBEDDED_PRESET,
+	parseRunOptions,
+	type RunOptions,
+	readRunFile,
+} from '../../lib/recommend/run-config.js';
 import { fixture, freshPath, rejects } from '../data/folders.js';
 import { INTERRUPTED, interrupted } from '../support/interruption.js';
 import { tinyLlm } from '../support/tiny-checkpoints.js';
@@ -49,9 +54,17 @@ test.serial('a run is a folder of the stages, the model, the split and the confi
 		'model/encoder/vocab.txt',
 	])
 		t.true(files.includes(file), file);
-	t.false(files.some((file) => /part|checkpoint-/.test(file)), 'nothing is left over');
+	t.false(
+		files.some((file) => /part|checkpoint-/.test(file)),
+		'nothing is left over',
+	);
 	const file = await readRunFile(folder);
-	t.like(file.dataset, { name: dataset.name, numUsers: 60, numItems: 50, numInteractions: dataset.numInteractions });
+	t.like(file.dataset, {
+		name: dataset.name,
+		numUsers: 60,
+		numItems: 50,
+		numInteractions: dataset.numInteractions,
+	});
 	t.like(file.options, { seed: 2, llm: options.llm, negatives: 9 });
 	t.is(file.options.projection.seed, 2);
 });
@@ -82,26 +95,35 @@ test.serial('stages one by one, in other processes as it were, give the run of a
 	t.deepEqual(await hashes(join(out, 'model')), await hashes(join(folder, 'model')));
 });
 
-test.serial('a training interrupted in any stage and called again gives the run of one never stopped', async (t) => {
-	const { folder, dataset, options } = await trained;
-	const expected = await hashes(join(folder, 'model'));
-	const out = freshPath('run');
-	const train = (calls: object) => trainTinyRun(out, dataset, options, calls);
-	for (const name of ['cf', 'align', 'project']) {
-		const error = await interrupted(train, ({ stage, done, total }) => stage === name && done > 0.5 * total!);
-		t.is(error, INTERRUPTED, name);
-		const { step, done } = JSON.parse(await readFile(join(out, name, 'state.json'), 'utf8'));
-		t.true(step > 0 && !done, name);
-	}
-	t.is(await interrupted(train, ({ stage }) => stage === 'fusion'), INTERRUPTED);
-	await train({});
-	t.deepEqual(await hashes(join(out, 'model')), expected);
-});
+test.serial(
+	'a training interrupted in any stage and called again gives the run of one never stopped',
+	async (t) => {
+		const { folder, dataset, options } = await trained;
+		const expected = await hashes(join(folder, 'model'));
+		const out = freshPath('run');
+		const train = (calls: object) => trainTinyRun(out, dataset, options, calls);
+		for (const name of ['cf', 'align', 'project']) {
+			const error = await interrupted(
+				train,
+				({ stage, done, total }) => stage === name && done > 0.5 * total!,
+			);
+			t.is(error, INTERRUPTED, name);
+			const { step, done } = JSON.parse(await readFile(join(out, name, 'state.json'), 'utf8'));
+			t.true(step > 0 && !done, name);
+		}
+		t.is(await interrupted(train, ({ stage }) => stage === 'fusion'), INTERRUPTED);
+		await train({});
+		t.deepEqual(await hashes(join(out, 'model')), expected);
+	},
+);
 
 test.serial('a folder of other options or data is not trained over', async (t) => {
 	const { folder, dataset, options } = await trained;
 	const before = await hashes(folder);
-	const again = (changes: RunOptions, data = dataset) => () => trainTinyRun(folder, data, { ...options, ...changes });
+	const again =
+		(changes: RunOptions, data = dataset) =>
+		() =>
+			trainTinyRun(folder, data, { ...options, ...changes });
 	await rejects(t, again({ historyLength: 5 }), 'ERR_ALLMREC_RUN', /other options/);
 	await rejects(t, again({ cf: { ...options.cf, epochs: 11 } }), 'ERR_ALLMREC_RUN', /other options/);
 	await rejects(t, again({}, tinyDataset({ seed: 9 })), 'ERR_ALLMREC_RUN', /other data/);
@@ -123,6 +145,16 @@ test.serial('a run loads wherever it is copied to, without data set and encoder'
 	}
 });
 
+test.serial('checkpoints named by relative paths are found from other folders too', async (t) => {
+	const { dataset, options } = await trained;
+	const out = freshPath('run');
+	const here = (path: string) => relative(process.cwd(), path);
+	const sources = { llm: here(options.llm!), textEncoder: here(options.textEncoder!) };
+	await trainTinyRun(out, dataset, { ...options, ...sources }, { stages: ['cf'] });
+	await trainTinyRun(out, dataset, options, { stages: ['cf'] }); // the same run
+	t.like((await readRunFile(out)).options, { llm: options.llm, textEncoder: options.textEncoder });
+});
+
 test.serial('the language model can be given from elsewhere, but not another one', async (t) => {
 	const { folder, options } = await trained;
 	const moved = freshPath('moved');
@@ -131,7 +163,12 @@ test.serial('the language model can be given from elsewhere, but not another one
 	t.is(model.parts.llm.source, moved);
 	model.dispose();
 	const wider = await tinyLlm({ hiddenSize: 48, embedSize: 48 });
-	await rejects(t, () => loadRun(folder, { llm: wider, ...CPU }), 'ERR_ALLMREC_RUN', /width 32, this one has 48/);
+	await rejects(
+		t,
+		() => loadRun(folder, { llm: wider, ...CPU }),
+		'ERR_ALLMREC_RUN',
+		/width 32, this one has 48/,
+	);
 });
 
 test.serial('folders that are no run, and damaged ones', async (t) => {
@@ -144,7 +181,8 @@ test.serial('folders that are no run, and damaged ones', async (t) => {
 		else await writeFile(join(copy, file), contents);
 		return copy;
 	};
-	const load = (file: string, contents: string | null) => async () => loadRun(await damaged(file, contents), CPU);
+	const load = (file: string, contents: string | null) => async () =>
+		loadRun(await damaged(file, contents), CPU);
 	for (const contents of ['{', 'null', '{"format": "other"}'])
 		await rejects(t, load('config.json', contents), 'ERR_ALLMREC_RUN', /damaged or not of a run/);
 	await rejects(t, load('model/catalogue.json', '{'), 'ERR_ALLMREC_RUN', /catalogue\.json/);
@@ -166,6 +204,26 @@ test.serial('a run without fusion is ordered by the language model alone', async
 	for (const list of await listsOf(copy)) for (const { fused, llm } of list) t.is(fused, llm);
 });
 
+test.serial('runs of the ablations and of few users train, load and recommend', async (t) => {
+	const { dataset, options } = await trained;
+	const steps = async (folder: string) =>
+		JSON.parse(await readFile(join(folder, 'cf/state.json'), 'utf8')).step;
+	for (const changes of [
+		{ joint: 'text', alignment: { ...options.alignment, freezeEncoder: true, items: 'all' } },
+		{ joint: 'random', withoutUser: true, projection: { ...options.projection, projector: 'linear' } },
+		{
+			excludeColdUsers: true,
+			trainUsers: 20,
+			projection: { ...options.projection, initialisation: 'shared' },
+		},
+		{ alignment: { ...options.alignment, referenceCompat: true }, coldThreshold: 3 },
+	] as RunOptions[]) {
+		const { folder } = await tinyRun(dataset, changes);
+		for (const list of await listsOf(folder)) t.is(list.length, 5);
+		if (changes.trainUsers) t.true((await steps(folder)) < (await steps((await trained).folder)));
+	}
+});
+
 test.serial('an abort rejects with the reason of the signal', async (t) => {
 	const { dataset, options, folder } = await trained;
 	const reason = new Error('enough');
@@ -179,7 +237,12 @@ test.serial('options that cannot be are named, misspelt ones of a stage too', as
 	const out = freshPath('run');
 	const train = (options: object) => () => trainTinyRun(out, dataset, options);
 	const code = 'ERR_ALLMREC_INVALID_ARGUMENT';
-	await rejects(t, train({ histroyLength: 3 }), code, /unknown option `histroyLength`, did you mean `historyLength`\?/);
+	await rejects(
+		t,
+		train({ histroyLength: 3 }),
+		code,
+		/unknown option `histroyLength`, did you mean `historyLength`\?/,
+	);
 	await rejects(t, train({ cf: { hiddenUnit: 3 } }), code, /`cf\.hiddenUnit`, did you mean `hiddenUnits`\?/);
 	await rejects(t, train({ projection: { candidates: 1 } }), code, /`projection\.candidates`/);
 	await rejects(t, train({ words: 'book' }), code, /`words`/);
@@ -194,7 +257,8 @@ test.serial('a checkpoint that is not there', async (t) => {
 	const missing = await fixture('config.json', '{}');
 	await rejects(
 		t,
-		() => trainTinyRun(out, dataset, { ...options, textEncoder: 'embedded:none' }, { stages: ['cf', 'align'] }),
+		() =>
+			trainTinyRun(out, dataset, { ...options, textEncoder: 'embedded:none' }, { stages: ['cf', 'align'] }),
 		'ERR_ALLMREC_FILE_NOT_FOUND',
 		/no embedded checkpoint `embedded:none`/,
 	);
@@ -217,6 +281,12 @@ test("embedded checkpoints bring defaults of their own, others the paper's, and 
 	t.like(embedded.alignment, EMBEDDED_PRESET.alignment);
 	t.like(embedded.projection, { ...EMBEDDED_PRESET.projection, epochs: 3 });
 	const own = parseRunOptions({ llm: '/opt', textEncoder: '/encoder' });
-	t.like(own.projection, { initialisation: 'xavier', items: 'last', batchSize: 4, learningRate: 1e-4, epochs: 5 });
+	t.like(own.projection, {
+		initialisation: 'xavier',
+		items: 'last',
+		batchSize: 4,
+		learningRate: 1e-4,
+		epochs: 5,
+	});
 	t.like(own.alignment, { items: 'last', activation: 'sigmoid', learningRate: 1e-4, alpha: 0.5 });
 });

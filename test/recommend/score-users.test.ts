@@ -35,7 +35,10 @@ async function collect(model: ALLMRec, path: string, options?: ScoreOptions): Pr
 	return rows;
 }
 
-const summary = ({ user, recommendations, error }: ScoredUser) => [user, error?.code ?? recommendations!.length];
+const summary = ({ user, recommendations, error }: ScoredUser) => [
+	user,
+	error?.code ?? recommendations!.length,
+];
 const FORMAT = 'ERR_ALLMREC_FILE_FORMAT';
 
 test('every line has its row, in order, those that cannot be served an error', async (t) => {
@@ -66,7 +69,10 @@ test('rows are what recommend gives', async (t) => {
 	const model = await loaded;
 	const path = await fixture('users.jsonl', `${good('ann', 'i03', 'i17')}\r\n${good('bob', 'i44')}\r\n`);
 	const rows = await collect(model, path, { topK: 4, by: 'llm' });
-	const lists = await model.recommend([{ history: ['i03', 'i17'] }, { history: ['i44'] }], { topK: 4, by: 'llm' });
+	const lists = await model.recommend([{ history: ['i03', 'i17'] }, { history: ['i44'] }], {
+		topK: 4,
+		by: 'llm',
+	});
 	t.deepEqual(
 		rows,
 		['ann', 'bob'].map((user, i) => ({ user, recommendations: lists[i]! })),
@@ -112,7 +118,11 @@ test('progress, an abort, and a reader that has had enough', async (t) => {
 	await t.throwsAsync(collect(model, path, { signal: AbortSignal.abort(reason) }), { is: reason });
 	const controller = new AbortController();
 	await t.throwsAsync(
-		collect(model, path, { batchSize: 1, signal: controller.signal, onProgress: () => controller.abort(reason) }),
+		collect(model, path, {
+			batchSize: 1,
+			signal: controller.signal,
+			onProgress: () => controller.abort(reason),
+		}),
 		{ is: reason },
 	);
 	for await (const { user } of scoreUsers(model, path, { batchSize: 1 })) {
@@ -125,5 +135,10 @@ test('options that cannot be are errors of the call, not of every user', async (
 	const model = await loaded;
 	const path = await fixture('users.jsonl', MIXED);
 	await rejects(t, () => collect(model, path, { topK: 0 }), 'ERR_ALLMREC_INVALID_ARGUMENT', /`topK`/);
-	await rejects(t, () => collect(model, path, { batchSize: 0 }), 'ERR_ALLMREC_INVALID_ARGUMENT', /`batchSize`/);
+	await rejects(
+		t,
+		() => collect(model, path, { batchSize: 0 }),
+		'ERR_ALLMREC_INVALID_ARGUMENT',
+		/`batchSize`/,
+	);
 });

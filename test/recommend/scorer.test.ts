@@ -17,7 +17,9 @@ const world = (async () => {
 	const catalogue = Catalogue.of(dataset, new Int32Array(dataset.numItems + 1));
 	const prompts = await createPrompts(llm, catalogue, recommendationTemplate());
 	const random = new SeededRandom(4);
-	const itemTokens = Float32Array.from({ length: (dataset.numItems + 1) * llm.tokenSize }, () => random.normal());
+	const itemTokens = Float32Array.from({ length: (dataset.numItems + 1) * llm.tokenSize }, () =>
+		random.normal(),
+	);
 	const requests = Array.from({ length: 5 }, (_, u): ScoreRequest => {
 		const items = random.shuffle(Array.from({ length: dataset.numItems }, (_, i) => i + 1));
 		return {
@@ -60,8 +62,18 @@ test('candidates packed behind one prompt score as each alone behind its own', a
 	const scores = await scorer.score(requests);
 	const alone = await Promise.all(requests.map(naive));
 	t.is(scores.sum.length, 20 + 20 + 3 + 20 + 20);
-	t.true(maxDifference(scores.sum, alone.flatMap(({ sum }) => sum)) < 1e-4);
-	t.true(maxDifference(scores.mean, alone.flatMap(({ mean }) => mean)) < 1e-4);
+	t.true(
+		maxDifference(
+			scores.sum,
+			alone.flatMap(({ sum }) => sum),
+		) < 1e-4,
+	);
+	t.true(
+		maxDifference(
+			scores.mean,
+			alone.flatMap(({ mean }) => mean),
+		) < 1e-4,
+	);
 	t.true(scores.sum.every((x) => x < 0));
 });
 
@@ -89,7 +101,15 @@ test('vectors of user and items count, and those of other items do not', async (
 		tokens.fill(9, item * width, (item + 1) * width);
 		return tokens;
 	};
-	t.true(maxDifference(await score(itemTokens, request.user!.map((x) => -x)), expected) > 1e-3);
+	t.true(
+		maxDifference(
+			await score(
+				itemTokens,
+				request.user!.map((x) => -x),
+			),
+			expected,
+		) > 1e-3,
+	);
 	t.true(maxDifference(await score(changed(request.history[0]!)), expected) > 1e-3);
 	t.true(maxDifference(await score(changed(request.candidates[3]!)), expected) > 1e-3);
 	const told = new Set([...Array.from(request.history), ...Array.from(request.candidates)]);

@@ -59,7 +59,9 @@ export async function tinyEncoder(changes: Partial<EncoderConfig> = {}): Promise
 export async function tinyLlm(changes: Partial<OptConfig> = {}): Promise<string> {
 	const config = { ...OPT, ...changes };
 	const folder = freshPath('llm');
-	const template = recommendationTemplate().parts.flatMap((part) => (part.type === 'text' ? [part.text] : []));
+	const template = recommendationTemplate().parts.flatMap((part) =>
+		part.type === 'text' ? [part.text] : [],
+	);
 	const texts = [...tinyWorld().items.map(({ title }) => ` "${title}",`), ...template, ...template];
 	await writeByteLevelBpe(folder, trainByteLevelBpe(texts, { vocabSize: Math.min(500, config.vocabSize) }));
 	await writeJson(folder, huggingFaceOptConfig(config));

@@ -80,7 +80,12 @@ test('a saved encoder is loaded with its weights, its configuration and its voca
 	await encoder.native.setParameter(name, new Float32Array(encoder.size).fill(0.5)); // as if it had learnt
 	const folder = freshPath('saved');
 	await encoder.save(folder);
-	t.deepEqual((await readdir(folder)).sort(), ['config.json', 'model.safetensors', 'tokenizer_config.json', 'vocab.txt']);
+	t.deepEqual((await readdir(folder)).sort(), [
+		'config.json',
+		'model.safetensors',
+		'tokenizer_config.json',
+		'vocab.txt',
+	]);
 	const loaded = await SentenceEncoder.load(folder, CPU);
 	t.deepEqual(loaded.config, encoder.config);
 	t.deepEqual(await weightsOf(loaded.native), await weightsOf(encoder.native));
@@ -93,7 +98,12 @@ test('configurations written are read as they were', async (t) => {
 	const encoder = await load();
 	encoder.dispose();
 	t.deepEqual(encoderConfig(huggingFaceConfig(encoder.config), ''), encoder.config);
-	const bert = { ...encoder.config, kind: 'bert' as const, typeVocabSize: 2, activation: 'gelu_tanh' as const };
+	const bert = {
+		...encoder.config,
+		kind: 'bert' as const,
+		typeVocabSize: 2,
+		activation: 'gelu_tanh' as const,
+	};
 	t.deepEqual(encoderConfig(huggingFaceConfig(bert), ''), bert);
 });
 
@@ -125,7 +135,11 @@ test('checkpoints of other models, and damaged ones', async (t) => {
 	const files = (contents: Record<string, string | Buffer | null>) =>
 		changed(contents).then((folder) => SentenceEncoder.load(folder, CPU));
 	await rejects(t, () => files({ 'model.safetensors': null }), 'ERR_ALLMREC_FILE_NOT_FOUND', /no weights/);
-	await rejects(t, () => files({ 'model.safetensors': weights.subarray(0, 1000) }), 'ERR_ALLMREC_FILE_FORMAT');
+	await rejects(
+		t,
+		() => files({ 'model.safetensors': weights.subarray(0, 1000) }),
+		'ERR_ALLMREC_FILE_FORMAT',
+	);
 	await rejects(t, () => files({ 'vocab.txt': null }), 'ERR_ALLMREC_FILE_NOT_FOUND');
 	await rejects(t, () => files({ 'config.json': '{' }), code);
 });
@@ -133,7 +147,12 @@ test('checkpoints of other models, and damaged ones', async (t) => {
 test('a vocabulary larger than the model is an error when it is loaded, not when a text needs it', async (t) => {
 	const vocabulary = await readFile(join(await source, 'vocab.txt'), 'utf8');
 	const folder = await changed({ 'vocab.txt': `${vocabulary}extra\nmore\n` });
-	await rejects(t, () => SentenceEncoder.load(folder, CPU), 'ERR_ALLMREC_CHECKPOINT', /tokenizer has 402 tokens/);
+	await rejects(
+		t,
+		() => SentenceEncoder.load(folder, CPU),
+		'ERR_ALLMREC_CHECKPOINT',
+		/tokenizer has 402 tokens/,
+	);
 });
 
 test('an abort rejects with the reason of the signal', async (t) => {

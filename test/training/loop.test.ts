@@ -181,10 +181,7 @@ test('a resumed training equals one that was never stopped, wherever it was stop
 		t.deepEqual([...first.steps.slice(0, kept), ...second.steps], whole.steps);
 		t.deepEqual([...first.draws.slice(0, kept), ...second.draws], whole.draws);
 		t.is(second.weight, whole.weight);
-		t.deepEqual(
-			{ best: resumed.best, steps: resumed.steps },
-			{ best: result.best, steps: result.steps },
-		);
+		t.deepEqual({ best: resumed.best, steps: resumed.steps }, { best: result.best, steps: result.steps });
 		t.true(Math.abs(resumed.losses.loss! - result.losses.loss!) < 1e-9); // the whole last epoch's, too
 	}
 });

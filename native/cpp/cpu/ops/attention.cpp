@@ -48,28 +48,28 @@ float highest_score(const RowKeys& keys, const Runs& runs, const float* scores, 
   return horizontal_max(highest);
 }
 
-// Row t's scores become exp(score − top), dropped out; returns their sum before dropout.
-float weigh(const Task& task, int64_t dropped_before, int64_t t, const RowKeys& keys, const Runs& runs,
+// A row's scores become exp(score − top), dropped out; returns their sum before dropout.
+float weigh(const DropoutRows& dropout, int r, int64_t dropped_before, const RowKeys& keys, const Runs& runs,
             float* scores, float top) {
   Vec sum = zero();
   for (const Run& run : runs) {
     const int64_t end = std::max(run.begin, std::min(run.end, keys.end()));
-    sweep_dropout(task.a.dropout, first_element(task.a, t, task.h) + dropped_before + run.begin,
-                  end - run.begin, [&](int64_t i, Vec factor, auto) {
-                    float* p = scores + run.begin + i;  // rows have room for whole vectors
-                    const Vec weight = blend(keys.visible(run.begin + i), exp(load(p) - top), zero());
-                    sum += weight;
-                    store(p, weight * factor);
-                  });
+    dropout.sweep_row(r, dropped_before + run.begin, end - run.begin, [&](int64_t i, Vec factor, auto) {
+      float* p = scores + run.begin + i;  // rows have room for whole vectors
+      const Vec weight = blend(keys.visible(run.begin + i), exp(load(p) - top), zero());
+      sum += weight;
+      store(p, weight * factor);
+    });
     for (int64_t j = round_up(end, kLanes); j < run.end; j += kLanes) store(scores + j, zero());
   }
   return horizontal_sum(sum);
 }
 
 // Step by step over all rows: within a row each step waits for the one before, between rows nothing does.
-void softmax(const Task& task, const Padding& padding, int64_t t, int rows, const Runs& runs, float* scores,
-             int64_t stride, Softmax& x) {
+void softmax(const Task& task, const Padding& padding, DropoutRows& dropout, int64_t t, int rows, const Runs& runs,
+             float* scores, int64_t stride, Softmax& x) {
   const allmrec_attention_args& a = task.a;
+  dropout.fill(t, task.h, rows, padding.count + runs.last());
   for (int r = 0; r < kRows; ++r) x.padding[r] = x.top[r] = -INFINITY, x.total[r] = 0.0f;
   for (int r = 0; r < rows; ++r) {
     x.padding[r] = padding.score(a, task.q(t + r));
@@ -78,7 +78,7 @@ void softmax(const Task& task, const Padding& padding, int64_t t, int rows, cons
   for (int r = 0; r < rows; ++r) {
     // With nothing visible every weight is masked; 0 only keeps −∞ − (−∞) out of the way.
     const float top = x.top[r] == -INFINITY ? 0.0f : x.top[r];
-    x.total[r] = weigh(task, padding.count, t + r, RowKeys(a, t + r), runs, scores + r * stride, top);
+    x.total[r] = weigh(dropout, r, padding.count, RowKeys(a, t + r), runs, scores + r * stride, top);
   }
   float lse[kRows];
   for (int64_t r = 0; r < kRows; r += kLanes) {
@@ -92,7 +92,7 @@ void softmax(const Task& task, const Padding& padding, int64_t t, int rows, cons
   }
   for (int r = 0; r < rows; ++r) {
     if (a.lse) a.lse[(t + r) * a.heads + task.h] = lse[r];
-    if (x.padding[r] != 0.0f) x.padding[r] *= padding.factor(a, t + r, task.h);
+    if (x.padding[r] != 0.0f) x.padding[r] *= padding.factor(dropout, r);
   }
 }
 
@@ -114,29 +114,32 @@ void attend(const Task& task, Device& device, int thread) {
   const allmrec_attention_args& a = task.a;
   const int64_t D = a.head_dim, width = round_up(D, kNR), length = round_up(task.length(), kNR);
   const int64_t stride = length + kLanes, q_stride = round_up(D, kLanes) + kLanes;
-  const int64_t floats = length * (D + width) + kMR * (stride + q_stride) + 128;
+  const Padding padding(a, task.s, task.h);
+  const int64_t bits = DropoutRows::floats(a, padding.count + length);
+  const int64_t floats = length * (D + width) + kMR * (stride + q_stride) + bits + 192;
   Carve memory{static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(floats) * sizeof(float)))};
   float* keys = memory.take(length * D);
   float* values = memory.take(length * width);
   float* scores = memory.take(kMR * stride);
   float* q = memory.take(kMR * q_stride + kLanes);
+  DropoutRows dropout(a, memory.take(bits));
+  RowPanels value_rows{};
   for (const Run& run : Runs(a, task.t0, task.t1)) {
     pack_transposed(task.k(), a.ldk, D, run, keys);
-    pack_rows(task.v(), a.ldv, D, run, length, values);
+    value_rows = pack_rows(task.v(), a.ldv, D, run, length, values);
   }
-  const Padding padding(a, task.s, task.h);
   for (int64_t t = task.t0; t < task.t1; t += kMR) {
     const int rows = static_cast<int>(std::min<int64_t>(kMR, task.t1 - t));
     const Runs runs(a, t, t + rows);
     pack_a(task.q(t), a.ldq, false, D, rows, q_stride, q);
     for (const Run& run : runs) multiply_keys(q, q_stride, rows, D, keys, run, a.scale, scores, stride);
     Softmax row;
-    softmax(task, padding, t, rows, runs, scores, stride, row);
+    softmax(task, padding, dropout, t, rows, runs, scores, stride, row);
     if (runs.count == 0) clear_rows(task, t, t + rows);
     for (int i = 0; i < runs.count; ++i) {
       const Run& run = runs.run[i];
-      multiply_rows_of(scores + run.begin, stride, true, rows, run.end - run.begin, values, length, run.begin,
-                       D, task.out(t), a.ldout, i > 0);
+      multiply_rows_of(scores + run.begin, stride, true, rows, run.end - run.begin, value_rows, run.begin, D,
+                       task.out(t), a.ldout, i > 0);
     }
     for (int r = 0; r < rows; ++r) finish_row(task, padding, t + r, row.padding[r], row.total[r]);
   }
@@ -147,10 +150,12 @@ void attend_few(const Task& task, Device& device, int thread) {
   const allmrec_attention_args& a = task.a;
   const int64_t D = a.head_dim, stride = round_up(task.length(), kNR) + kLanes;
   const int rows = static_cast<int>(task.t1 - task.t0);
-  float* scores =
-      static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(kMR * stride) * sizeof(float)));
-  const Runs runs(a, task.t0, task.t1);
   const Padding padding(a, task.s, task.h);
+  const int64_t bits = DropoutRows::floats(a, padding.count + stride);
+  float* scores =
+      static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(kMR * stride + bits) * sizeof(float)));
+  DropoutRows dropout(a, scores + kMR * stride);
+  const Runs runs(a, task.t0, task.t1);
   for (int64_t t = 0; t < rows; t += kDotRows) {
     const int64_t count = std::min<int64_t>(kDotRows, rows - t);
     for (const Run& run : runs) {
@@ -168,7 +173,7 @@ void attend_few(const Task& task, Device& device, int thread) {
     }
   }
   Softmax row;
-  softmax(task, padding, task.t0, rows, runs, scores, stride, row);
+  softmax(task, padding, dropout, task.t0, rows, runs, scores, stride, row);
   for (int r = 0; r < rows; ++r) {
     const int64_t t = task.t0 + r;
     float* out = task.out(t);

@@ -15,7 +15,8 @@ namespace allmrec::cpu::ALLMREC_ISA {
 
 namespace {
 
-constexpr int64_t kBlock = 48;  // query rows; a multiple of every kMR
+constexpr int64_t kBlock = 48;      // query rows; a multiple of every kMR
+constexpr int64_t kOneBlock = 96;   // up to so many query rows are one block
 
 class HeadBackward {
  public:
@@ -28,40 +29,53 @@ class HeadBackward {
         D_(a_.head_dim),
         length_(a_.kv_len[s]),
         padding_(a_, s, h),
-        padding_sums_(padding_sums) {
+        padding_sums_(padding_sums),
+        dropout_(a_, nullptr) {
+    const int64_t rows = a_.q_offsets[s + 1] - a_.q_offsets[s];
+    block_ = rows <= kOneBlock ? round_up(rows, kMR) : kBlock;
     padded_ = round_up(length_, kNR);
     width_ = round_up(D_, kNR);
     stride_ = padded_ + kLanes;  // not a multiple of a page
     row_stride_ = round_up(D_, kLanes) + kLanes;
-    const int64_t floats = 2 * padded_ * D_ + 3 * padded_ * width_ + 2 * kBlock * (width_ + stride_) +
-                           2 * (kMR * row_stride_ + kLanes) + 512;
+    const int64_t bits = DropoutRows::floats(a_, padding_.count + padded_);
+    const int64_t floats = 2 * padded_ * D_ + 3 * padded_ * width_ + 2 * block_ * (width_ + stride_) + bits +
+                           2 * (kMR * row_stride_ + kLanes) + 640;
     Carve memory{static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(floats) * sizeof(float)))};
     k_transposed_ = memory.take(padded_ * D_);
     v_transposed_ = memory.take(padded_ * D_);
     k_rows_ = memory.take(padded_ * width_);
     dk_ = memory.take(padded_ * width_);
     dv_ = memory.take(padded_ * width_);
-    q_rows_ = memory.take(kBlock * width_);
-    g_rows_ = memory.take(kBlock * width_);
-    ds_ = memory.take(kBlock * stride_);
-    p_ = memory.take(kBlock * stride_);
+    q_rows_ = memory.take(block_ * width_);
+    g_rows_ = memory.take(block_ * width_);
+    ds_ = memory.take(block_ * stride_);
+    p_ = memory.take(block_ * stride_);
     q_ = memory.take(kMR * row_stride_ + kLanes);
     g_ = memory.take(kMR * row_stride_ + kLanes);
+    dropout_.use(memory.take(bits));
   }
 
   void run() {
     const int64_t t0 = a_.q_offsets[s_], t1 = a_.q_offsets[s_ + 1];
     const int64_t kv = a_.kv_start[s_];
-    for (const Run& run : Runs(a_, t0, t1)) {
+    const Runs all(a_, t0, t1);
+    for (const Run& run : all) {
       pack_transposed(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, k_transposed_);
       pack_transposed(a_.v + kv * a_.ldv + h_ * D_, a_.ldv, D_, run, v_transposed_);
-      pack_rows(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
+      key_rows_ = pack_rows(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
+    }
+    float* dk = b_.dk + kv * b_.ld_dk + h_ * D_;
+    float* dv = b_.dv + kv * b_.ld_dv + h_ * D_;
+    if (t1 - t0 <= block_ && all.count == 1 && all.run[0].begin == 0 && all.run[0].end == length_) {
+      // Each key's sum is whole after one product: it goes where it belongs.
+      block(t0, t1, {dk, b_.ld_dk, dv, b_.ld_dv, b_.accumulate != 0});
+      return;
     }
     std::fill_n(dk_, padded_ * width_, 0.0f);
     std::fill_n(dv_, padded_ * width_, 0.0f);
-    for (int64_t t = t0; t < t1; t += kBlock) block(t, std::min(t + kBlock, t1));
-    write(dk_, b_.dk + kv * b_.ld_dk + h_ * D_, b_.ld_dk);
-    write(dv_, b_.dv + kv * b_.ld_dv + h_ * D_, b_.ld_dv);
+    for (int64_t t = t0; t < t1; t += block_) block(t, std::min(t + block_, t1), {dk_, width_, dv_, width_, true});
+    write(dk_, dk, b_.ld_dk);
+    write(dv_, dv, b_.ld_dv);
   }
 
  private:
@@ -69,7 +83,16 @@ class HeadBackward {
   const float* g(int64_t t) const { return b_.d_out + t * b_.ld_dout + h_ * D_; }
   float* dq(int64_t t) const { return b_.dq + t * b_.ld_dq + h_ * D_; }
 
-  void block(int64_t t0, int64_t t1) {
+  // Where the gradients of keys and values go.
+  struct Sums {
+    float* dk;
+    int64_t ld_dk;
+    float* dv;
+    int64_t ld_dv;
+    bool add;
+  };
+
+  void block(int64_t t0, int64_t t1, const Sums& to) {
     const Runs all(a_, t0, t1);
     for (int64_t r = 0; r < t1 - t0; ++r) {  // keys that the row's neighbours see and it does not
       for (const Run& run : all) {
@@ -82,19 +105,19 @@ class HeadBackward {
       tile_rows(t, static_cast<int>(std::min<int64_t>(kMR, t1 - t)), ds_ + (t - t0) * stride_,
                 p_ + (t - t0) * stride_);
     }
-    pack_rows(q(t0), a_.ldq, D_, {0, t1 - t0}, kBlock, q_rows_);
-    pack_rows(g(t0), b_.ld_dout, D_, {0, t1 - t0}, kBlock, g_rows_);
+    const RowPanels query_rows = pack_rows(q(t0), a_.ldq, D_, {0, t1 - t0}, block_, q_rows_);
+    const RowPanels gradient_rows = pack_rows(g(t0), b_.ld_dout, D_, {0, t1 - t0}, block_, g_rows_);
     for (const Run& run : all) {
       for (int64_t j = run.begin; j < run.end; j += kMR) {
         const int keys = static_cast<int>(std::min<int64_t>(kMR, run.end - j));
         int64_t r0 = 0, r1 = t1 - t0;  // the rows that see any of these keys
         while (r0 < r1 && !sees(t0 + r0, j, j + keys)) ++r0;
         while (r1 > r0 && !sees(t0 + r1 - 1, j, j + keys)) --r1;
-        if (r0 == r1) continue;
-        multiply_rows_of(ds_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, q_rows_, kBlock, r0, D_,
-                         dk_ + j * width_, width_, true);
-        multiply_rows_of(p_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, g_rows_, kBlock, r0, D_,
-                         dv_ + j * width_, width_, true);
+        if (r0 == r1 && to.add) continue;
+        multiply_rows_of(ds_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, query_rows, r0, D_,
+                         to.dk + j * to.ld_dk, to.ld_dk, to.add);
+        multiply_rows_of(p_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, gradient_rows, r0, D_,
+                         to.dv + j * to.ld_dv, to.ld_dv, to.add);
       }
     }
   }
@@ -113,41 +136,41 @@ class HeadBackward {
       multiply_keys(q_, row_stride_, rows, D_, k_transposed_, run, a_.scale, ds, stride_);
       multiply_keys(g_, row_stride_, rows, D_, v_transposed_, run, 1.0f, p, stride_);
     }
+    dropout_.fill(t, h_, rows, padding_.count + runs.last());
     float delta[kMR];
     for (int r = 0; r < rows; ++r) {
       const float* out = a_.out + (t + r) * a_.ldout + h_ * D_;
       const float* gradient = g(t + r);
       delta[r] = sum_over(D_, [&](int64_t i, auto n) { return get(out + i, n) * get(gradient + i, n); });
-      differentiate_row(t + r, delta[r], runs, ds + r * stride_, p + r * stride_);
+      differentiate_row(t + r, r, delta[r], runs, ds + r * stride_, p + r * stride_);
     }
     for (int i = 0; i < runs.count; ++i) {
       const Run& run = runs.run[i];
-      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, k_rows_, padded_, run.begin,
+      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, key_rows_, run.begin,
                        D_, dq(t), b_.ld_dq, b_.accumulate || i > 0);
     }
     if (runs.count == 0 && !b_.accumulate) {
       for (int r = 0; r < rows; ++r) std::fill_n(dq(t + r), D_, 0.0f);
     }
     if (padding_.count > 0) {
-      for (int r = 0; r < rows; ++r) differentiate_padding(t + r, delta[r]);
+      for (int r = 0; r < rows; ++r) differentiate_padding(t + r, r, delta[r]);
     }
   }
 
   // In: scores in ds, dP in p. Out: dS · scale in ds, the weights that met the values in p.
-  void differentiate_row(int64_t t, float delta, const Runs& runs, float* ds, float* p) {
+  void differentiate_row(int64_t t, int r, float delta, const Runs& runs, float* ds, float* p) {
     const RowKeys keys(a_, t);
     const float lse = a_.lse[t * a_.heads + h_];
     for (const Run& run : runs) {
       const int64_t end = std::max(run.begin, std::min(run.end, keys.end()));
-      sweep_dropout(a_.dropout, first_element(a_, t, h_) + padding_.count + run.begin, end - run.begin,
-                    [&](int64_t i, Vec factor, auto) {
-                      const int64_t j = run.begin + i;
-                      const IVec visible = keys.visible(j);
-                      const Vec weight = exp(load(ds + j) - lse);
-                      const Vec gradient = weight * (load(p + j) * factor - delta) * a_.scale;
-                      store(ds + j, blend(visible, gradient, zero()));
-                      store(p + j, blend(visible, weight * factor, zero()));
-                    });
+      dropout_.sweep_row(r, padding_.count + run.begin, end - run.begin, [&](int64_t i, Vec factor, auto) {
+        const int64_t j = run.begin + i;
+        const IVec visible = keys.visible(j);
+        const Vec weight = exp(load(ds + j) - lse);
+        const Vec gradient = weight * (load(p + j) * factor - delta) * a_.scale;
+        store(ds + j, blend(visible, gradient, zero()));
+        store(p + j, blend(visible, weight * factor, zero()));
+      });
       for (int64_t j = round_up(end, kLanes); j < run.end; j += kLanes) {
         store(ds + j, zero());
         store(p + j, zero());
@@ -155,11 +178,11 @@ class HeadBackward {
     }
   }
 
-  void differentiate_padding(int64_t t, float delta) {
+  void differentiate_padding(int64_t t, int r, float delta) {
     const float* gradient = g(t);
     const float* query = q(t);
     const float weight = std::exp(padding_.score(a_, query) - a_.lse[t * a_.heads + h_]);
-    const float factor = padding_.factor(a_, t, h_);
+    const float factor = padding_.factor(dropout_, r);
     const float dp =
         sum_over(D_, [&](int64_t i, auto n) { return get(gradient + i, n) * get(padding_.v + i, n); });
     const Vec ds = broadcast(weight * (dp * factor - delta) * a_.scale), dropped = broadcast(weight * factor);
@@ -188,11 +211,14 @@ class HeadBackward {
   const int64_t s_, h_, D_, length_;
   const Padding padding_;
   float* padding_sums_;                            // (2, D): of this sequence and head
+  DropoutRows dropout_;
+  RowPanels key_rows_{};                           // for dQ
+  int64_t block_;                                  // query rows in a block
   int64_t padded_, width_, stride_, row_stride_;   // floats
   float *k_transposed_, *v_transposed_, *k_rows_;  // packed for scores, dP and dQ
   float *dk_, *dv_;                                // (keys, width_)
   float *q_rows_, *g_rows_;                        // packed for dK and dV, one block
-  float *ds_, *p_;                                 // (kBlock, stride_)
+  float *ds_, *p_;                                 // (block_, stride_)
   float *q_, *g_;                                  // kMR rows
 };
 

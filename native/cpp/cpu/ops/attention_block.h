@@ -42,6 +42,7 @@ struct Runs {
   }
   const Run* begin() const { return run; }
   const Run* end() const { return run + count; }
+  int64_t last() const { return count > 0 ? run[count - 1].end : 0; }  // the runs ascend
 
   Run run[2];
   int count = 0;
@@ -65,6 +66,68 @@ inline int64_t first_element(const allmrec_attention_args& a, int64_t t, int64_t
   return (t * a.heads + h) * a.drop_columns;
 }
 
+// The random bits of a tile of query rows, padding and keys, made in one go: a row of 50 elements alone would use
+// seven counters of the 16 that are computed at once.
+class DropoutRows {
+ public:
+  // Floats of memory for tiles of kMR rows with up to `elements` each.
+  static int64_t floats(const allmrec_attention_args& a, int64_t elements) {
+    return a.dropout.p > 0.0f ? kMR * words(std::max(elements, together(a) ? a.drop_columns : 0)) : 0;
+  }
+
+  DropoutRows(const allmrec_attention_args& a, float* memory)
+      : a_(a),
+        words_(reinterpret_cast<uint32_t*>(memory)),
+        threshold_(static_cast<int32_t>(dropout_threshold(a.dropout.p))),
+        scale_(dropout_scale(a.dropout.p)) {}
+
+  void use(float* memory) { words_ = reinterpret_cast<uint32_t*>(memory); }
+  bool any() const { return a_.dropout.p > 0.0f; }
+
+  // Rows t … t + rows − 1 of head h, `elements` each.
+  void fill(int64_t t, int64_t h, int rows, int64_t elements) {
+    if (!any()) return;
+    uint32_t* to = words_;
+    for (int r = 0; r < rows; ++r) {
+      const int64_t first = first_element(a_, t + r, h);
+      if (together(a_) && r > 0) {
+        row_[r] = row_[0] + r * a_.drop_columns;
+        continue;
+      }
+      const int64_t n = together(a_) ? (rows - 1) * a_.drop_columns + elements : elements;
+      philox_fill(a_.dropout.seed, a_.dropout.stream, static_cast<uint64_t>(first / 8), (first % 8 + n + 7) / 8, to);
+      row_[r] = reinterpret_cast<const uint16_t*>(to) + first % 8;
+      to += words(elements);
+    }
+    __asm__ volatile("" ::"r"(words_) : "memory");  // the words are read back as another type
+  }
+
+  // body(i, factor, lanes) over [0, n): the factors of elements first, first + 1, … of the tile's row r.
+  template <typename Body>
+  inline __attribute__((always_inline)) void sweep_row(int r, int64_t first, int64_t n, Body&& body) const {
+    if (!any()) {
+      const Vec one = broadcast(1.0f);
+      return sweep(n, [&](int64_t i, auto lanes) { body(i, one, lanes); });
+    }
+    const uint16_t* bits = row_[r] + first;
+    const Vec scale = broadcast(scale_);
+    sweep(n, [&](int64_t i, auto lanes) {
+      body(i, blend(load_u16(bits + i) >= threshold_, scale, zero()), lanes);
+    });
+  }
+
+ private:
+  // With one head the rows' elements follow each other.
+  static bool together(const allmrec_attention_args& a) { return a.heads == 1 && a.drop_columns <= 256; }
+  static int64_t words(int64_t elements) { return round_up((elements + 14) / 8, kPhiloxGroup) * 4 + kLanes; }
+
+  const allmrec_attention_args& a_;
+  uint32_t* words_;
+  int32_t threshold_;
+  float scale_;
+  const uint16_t* row_[kMR];
+};
+
 // The padding of sequence s as query row t of head h sees it.
 struct Padding {
   Padding(const allmrec_attention_args& a, int64_t s, int64_t h)
@@ -78,12 +141,11 @@ struct Padding {
     return a.scale * sum_over(a.head_dim, [&](int64_t i, auto n) { return get(q + i, n) * get(k + i, n); }) +
            log_count;
   }
-  // The mean factor dropout gives its keys: kept / count / (1 − p).
-  float factor(const allmrec_attention_args& a, int64_t t, int64_t h) const {
-    if (!(a.dropout.p > 0.0f) || count == 0) return 1.0f;
+  // The mean factor dropout gives its keys, given the bits of the row: kept / count / (1 − p).
+  float factor(const DropoutRows& dropout, int r) const {
+    if (!dropout.any() || count == 0) return 1.0f;
     Vec sum = zero();
-    sweep_dropout(a.dropout, first_element(a, t, h), count,
-                  [&](int64_t, Vec factor, auto lanes) { sum += keep(factor, lanes); });
+    dropout.sweep_row(r, 0, count, [&](int64_t, Vec factor, auto lanes) { sum += keep(factor, lanes); });
     return horizontal_sum(sum) / static_cast<float>(count);
   }
 
@@ -101,12 +163,22 @@ inline void pack_transposed(const float* x, int64_t ld, int64_t D, Run keys, flo
   }
 }
 
-// Rows as they are, for each panel of kNR columns of D: rows × kNR, panels `distance` rows apart.
-inline void pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t distance, float* to) {
+// Rows as the right-hand side of a product: row i, column d is at data + i · row + d · column, d a multiple of kNR.
+struct RowPanels {
+  const float* data;
+  int64_t row, column;
+};
+
+// For each panel of kNR columns of D rows × kNR, panels `distance` rows apart; or rows that lie close together where
+// they are.
+inline RowPanels pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t distance, float* to) {
+  constexpr int64_t kClose = 512;
+  if (kRowsOfB && ld <= kClose) return {x, ld, 1};
   for (int64_t d = 0; d < D; d += kNR) {
     pack_panel<ALLMREC_F32>(x, ld, false, rows.begin, rows.end - rows.begin, d, std::min<int64_t>(kNR, D - d),
                             to + d * distance + rows.begin * kNR);
   }
+  return {to, kNR, distance};
 }
 
 // c (rows, keys of the run) = alpha · a (rows, D) · transposed panels.
@@ -120,16 +192,16 @@ inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D,
   }
 }
 
-// c (rows, D) = a (rows, k) · k rows of panels (see pack_rows; `first` is the first of them), or added to it.
+// c (rows, D) = a (rows, k) · k rows of panels from `first` on, or added to it.
 inline void multiply_rows_of(const float* a, int64_t a_stride, bool by_row, int rows, int64_t k,
-                             const float* panels, int64_t distance, int64_t first, int64_t D, float* c,
-                             int64_t ldc, bool add) {
+                             const RowPanels& panels, int64_t first, int64_t D, float* c, int64_t ldc, bool add) {
   Epilogue e{};
   e.alpha = 1.0f;
   e.add_c = add;
   for (int64_t d = 0; d < D; d += kNR) {
     const int cols = static_cast<int>(std::min<int64_t>(kNR, D - d));
-    multiply({k, a, a_stride, panels + d * distance + first * kNR, kNR, c + d, ldc, rows, cols}, e, by_row);
+    const float* b = panels.data + first * panels.row + d * panels.column;
+    multiply({k, a, a_stride, b, panels.row, c + d, ldc, rows, cols}, e, by_row);
   }
 }
 

@@ -35,6 +35,8 @@ void embedding(Device& device, const allmrec_embedding_args& a) {
   if (a.cols == 0) return;
   device.pool.parallel_for(a.tokens, kGrain / a.cols + 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t t = begin; t < end; ++t) {
+      if (t + kAhead < end && a.ids[t + kAhead] >= 0 && a.table_dtype == ALLMREC_F32)
+        prefetch_row(static_cast<const float*>(a.table) + int64_t{a.ids[t + kAhead]} * a.cols, a.cols);
       const int64_t id = a.ids[t];
       if (id < 0 || a.table_dtype == ALLMREC_F32) {
         const float* row =

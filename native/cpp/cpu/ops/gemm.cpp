@@ -21,6 +21,7 @@ namespace {
 constexpr int64_t kKC = 256;                     // k per block: kMR · kKC floats are 12 KB of L1
 constexpr int64_t kNC = 256;                     // columns per strip: kKC · kNC floats are 256 KB of L2
 constexpr int64_t kSharedBytes = 4 << 20;        // a packed B up to this is packed once, for all threads
+constexpr int64_t kCloseRows = 128;              // distance of rows up to which an operand is not copied
 constexpr int64_t kDotMaxRows = 12;              // below it dot products beat packing
 constexpr int64_t kSplitChunk = 256;             // k per partial sum
 constexpr int64_t kSplitMaxOutputs = 256 * 256;  // more outputs have tiles enough for all threads
@@ -50,6 +51,11 @@ inline size_t a_bytes(int64_t k) {
   return static_cast<size_t>(kMR * a_stride(k) + kLanes) * sizeof(float);
 }
 
+// Rows of B that lie close together are read where they are; rows far apart would each cost a page.
+bool reads_b(const allmrec_gemm_args& g) {
+  return kRowsOfB && !g.trans_b && g.b_dtype == ALLMREC_F32 && g.ldb <= kCloseRows;
+}
+
 // Rows i0 … i1 − 1, columns j0 … j1 − 1 of C for block `block` of k, with B's panels of that strip at
 // `packed`.
 void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t i0, int64_t i1,
@@ -59,16 +65,17 @@ void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t bl
   const bool relu = g.activation == ALLMREC_ACT_RELU;
   const bool first = block == 0, last = block + 1 == blocks.count;
   const float* a = static_cast<const float*>(g.a);
+  const float* b_rows = reads_b(g) ? static_cast<const float*>(g.b) + k0 * g.ldb : nullptr;
   for (int64_t i = i0; i < i1; i += kMR) {
     const int rows = static_cast<int>(std::min<int64_t>(kMR, i1 - i));
     Tile t{};
     t.k = k;
     t.ldc = g.ldc;
     t.rows = rows;
-    t.b_stride = kNR;
+    t.b_stride = b_rows ? g.ldb : kNR;
     if (k > 0) {
       const float* from = g.trans_a ? a + k0 * g.lda + i : a + i * g.lda + k0;
-      const bool direct = rows % 2 == 0 && j1 - j0 <= 2 * kNR;
+      const bool direct = rows % 2 == 0 && (j1 - j0 <= 2 * kNR || (!g.trans_a && g.lda <= kCloseRows));
       if (direct) {
         t.a = from;
         t.a_stride = g.lda;
@@ -89,7 +96,7 @@ void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t bl
       e.add_c = !first || (g.accumulate && !relu);
       e.relu = last && relu;
       e.add_c_after_relu = g.accumulate && relu;
-      t.b = packed + (j - j0) * k;
+      t.b = b_rows ? b_rows + j : packed + (j - j0) * k;
       t.c = g.c + i * g.ldc + j;
       t.cols = static_cast<int>(std::min<int64_t>(kNR, j1 - j));
       multiply(t, e, !g.trans_a);
@@ -99,6 +106,7 @@ void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t bl
 
 void pack_strip(const allmrec_gemm_args& g, const Blocks& blocks, int64_t block, int64_t j0, int64_t j1,
                 float* to) {
+  if (reads_b(g)) return;
   const int64_t k0 = block * blocks.size;
   const int64_t k = std::min(blocks.size, g.k - k0);
   if (k <= 0) return;

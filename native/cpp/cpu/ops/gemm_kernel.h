@@ -57,6 +57,20 @@ ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const f
   return v;
 }
 
+// The rarer ways of a tile's sums into C: rows of `vectors` vectors.
+inline __attribute__((noinline)) void finish_tile(const Tile& t, const Epilogue& e, const float* sums, int vectors) {
+  for (int r = 0; r < t.rows; ++r) {
+    float* c = t.c + r * t.ldc;
+    const float* residual = e.residual ? e.residual + r * e.ld_residual : nullptr;
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t at = v * kLanes, n = t.cols - at;
+      const Vec x = finish(load(sums + r * vectors * kLanes + at), e, e.bias ? e.bias + at : nullptr,
+                           residual ? residual + at : nullptr, c + at, n);
+      n >= kLanes ? store(c + at, x) : store_n(c + at, x, n);
+    }
+  }
+}
+
 // On AVX-512 a last group of up to 8 columns is half a vector: 50 columns cost 3½ vectors, not 4.
 #if ALLMREC_LANES == 16
 typedef float HalfVec __attribute__((vector_size(32)));
@@ -76,6 +90,28 @@ ALLMREC_INLINE Vec widen(HalfVec v) {
 }
 #endif
 
+// With masked loads a panel of B need not be packed: rows of a matrix that lie close together do as well.
+constexpr bool kRowsOfB = kLanes == 16;
+
+// The columns of a panel's last vector.
+#if ALLMREC_LANES == 16
+typedef __mmask16 Edge;
+ALLMREC_INLINE Edge edge_of(int64_t n) {
+  return first_lanes(n);
+}
+ALLMREC_INLINE Vec load_edge(const float* p, Edge edge) {
+  return _mm512_maskz_loadu_ps(edge, p);
+}
+#else
+struct Edge {};
+ALLMREC_INLINE Edge edge_of(int64_t) {
+  return {};
+}
+ALLMREC_INLINE Vec load_edge(const float* p, Edge) {
+  return load(p);
+}
+#endif
+
 // MR rows by NV vectors and, with Half, half a vector of columns.
 template <int MR, int NV, bool Half, bool ByRow>
 __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
@@ -90,35 +126,56 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
   const float* a = t.a;
   const float* b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
-  for (int64_t p = 0; p < t.k; ++p) {
+  const Edge edge = edge_of(t.cols - (NV + Half - 1) * kLanes);
+  // Three rows per pointer: with fewer registers for addresses than rows the compiler would reload them in the loop.
+  const float* base[(MR + 2) / 3];
+  for (int r = 0; r < MR; r += 3) {
+    base[r / 3] = a + r * a_stride;
+    __asm__("" : "+r"(base[r / 3]));
+  }
+  const int64_t k = t.k;
+  for (int64_t p = 0; p < k; ++p) {
     Vec bv[NV + 1];
 #pragma GCC unroll 4
-    for (int v = 0; v < NV + Half; ++v) bv[v] = load(b + v * kLanes);
+    for (int v = 0; v < NV + Half; ++v) {
+      bv[v] = v + 1 < NV + Half ? load(b + v * kLanes) : load_edge(b + v * kLanes, edge);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
-      const Vec av = broadcast(ByRow ? a[r * a_stride] : a[r]);
+      const Vec av = broadcast(ByRow ? base[r / 3][r % 3 * a_stride + p] : a[r]);
 #pragma GCC unroll 4
       for (int v = 0; v < NV; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
       if (Half) half[r] = low_half(av) * low_half(bv[NV]) + half[r];
     }
-    a += ByRow ? 1 : a_stride;
+    if (!ByRow) a += a_stride;
     b += b_stride;
   }
+  if (e.residual || e.add_c_after_relu) {
+    alignas(64) float sums[MR * (NV + Half) * kLanes];
 #pragma GCC unroll 16
-  for (int r = 0; r < MR; ++r) {
-    if (r >= t.rows) break;
-    float* c = t.c + r * t.ldc;
-    const float* residual = e.residual ? e.residual + r * e.ld_residual : nullptr;
+    for (int r = 0; r < MR; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < NV + Half; ++v) {
-      const int64_t n = t.cols - v * kLanes;
-      const Vec x = finish(v == NV ? widen(half[r]) : acc[r][v], e, e.bias ? e.bias + v * kLanes : nullptr,
-                           residual ? residual + v * kLanes : nullptr, c + v * kLanes, n);
-      if (n >= kLanes) {
-        store(c + v * kLanes, x);
-      } else {
-        store_n(c + v * kLanes, x, n);
+      for (int v = 0; v < NV + Half; ++v) {
+        store(sums + (r * (NV + Half) + v) * kLanes, v == NV ? widen(half[r]) : acc[r][v]);
       }
+    }
+    return finish_tile(t, e, sums, NV + Half);
+  }
+  const Vec alpha = broadcast(e.alpha), floor = broadcast(e.relu ? 0.0f : -__builtin_inff());
+#pragma GCC unroll 4
+  for (int v = 0; v < NV + Half; ++v) {
+    const int64_t n = t.cols - v * kLanes;
+    const bool whole = n >= kLanes;
+    const Vec bias = e.bias ? (whole ? load(e.bias + v * kLanes) : load_n(e.bias + v * kLanes, n)) : zero();
+    float* c = t.c + v * kLanes;
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; ++r) {
+      if (r == MR - 1 && t.rows < MR) break;
+      Vec x = (v == NV ? widen(half[r]) : acc[r][v]) * alpha + bias;
+      if (e.add_c) x += whole ? load(c) : load_n(c, n);
+      x = max(floor, x);  // in this order NaN stays NaN
+      whole ? store(c, x) : store_n(c, x, n);
+      c += t.ldc;
     }
   }
 }

@@ -22,6 +22,15 @@ ALLMREC_INLINE void add_row(const float* x, float scale, float* to, int64_t cols
   });
 }
 
+// Rows at random places are asked for some rows ahead: no hardware prefetcher can guess them.
+constexpr int64_t kAhead = 6;
+
+ALLMREC_INLINE void prefetch_row(const float* row, int64_t cols) {
+  const int64_t n = cols < 64 ? cols : 64;  // what follows a long row's beginning is sequential
+  for (int64_t i = 0; i < n; i += 16) __builtin_prefetch(row + i, 1);
+  if (n > 0) __builtin_prefetch(row + n - 1, 1);
+}
+
 // For i in order, when target_of(i) is not NULL:  target_of(i)[…] += scale · x[i].  slot_of(i) numbers the
 // targets, 0 <= slot < slots. Uses the shared scratch slot 0.
 template <typename SlotOf, typename TargetOf>
@@ -29,6 +38,9 @@ inline void scatter_rows(Device& device, int64_t count, int64_t cols, const floa
                          float scale, int64_t slots, SlotOf slot_of, TargetOf target_of) {
   if (device.pool.size() == 1 || count * cols < kScatterParallel) {
     for (int64_t i = 0; i < count; ++i) {
+      if (i + kAhead < count) {
+        if (const float* soon = target_of(i + kAhead)) prefetch_row(soon, cols);
+      }
       if (float* to = target_of(i)) add_row(x + i * ldx, scale, to, cols);
     }
     return;

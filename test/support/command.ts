@@ -1,0 +1,28 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+
+const program = fileURLToPath(new URL('../../lib/cli/main.js', import.meta.url));
+
+export interface CommandResult {
+	/** Exit code; null when a signal ended it. */
+	code: number | null;
+	out: string;
+	err: string;
+}
+
+/** Runs `a-llmrec` in a process of its own. `onStart` gets the process, e.g. to interrupt it. */
+export function command(
+	args: readonly string[],
+	onStart: (child: ChildProcess) => void = () => {},
+): Promise<CommandResult> {
+	const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+	let [out, err] = ['', ''];
+	child.stdout.on('data', (data) => {
+		out += data;
+	});
+	child.stderr.on('data', (data) => {
+		err += data;
+	});
+	onStart(child);
+	return new Promise((resolve) => child.on('close', (code) => resolve({ code, out, err })));
+}
