@@ -6,7 +6,7 @@ import { metricValues, rankTargets, rowWidth } from '../evaluation/metrics.js';
 export interface FusionParams {
 	/** λ, most the CF score can weigh, 0 … 1. 0 is the LLM alone. */
 	weight: number;
-	/** κ ≥ 0, popularity at which the gate is half open, in units of `meanPopularity`. 0 leaves the gate open for all items. */
+	/** κ ≥ 0, popularity at which the gate is half open, in units of `meanPopularity`. 0 leaves the gate open for all seen items. */
 	halfPoint: number;
 	/** γ > 0, steepness of the gate. */
 	steepness: number;
@@ -25,17 +25,18 @@ export interface FusionGateJSON extends FusionParams {
  * Fuses the scores of CF and LLM for each candidate. With z(·) standardised over a user's candidates (mean 0, deviation 1)
  * and pop the candidate's training interactions,
  *
- *     g     = λ · pop^γ / (pop^γ + (κ · meanPopularity)^γ)
+ *     g     = λ · pop^γ / (pop^γ + (κ · meanPopularity)^γ), and 0 where pop = 0
  *     fused = g · z_cf + (1 − g) · z_llm
  *
  * | λ | κ | γ | is |
  * |---|---|---|---|
- * | 1 | 0 | – | CF alone |
+ * | 1 | 0 | – | CF wherever it has seen the item |
  * | 0 | – | – | the LLM alone |
  * | λ | 0 | – | a constant mix |
  * | 1 | 1 | 1 | the popularity gate of SPEC section 3, pop / (pop + meanPopularity) |
  *
- * A gate with κ > 0 scores a never-seen item by the LLM alone. A row that one model scores constant (a user or text it
+ * A never-seen item is scored by the LLM alone: what CF says of it is chance. So z_cf is standardised over the seen
+ * candidates. A row that one model scores constant (a user or text it
  * knows nothing about) is scored by the other model alone.
  */
 export class FusionGate {
@@ -133,6 +134,9 @@ const parsimony = 1;
  * model's own. If there is no such setting, the one with the best worst slice is taken among those that keep the
  * overall figures.
  *
+ * *What is left out.* Never-seen items among the negatives: a target of validation can hardly be one, so they could only
+ * count against the model that is asked about them.
+ *
  * *What is preferred.* One model alone, then a constant mix, then the gate with γ = 1, then the gate with any γ: the next only
  * where it adds more than a standard error to the likelihood.
  *
@@ -184,6 +188,8 @@ class Search {
 	readonly #guards: Guard[];
 	readonly #signal: AbortSignal | undefined;
 	readonly #trials: Trial[] = [];
+	/** Cells of the never-seen negatives. */
+	readonly #left: Int32Array;
 
 	constructor(validation: FusionValidation) {
 		const sample = takeUsers(validation);
@@ -196,8 +202,9 @@ class Search {
 		const mean = others.reduce((sum, value) => sum + value, 0) / Math.max(1, others.length);
 		this.#meanPopularity = validation.meanPopularity ?? mean;
 		const slices = sample.slices ?? popularityMasks(sample.popularity, targets, candidates, others);
-		const cfRanks = rankTargets(cf, targets);
-		const llmRanks = rankTargets(llm, targets);
+		this.#left = unseenNegatives(sample.popularity, targets, candidates);
+		const cfRanks = rankTargets(this.#without(cf), targets);
+		const llmRanks = rankTargets(this.#without(llm), targets);
 		this.#guards = [new Uint8Array(targets.length).fill(1), ...slices].flatMap((mask, index) => {
 			const members = Int32Array.from(targets.keys()).filter((user) => mask[user] !== 0);
 			if (index > 0 && members.length < minimumSliceUsers) return [];
@@ -222,7 +229,7 @@ class Search {
 	}
 
 	#measure(weight: number, open: Float64Array) {
-		const fused = blend(this.#pair, weight, open);
+		const fused = this.#without(blend(this.#pair, weight, open));
 		const ranks = rankTargets(fused, this.#targets);
 		const values = { 'hit@1': metricValues(ranks, 'hit@1'), 'ndcg@10': metricValues(ranks, 'ndcg@10') };
 		let worst = Number.POSITIVE_INFINITY;
@@ -234,6 +241,13 @@ class Search {
 		}
 		const likelihood = targetLikelihood(fused, this.#targets);
 		return { worst, overall, likelihood, mean: average(likelihood) };
+	}
+
+	/** Puts what is left out last. */
+	#without(scores: Float32Array): Float32Array {
+		const kept = scores.slice();
+		for (const cell of this.#left) kept[cell] = LAST;
+		return kept;
 	}
 
 	best(): Trial {
@@ -261,6 +275,15 @@ class Search {
 	}
 }
 
+/** Below every score, and far from where exponentials lose their meaning. */
+const LAST = -1e6;
+
+function unseenNegatives(popularity: Float64Array, targets: Int32Array, candidates: number): Int32Array {
+	return Int32Array.from(popularity.keys()).filter(
+		(cell) => popularity[cell] === 0 && cell % candidates !== targets[Math.floor(cell / candidates)],
+	);
+}
+
 interface StandardisedPair {
 	/** (users × candidates) */
 	cf: Float64Array;
@@ -284,7 +307,7 @@ function standardisePair(
 		invalidArgument('popularity', `as long as \`cf\` (${cf.length})`, popularity.length);
 	const pair = { cf: new Float64Array(cf.length), llm: new Float64Array(cf.length), candidates };
 	for (let start = 0; start < cf.length; start += candidates) {
-		const knownToCf = standardiseRow('cf', cf, pair.cf, start, candidates);
+		const knownToCf = standardiseRow('cf', cf, pair.cf, start, candidates, popularity);
 		const knownToLlm = standardiseRow('llm', llm, pair.llm, start, candidates);
 		if (!knownToCf) pair.cf.set(pair.llm.subarray(start, start + candidates), start);
 		else if (!knownToLlm) pair.llm.set(pair.cf.subarray(start, start + candidates), start);
@@ -292,30 +315,39 @@ function standardisePair(
 	return pair;
 }
 
-/** Writes (score − mean) / deviation; zeros, and false, for a constant row. */
+/** Writes (score − mean) / deviation over the seen candidates, 0 for others; zeros, and false, for a constant row. */
 function standardiseRow(
 	name: string,
 	scores: Float32Array,
 	into: Float64Array,
 	start: number,
 	candidates: number,
+	popularity?: ArrayLike<number>,
 ): boolean {
-	const row = scores.subarray(start, start + candidates);
 	let sum = 0;
-	for (const score of row) sum += score;
-	if (!Number.isFinite(sum))
-		throw new ALLMRecError(
-			'ERR_ALLMREC_NUMERIC',
-			`Expected finite scores in \`${name}\`, got others for user row ${start / candidates}.`,
-		);
-	if (row.every((score) => score === row[0])) return false;
-	const mean = sum / candidates;
 	let square = 0;
-	for (const score of row) square += (score - mean) ** 2;
-	const deviation = Math.sqrt(square / candidates);
-	row.forEach((score, position) => {
-		into[start + position] = (score - mean) / deviation;
-	});
+	let count = 0;
+	let low = Number.POSITIVE_INFINITY;
+	let high = Number.NEGATIVE_INFINITY;
+	for (let at = start; at < start + candidates; at++) {
+		const score = scores[at]!;
+		if (!Number.isFinite(score))
+			throw new ALLMRecError(
+				'ERR_ALLMREC_NUMERIC',
+				`Expected finite scores in \`${name}\`, got others for user row ${start / candidates}.`,
+			);
+		if (popularity && popularity[at] === 0) continue;
+		sum += score;
+		count++;
+		low = Math.min(low, score);
+		high = Math.max(high, score);
+	}
+	if (!(high > low)) return false;
+	const mean = sum / count;
+	const seen = (at: number) => !popularity || popularity[at] !== 0;
+	for (let at = start; at < start + candidates; at++) if (seen(at)) square += (scores[at]! - mean) ** 2;
+	const deviation = Math.sqrt(square / count);
+	for (let at = start; at < start + candidates; at++) into[at] = seen(at) ? (scores[at]! - mean) / deviation : 0;
 	return true;
 }
 
@@ -326,8 +358,8 @@ function openings(popularity: ArrayLike<number>, params: Omit<FusionParams, 'wei
 	for (let at = 0; at < open.length; at++) {
 		const pop = popularity[at]!;
 		if (!(pop >= 0)) invalidArgument(`popularity[${at}]`, 'a count', pop);
-		if (params.halfPoint === 0) open[at] = 1;
-		else open[at] = pop === 0 ? 0 : 1 / (1 + (half / pop) ** params.steepness);
+		if (pop === 0) open[at] = 0;
+		else open[at] = params.halfPoint === 0 ? 1 : 1 / (1 + (half / pop) ** params.steepness);
 	}
 	return open;
 }

@@ -52,12 +52,12 @@ export type RunConfig = z.output<typeof runOptionsSchema>;
 
 /**
  * What the embedded checkpoints need instead of the paper's values, which are for large models: a tiny encoder's text
- * vectors collapse when its losses weigh as little as the paper's, and a tiny language model learns little from 5
- * epochs at 1e-4. Few users are made up for by drawing another item of each user in every epoch.
+ * vectors collapse when its losses weigh as little as the paper's, and projections into a tiny language model hardly
+ * learn from nothing, so they start as one map. Few users are made up for by drawing another item of each in every epoch.
  */
 export const EMBEDDED_PRESET = {
-	alignment: { items: 'all', activation: 'none', matching: 5, alpha: 5, learningRate: 5e-4, epochs: 4 },
-	projection: { initialisation: 'shared', items: 'all', batchSize: 16, learningRate: 1e-3, epochs: 8 },
+	alignment: { items: 'all', activation: 'none', matching: 5, alpha: 5, learningRate: 5e-4, epochs: 3 },
+	projection: { initialisation: 'shared', items: 'all', batchSize: 16, epochs: 3 },
 } as const;
 
 /**

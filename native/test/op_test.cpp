@@ -1,6 +1,7 @@
 // The op test: every op of the table × shapes × instruction sets × threads against float64 references.
 //   op_test [op]      only the cases of ops whose name contains this
 // On the CPU each case runs with 1, 2 and 3 threads, whose results must agree bit by bit.
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 
@@ -58,6 +59,40 @@ void run_table(const allmrec_backend& backend, const Cases& cases, const std::ve
   counts().failed += outcome.failed;
 }
 
+// Freed memory comes back for requests of about its size, and only for those.
+void memory_tests() {
+  const allmrec_backend& backend = *allmrec::cpu_backend();
+  allmrec_device* device = nullptr;
+  char reason[256] = "";
+  CHECK(backend.open(0, 1, &device, reason, sizeof reason) == ALLMREC_OK);
+  const auto alloc = [&](size_t bytes) {
+    void* memory = nullptr;
+    CHECK(backend.alloc(device, bytes, &memory) == ALLMREC_OK);
+    CHECK(memory && reinterpret_cast<uintptr_t>(memory) % 64 == 0);
+    std::memset(memory, 0xff, bytes);
+    return memory;
+  };
+  for (const size_t bytes :
+       {size_t{0}, size_t{1}, size_t{65472}, size_t{65473}, size_t{1} << 20, size_t{40} << 20}) {
+    backend.free(device, alloc(bytes));
+  }
+  void* large = alloc(size_t{8} << 20);
+  void* other = alloc(size_t{8} << 20);
+  CHECK(large != other);
+  backend.free(device, large);
+  backend.free(device, other);
+  void* small = alloc(3 << 20);
+  CHECK(small != other);  // less than half: not worth a block of 8 MB
+  backend.free(device, small);
+  void* again = alloc((size_t{8} << 20) - 1000);  // of the two that fit the one freed last
+  CHECK(again == other);
+  backend.free(device, again);
+  backend.free(device, nullptr);
+  void* none = &none;
+  CHECK(backend.alloc(device, SIZE_MAX - 100, &none) == ALLMREC_OUT_OF_MEMORY);
+  backend.close(device);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -74,6 +109,7 @@ int main(int argc, char** argv) {
   }
   if (*only == '\0') {
     philox_tests();
+    memory_tests();
     gradient_tests();
   }
   for (const char* instruction : {"generic", "avx2", "avx512"}) {

@@ -1,6 +1,5 @@
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import type { WorldItem } from '../../lib/data/demo-world.js';
 import { SeededRandom } from '../../lib/data/random.js';
 import type { EncoderConfig } from '../../lib/native/addon.js';
 import { ragged, run, Session } from '../../lib/native/session.js';
@@ -11,14 +10,11 @@ import { trainWordPiece, writeWordPiece } from '../../lib/text/word-piece-traine
 import { inventedItems } from './corpus.js';
 
 const VOCABULARY = 4096;
-/** Catalogues a batch draws from, and pairs of each. */
-const CATALOGUES = 4;
-const PAIRS = 8;
+const PAIRS = 48;
 
 /**
  * Makes the tiny sentence encoder: a DistilBERT of 2 layers that learns, on invented catalogues, to tell which two
- * texts belong together. Half of the pairs are one item, its full text and some of its words in another order; half are
- * two items of one theme, which share a few of the theme's words and nothing else.
+ * texts are of one item: its full text, and some of its words in another order.
  */
 export async function makeEncoder(folder: string, texts: readonly string[], steps: number): Promise<void> {
 	await mkdir(folder, { recursive: true });
@@ -51,13 +47,12 @@ export async function makeEncoder(folder: string, texts: readonly string[], step
 	for (let step = 0; step < steps; step++) {
 		trainer.setLearningRate(1e-3 * Math.min(1, step / 50) * (0.02 + 0.98 * (1 - step / steps)));
 		const random = new SeededRandom(2, step);
-		const texts: [string, string][] = [];
-		for (let c = 0; c < CATALOGUES; c++) {
-			const items = inventedItems((step * CATALOGUES + c) % 300);
-			random.shuffle(items);
-			texts.push(...itemPairs(random, items.slice(0, PAIRS)), ...themePairs(items, PAIRS));
-		}
-		const rows = [...texts.map(([a]) => a), ...texts.map(([, b]) => b)].map((text) => tokenizer.encodeSequence(text, 96));
+		const items = inventedItems(step % 200);
+		random.shuffle(items);
+		const chosen = items.slice(0, PAIRS);
+		const whole = chosen.map((item) => itemText(item));
+		const partial = chosen.map((item) => someWords(random, `${item.title} ${item.description}`));
+		const rows = [...whole, ...partial].map((text) => tokenizer.encodeSequence(text, 96));
 		losses = await run(() => trainer.step(ragged(rows)));
 		if (step % 50 === 0)
 			console.log(
@@ -69,20 +64,6 @@ export async function makeEncoder(folder: string, texts: readonly string[], step
 	trainer.dispose();
 	encoder.dispose();
 	session.release();
-}
-
-function itemPairs(random: SeededRandom, items: readonly WorldItem[]): [string, string][] {
-	return items.map((item) => [itemText(item), someWords(random, `${item.title} ${item.description}`)]);
-}
-
-/** Two items of each of some themes. */
-function themePairs(items: readonly WorldItem[], count: number): [string, string][] {
-	const pairs: [string, string][] = [];
-	for (let theme = 0; pairs.length < count && theme < 100; theme++) {
-		const [a, b] = items.filter(({ themes }) => themes[0] === theme);
-		if (a && b) pairs.push([itemText(a), itemText(b)]);
-	}
-	return pairs;
 }
 
 /** A third to two thirds of a text's words, in another order. */

@@ -144,19 +144,19 @@ test('slices and mean popularity have defaults, users have a limit', async (t) =
 	t.true(gate.params.weight > 0 && gate.params.halfPoint > 0);
 });
 
-// One user, three candidates with z(cf) = (−√1.5, 0, √1.5) and z(llm) = (√1.5, 0, −√1.5).
+// One user, three candidates: z(llm) = (√1.5, 0, −√1.5); CF has never seen the first, z(cf) of the others = (−1, 1).
 const root = Math.sqrt(1.5);
 const cf = Float32Array.of(1, 2, 3);
 const llm = Float32Array.of(-10, -20, -30);
 const popularity = Int32Array.of(0, 4, 12);
 const special: [string, [weight: number, halfPoint: number, steepness: number], number[]][] = [
-	['CF alone', [1, 0, 1], [-root, 0, root]],
+	['CF alone, of what it has seen', [1, 0, 1], [root, -1, 1]],
 	['the LLM alone', [0, 1, 1], [root, 0, -root]],
-	['a constant mix', [0.75, 0, 2], [-root / 2, 0, root / 2]],
-	['the popularity gate, 0 and 4/8 and 12/16', [1, 1, 1], [root, 0, root / 2]],
-	['half of it', [0.5, 1, 1], [root, 0, -root / 4]],
-	['steeper, 144/(144 + 16)', [1, 1, 2], [root, 0, 0.8 * root]],
-	['half open at 12', [1, 3, 1], [root, 0, 0]],
+	['a constant mix', [0.75, 0, 2], [root, -0.75, 0.75 - root / 4]],
+	['the popularity gate, 0 and 4/8 and 12/16', [1, 1, 1], [root, -0.5, 0.75 - root / 4]],
+	['half of it', [0.5, 1, 1], [root, -0.25, 0.375 - 0.625 * root]],
+	['steeper, 144/(144 + 16)', [1, 1, 2], [root, -0.5, 0.9 - root / 10]],
+	['half open at 12', [1, 3, 1], [root, -0.25, 0.5 - root / 2]],
 ];
 for (const [name, [weight, halfPoint, steepness], expected] of special) {
 	test(`special case: ${name}`, (t) => {
@@ -171,10 +171,8 @@ test('a constant row leaves the choice to the other model, two give zeros', (t) 
 	const flat = new Float32Array(3).fill(0.1);
 	const onlyLlm = gate.fuse(flat, llm, popularity);
 	const onlyCf = gate.fuse(cf, flat, popularity);
-	for (const [at, value] of [root, 0, -root].entries()) {
-		t.true(Math.abs(onlyLlm[at]! - value) < 1e-6);
-		t.true(Math.abs(onlyCf[at]! + value) < 1e-6);
-	}
+	for (const [at, value] of [root, 0, -root].entries()) t.true(Math.abs(onlyLlm[at]! - value) < 1e-6);
+	for (const [at, value] of [0, -1, 1].entries()) t.true(Math.abs(onlyCf[at]! - value) < 1e-6);
 	t.deepEqual([...gate.fuse(flat, flat, popularity)], [0, 0, 0]);
 	t.deepEqual([...gate.fuse(cf.subarray(0, 1), llm.subarray(0, 1), [3])], [0]);
 	t.is(gate.fuse(cf.subarray(0, 0), llm.subarray(0, 0), []).length, 0);

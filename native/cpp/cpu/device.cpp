@@ -19,7 +19,8 @@ unsigned char* aligned(unsigned char* p) {
 }
 
 constexpr size_t kSmallestKept = 64 << 10;  // malloc keeps smaller blocks itself
-constexpr size_t kLeastLimit = size_t{512} << 20;
+constexpr size_t kLeastLimit = size_t{2}
+                               << 30;  // an encoder's step of 2,048 tokens takes 0.7 GB in blocks of 1.1
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kHugeFrom = 2 * kHugePage;
 
@@ -36,8 +37,8 @@ std::align_val_t alignment_of(size_t bytes) {
 }  // namespace
 
 struct alignas(kAlignment) MemoryCache::Header {
-  size_t bytes;    // with the header
-  Header* older;   // while it is kept
+  size_t bytes;   // with the header
+  Header* older;  // while it is kept
   Header* newer;
 };
 
@@ -49,7 +50,8 @@ void* MemoryCache::alloc(size_t bytes) {
   std::lock_guard<std::mutex> lock(mutex_);
   Header* best = nullptr;
   for (Header* block = keeps ? newest_ : nullptr; block; block = block->older) {
-    if (block->bytes >= bytes && block->bytes / 2 <= bytes && (!best || block->bytes < best->bytes)) best = block;
+    if (block->bytes >= bytes && block->bytes / 2 <= bytes && (!best || block->bytes < best->bytes))
+      best = block;
   }
   if (best) {
     (best->older ? best->older->newer : oldest_) = best->newer;

@@ -27,9 +27,10 @@ const Kernels& generic_kernels();
 const Kernels& avx2_kernels();    // x86-64 only; FMA and F16C with it
 const Kernels& avx512_kernels();  // x86-64 only; F, BW, DQ, VL
 
-// Device memory. A freed block is kept for the next request of about its size, because a fresh one costs a page
-// fault for every 4 KB when it is first written: with an arena per call that was more than half of an evaluation's
-// time. Large blocks ask for huge pages. What is kept is bounded and goes back when the device is closed.
+// Device memory. A freed block is kept for the next request of about its size, because a fresh one costs a
+// page fault for every 4 KB when it is first written: with an arena per call that was more than half of an
+// evaluation's time. Large blocks ask for huge pages. What is kept is bounded and goes back when the device
+// is closed.
 class MemoryCache {
  public:
   MemoryCache() = default;
@@ -42,7 +43,8 @@ class MemoryCache {
 
  private:
   struct Header;
-  void trim(size_t limit) noexcept;  // gives back the blocks that have lain longest until `limit` bytes are kept
+  // Gives back the blocks that have lain longest until `limit` bytes are kept.
+  void trim(size_t limit) noexcept;
 
   std::mutex mutex_;
   Header* oldest_ = nullptr;  // kept blocks, in the order in which they were freed

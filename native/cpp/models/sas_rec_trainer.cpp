@@ -174,16 +174,16 @@ std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const
 
 std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& candidates,
                                     int64_t per_user) {
-  constexpr int64_t kBatch = 4096;
+  const int64_t batch = std::max<int64_t>(1, 4096 / std::max<int64_t>(per_user, 1));  // gathered rows stay in the cache
   const int64_t c = model.config().hidden_units;
   const int64_t count = static_cast<int64_t>(users.size()) / c;
   std::vector<float> scores(static_cast<size_t>(count * per_user));
   std::shared_ptr<Device> device = model.parameters().device();
   Arena arena(device);
-  for (int64_t first = 0; first < count; first += kBatch) {
+  for (int64_t first = 0; first < count; first += batch) {
     arena.reset();
     Tape tape(*device, arena, false);
-    const int64_t rows = std::min(kBatch, count - first);
+    const int64_t rows = std::min(batch, count - first);
     const Tensor x = tape.from_host(users.data() + first * c, rows, c);
     std::vector<int32_t> repeat(static_cast<size_t>(rows * per_user));
     for (size_t i = 0; i < repeat.size(); ++i) repeat[i] = static_cast<int32_t>(static_cast<int64_t>(i) / per_user);
@@ -200,7 +200,7 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const
   const int64_t c = model.config().hidden_units;
   const int64_t count = static_cast<int64_t>(users.size()) / c;
   const int64_t items = model.config().num_items;
-  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(256, (int64_t{8} << 20) / std::max<int64_t>(items, 1)));
+  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(256, (int64_t{2} << 20) / std::max<int64_t>(items, 1)));
   FullRanking result;
   result.greater.resize(targets.size());
   result.ties.resize(targets.size());

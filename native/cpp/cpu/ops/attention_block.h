@@ -66,8 +66,8 @@ inline int64_t first_element(const allmrec_attention_args& a, int64_t t, int64_t
   return (t * a.heads + h) * a.drop_columns;
 }
 
-// The random bits of a tile of query rows, padding and keys, made in one go: a row of 50 elements alone would use
-// seven counters of the 16 that are computed at once.
+// The random bits of a tile of query rows, padding and keys, made in one go: a row of 50 elements alone would
+// use seven counters of the 16 that are computed at once.
 class DropoutRows {
  public:
   // Floats of memory for tiles of kMR rows with up to `elements` each.
@@ -95,7 +95,8 @@ class DropoutRows {
         continue;
       }
       const int64_t n = together(a_) ? (rows - 1) * a_.drop_columns + elements : elements;
-      philox_fill(a_.dropout.seed, a_.dropout.stream, static_cast<uint64_t>(first / 8), (first % 8 + n + 7) / 8, to);
+      philox_fill(a_.dropout.seed, a_.dropout.stream, static_cast<uint64_t>(first / 8),
+                  (first % 8 + n + 7) / 8, to);
       row_[r] = reinterpret_cast<const uint16_t*>(to) + first % 8;
       to += words(elements);
     }
@@ -163,14 +164,15 @@ inline void pack_transposed(const float* x, int64_t ld, int64_t D, Run keys, flo
   }
 }
 
-// Rows as the right-hand side of a product: row i, column d is at data + i · row + d · column, d a multiple of kNR.
+// Rows as the right-hand side of a product: row i, column d is at data + i · row + d · column, d a multiple
+// of kNR.
 struct RowPanels {
   const float* data;
   int64_t row, column;
 };
 
-// For each panel of kNR columns of D rows × kNR, panels `distance` rows apart; or rows that lie close together where
-// they are.
+// For each panel of kNR columns of D rows × kNR, panels `distance` rows apart; or rows that lie close
+// together where they are.
 inline RowPanels pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t distance, float* to) {
   constexpr int64_t kClose = 512;
   if (kRowsOfB && ld <= kClose) return {x, ld, 1};
@@ -194,7 +196,8 @@ inline void multiply_keys(const float* a, int64_t a_stride, int rows, int64_t D,
 
 // c (rows, D) = a (rows, k) · k rows of panels from `first` on, or added to it.
 inline void multiply_rows_of(const float* a, int64_t a_stride, bool by_row, int rows, int64_t k,
-                             const RowPanels& panels, int64_t first, int64_t D, float* c, int64_t ldc, bool add) {
+                             const RowPanels& panels, int64_t first, int64_t D, float* c, int64_t ldc,
+                             bool add) {
   Epilogue e{};
   e.alpha = 1.0f;
   e.add_c = add;

@@ -18,8 +18,8 @@ namespace allmrec::cpu::ALLMREC_ISA {
 
 namespace {
 
-constexpr int64_t kKC = 256;                     // k per block: kMR · kKC floats are 12 KB of L1
-constexpr int64_t kNC = 256;                     // columns per strip: kKC · kNC floats are 256 KB of L2
+constexpr int64_t kKC = 384;                     // k per block: kMR · kKC floats are 18 KB of L1
+constexpr int64_t kNC = 512;                     // columns per strip: kKC · kNC floats are 768 KB of L2
 constexpr int64_t kSharedBytes = 4 << 20;        // a packed B up to this is packed once, for all threads
 constexpr int64_t kCloseRows = 128;              // distance of rows up to which an operand is not copied
 constexpr int64_t kDotMaxRows = 12;              // below it dot products beat packing

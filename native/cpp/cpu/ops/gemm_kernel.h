@@ -58,7 +58,8 @@ ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const f
 }
 
 // The rarer ways of a tile's sums into C: rows of `vectors` vectors.
-inline __attribute__((noinline)) void finish_tile(const Tile& t, const Epilogue& e, const float* sums, int vectors) {
+inline __attribute__((noinline)) void finish_tile(const Tile& t, const Epilogue& e, const float* sums,
+                                                  int vectors) {
   for (int r = 0; r < t.rows; ++r) {
     float* c = t.c + r * t.ldc;
     const float* residual = e.residual ? e.residual + r * e.ld_residual : nullptr;
@@ -127,7 +128,8 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
   const float* b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
   const Edge edge = edge_of(t.cols - (NV + Half - 1) * kLanes);
-  // Three rows per pointer: with fewer registers for addresses than rows the compiler would reload them in the loop.
+  // Three rows per pointer: with fewer registers for addresses than rows the compiler would reload them in
+  // the loop.
   const float* base[(MR + 2) / 3];
   for (int r = 0; r < MR; r += 3) {
     base[r / 3] = a + r * a_stride;
