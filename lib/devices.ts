@@ -18,5 +18,8 @@ export interface Device {
 
 /** All devices this build knows of, usable or not. */
 export function listDevices(): Device[] {
-	return guard(() => loadAddon().listDevices()).map(({ backend, ...rest }: DeviceDescription) => ({ device: backend, ...rest }));
+	return guard(() => loadAddon().listDevices()).map(({ backend, ...rest }: DeviceDescription) => ({
+		device: backend,
+		...rest,
+	}));
 }

@@ -26,17 +26,22 @@ export {
 export {
 	type Candidates,
 	loadCandidates,
+	SeededRandom,
 	sampleCandidates,
 	saveCandidates,
-	SeededRandom,
 } from './data/sampling.js';
 export { leaveLastOut, type Phase, type Split, temporalSplit } from './data/split.js';
 export { type PreparationSummary, summaryRows } from './data/summary.js';
-export { listDevices, type Device } from './devices.js';
+export { type Device, listDevices } from './devices.js';
 export { ALLMRecError, type ErrorCode } from './errors.js';
 export { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation/evaluation.js';
 export { formatEvaluation } from './evaluation/format.js';
-export { type EvaluateRunOptions, evaluateRun, MODEL_NAMES, type RunEvaluation } from './evaluation/protocol.js';
+export {
+	type EvaluateRunOptions,
+	evaluateRun,
+	MODEL_NAMES,
+	type RunEvaluation,
+} from './evaluation/protocol.js';
 export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
 export {
 	genreTemplate,
@@ -63,10 +68,10 @@ export {
 	openRunDataset,
 	STAGES,
 	type StageName,
-	trainRun,
 	type TrainRunOptions,
+	trainRun,
 } from './recommend/run.js';
-export { readRunFile, type RunFile, type RunOptions } from './recommend/run-config.js';
+export { type RunFile, type RunOptions, readRunFile } from './recommend/run-config.js';
 export { type ScoredUser, type ScoreOptions, scoreUsers } from './recommend/score-users.js';
 export { resolveCheckpoint } from './text/hub.js';
 export { SentenceEncoder, type SentenceEncoderOptions } from './text/sentence-encoder.js';

@@ -31,11 +31,19 @@ for (const path of positionals) {
 	const histories = Array.from(test.users, (user) => split.history(user, 'test'));
 	const targets = test.users.map((user) => split.test[user]!);
 	for (let seed = 0; seed < Number(values.seeds); seed++) {
-		const model = await SASRec.train(dataset, { seed, epochs: Number(values.epochs), patience: Number(values.epochs) }, { split });
+		const model = await SASRec.train(
+			dataset,
+			{ seed, epochs: Number(values.epochs), patience: Number(values.epochs) },
+			{ split },
+		);
 		const users = await model.userVectors(histories);
-		const drawn = rankTargets(await model.scoreCandidates(users, test.candidates, test.negatives + 1), test.targets);
+		const drawn = rankTargets(
+			await model.scoreCandidates(users, test.candidates, test.negatives + 1),
+			test.targets,
+		);
 		const full = await model.rankTargets(users, targets, histories);
-		const of = (ranks: typeof drawn, metric: 'hit@1' | 'ndcg@10' | 'hit@10') => bootstrapMean(metricValues(ranks, metric), { seed: 0 });
+		const of = (ranks: typeof drawn, metric: 'hit@1' | 'ndcg@10' | 'hit@10') =>
+			bootstrapMean(metricValues(ranks, metric), { seed: 0 });
 		const hit = of(drawn, 'hit@1');
 		const row = {
 			dataset: dataset.name,
@@ -53,7 +61,10 @@ for (const path of positionals) {
 		results.push(row);
 		console.log(
 			Object.entries(row)
-				.map(([name, value]) => `${name} ${typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(3) : value}`)
+				.map(
+					([name, value]) =>
+						`${name} ${typeof value === 'number' && !Number.isInteger(value) ? value.toFixed(3) : value}`,
+				)
 				.join('  '),
 		);
 		model.dispose();

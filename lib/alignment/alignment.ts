@@ -113,7 +113,14 @@ export class Alignment {
 				'ERR_ALLMREC_EMPTY_DATASET',
 				'No user has a training item with a history before it, so stage 1 has nothing to learn from.',
 			);
-		const batches = new Batches(examples, cf.size, encoder.size, await cf.itemTable(), texts, o.referenceCompat);
+		const batches = new Batches(
+			examples,
+			cf.size,
+			encoder.size,
+			await cf.itemTable(),
+			texts,
+			o.referenceCompat,
+		);
 		if (o.freezeEncoder) batches.textVectors = await encoder.encode(texts, { signal });
 		const trainer = guard(
 			() =>
@@ -139,7 +146,8 @@ export class Alignment {
 							signal?.throwIfAborted();
 							const rows = examples.batch(step, stepsPerEpoch, o.batchSize);
 							const losses = await run(() => trainer.step(batches.build(rows)), signal);
-							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value / count;
+							for (const [name, value] of Object.entries(losses))
+								sums[name] = (sums[name] ?? 0) + value / count;
 						}
 						return sums;
 					},
@@ -153,7 +161,9 @@ export class Alignment {
 							for (const [name, value] of Object.entries(losses))
 								sums[name] = (sums[name] ?? 0) + (value * rows.length) / validation.length;
 						}
-						const metrics = Object.fromEntries(Object.entries(sums).map(([name, value]) => [`validation ${name}`, value]));
+						const metrics = Object.fromEntries(
+							Object.entries(sums).map(([name, value]) => [`validation ${name}`, value]),
+						);
 						return { score: -(sums.loss ?? 0), metrics };
 					},
 					saveWeights: (path) => saveBoth(native, o.freezeEncoder ? undefined : encoder, path, config),
@@ -169,7 +179,12 @@ export class Alignment {
 					signal,
 					onProgress,
 				},
-				JSON.stringify({ ...o, encoder: encoder.config, maxTokens: encoder.maxTokens, split: split.toJSON() }),
+				JSON.stringify({
+					...o,
+					encoder: encoder.config,
+					maxTokens: encoder.maxTokens,
+					split: split.toJSON(),
+				}),
 			);
 			return new Alignment(native, config, result);
 		} finally {
@@ -183,7 +198,8 @@ export class Alignment {
 		let config: AlignmentConfig;
 		try {
 			const text = file.metadata()[METADATA];
-			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
+			if (!text)
+				throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
 			config = JSON.parse(text) as AlignmentConfig;
 		} finally {
 			file.close();
@@ -220,7 +236,9 @@ export class Alignment {
 		encoder: SentenceEncoder,
 		options: LongCallOptions = {},
 	): Promise<ItemLatents> {
-		const texts = dataset.items.map((item) => itemText(item, { referenceCompat: this.config.referenceCompat }));
+		const texts = dataset.items.map((item) =>
+			itemText(item, { referenceCompat: this.config.referenceCompat }),
+		);
 		const e = await this.encodeItems(await cf.itemTable());
 		const q = await this.encodeTexts(await encoder.encode(texts, options));
 		const size = this.config.jointSize;
@@ -290,7 +308,10 @@ class Examples {
 		this.users = users;
 		this.train = train;
 		this.#sampler = sampler;
-		this.validation = validation.map((example) => ({ example, negative: this.#negative(example, VALIDATION_STREAM) }));
+		this.validation = validation.map((example) => ({
+			example,
+			negative: this.#negative(example, VALIDATION_STREAM),
+		}));
 	}
 
 	static async build(
@@ -369,7 +390,11 @@ class Batches {
 		const positives = rows.map(({ example }) => example.item);
 		const negatives = rows.map(({ negative }) => negative);
 		const batch: AlignmentBatch = {
-			users: takeRows(this.examples.users, this.size, rows.map(({ example }) => example.user)),
+			users: takeRows(
+				this.examples.users,
+				this.size,
+				rows.map(({ example }) => example.user),
+			),
 			positiveItems: takeRows(this.items, this.size, positives),
 			negativeItems: takeRows(this.items, this.size, negatives),
 		};
@@ -408,7 +433,11 @@ async function saveBoth(
 	await run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
 }
 
-async function loadBoth(native: NativeAlignment, encoder: SentenceEncoder | undefined, path: string): Promise<void> {
+async function loadBoth(
+	native: NativeAlignment,
+	encoder: SentenceEncoder | undefined,
+	path: string,
+): Promise<void> {
 	if (encoder) await run(() => encoder.native.load([encoderPath(path)]));
 	await run(() => native.load([path]));
 }

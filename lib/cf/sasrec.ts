@@ -100,7 +100,14 @@ export class SASRec implements CollaborativeModel {
 	static async train(
 		dataset: Dataset,
 		options: SASRecOptions = {},
-		{ split = leaveLastOut(dataset), folder, signal, onProgress, session: given, ...device }: SASRecTrainOptions = {},
+		{
+			split = leaveLastOut(dataset),
+			folder,
+			signal,
+			onProgress,
+			session: given,
+			...device
+		}: SASRecTrainOptions = {},
 	): Promise<SASRec> {
 		const o = parseOptions(sasRecSchema, options, 'SASRec');
 		const config: SasRecConfig = {
@@ -144,7 +151,10 @@ export class SASRec implements CollaborativeModel {
 							const users = await model.userVectors(validation.histories, s);
 							const ranks = await model.rankTargets(users, validation.targets, validation.histories, s);
 							const ndcg = mean(metricValues(ranks, 'ndcg@10'));
-							return { score: ndcg, metrics: { 'NDCG@10': ndcg, 'HR@10': mean(metricValues(ranks, 'hit@10')) } };
+							return {
+								score: ndcg,
+								metrics: { 'NDCG@10': ndcg, 'HR@10': mean(metricValues(ranks, 'hit@10')) },
+							};
 						},
 						saveWeights: (path) => model.save(path),
 						loadWeights: (path) => run(() => native.load([path])),
@@ -313,8 +323,9 @@ function readConfig(
 	// The reference has a position for each place in the window; pmixer's later versions one more, for padding.
 	const trainedLength = number('maxlen');
 	const rows = positions[0]!;
-	const says = metadata['norm_first'] ?? metadata['args.norm_first'];
-	const reference = normFirst === undefined && (trainedLength === undefined ? rows % 2 === 0 : trainedLength === rows);
+	const says = metadata.norm_first ?? metadata['args.norm_first'];
+	const reference =
+		normFirst === undefined && (trainedLength === undefined ? rows % 2 === 0 : trainedLength === rows);
 	return {
 		numItems: items[0]! - 1,
 		maxLength: reference ? rows : rows - 1,

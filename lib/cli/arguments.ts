@@ -19,7 +19,9 @@ export function ids(text: string, before: string[] = []): string[] {
 /** `--device` and `--threads`. */
 export function deviceOptions(command: Command): Command {
 	return command
-		.addOption(new Option('--device <device>', 'where to compute').choices(['auto', 'cpu', 'cuda']).default('auto'))
+		.addOption(
+			new Option('--device <device>', 'where to compute').choices(['auto', 'cpu', 'cuda']).default('auto'),
+		)
 		.option('--threads <n>', 'CPU threads (default: as many as the process may use)', wholeNumber);
 }
 

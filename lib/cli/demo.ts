@@ -54,8 +54,21 @@ async function run({ json, out, seed, textEncoder, llm, device, threads }: Flags
 			out: path,
 			signal,
 		});
-		const options: RunOptions = { seed, words: 'game', ...(textEncoder ? { textEncoder } : {}), ...(llm ? { llm } : {}) };
-		await trainRun(dataset, { out: runFolder, datasetPath: path, options, device, threads, signal, onProgress });
+		const options: RunOptions = {
+			seed,
+			words: 'game',
+			...(textEncoder ? { textEncoder } : {}),
+			...(llm ? { llm } : {}),
+		};
+		await trainRun(dataset, {
+			out: runFolder,
+			datasetPath: path,
+			options,
+			device,
+			threads,
+			signal,
+			onProgress,
+		});
 		const { split, test } = await openRunDataset(runFolder, path, signal);
 		const model = await loadRun(runFolder, { device, threads, signal });
 		try {

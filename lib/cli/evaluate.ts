@@ -23,7 +23,12 @@ export function register(program: Command): void {
 			.option('--json <file>', 'write every metric, interval and test')
 			.option('--dataset <folder>', 'the data set, where it has moved')
 			.option('--users <n>', 'evaluate so many users at most (default: all)', wholeNumber)
-			.option('--full-users <n>', 'users of the ranking over the whole catalogue; 0 leaves it out', wholeNumber, 500)
+			.option(
+				'--full-users <n>',
+				'users of the ranking over the whole catalogue; 0 leaves it out',
+				wholeNumber,
+				500,
+			)
 			.option('--rerank <n>', 'best items by CF that are re-ranked there', wholeNumber, 20)
 			.option('--llm <folder|id>', 'the language model, where it has moved'),
 	).action(run);

@@ -25,7 +25,11 @@ export function register(program: Command): void {
 			.option('--candidates <id,...>', 'rank these items only (default: the best of the catalogue)', ids)
 			.option('--top-k <n>', 'length of the list', wholeNumber, 10)
 			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)
-			.addOption(new Option('--by <score>', 'what the list is ordered by').choices(['fused', 'llm', 'cf']).default('fused'))
+			.addOption(
+				new Option('--by <score>', 'what the list is ordered by')
+					.choices(['fused', 'llm', 'cf'])
+					.default('fused'),
+			)
 			.option('--genres', "also generate the user's favourite genres")
 			.option('--json', 'print JSON')
 			.option('--llm <folder|id>', 'the language model, where it has moved'),
@@ -44,7 +48,8 @@ async function run(folder: string, flags: Flags): Promise<void> {
 			model.dispose();
 		}
 	});
-	if (json) console.log(JSON.stringify({ recommendations: list, ...(text === undefined ? {} : { genres: text }) }));
+	if (json)
+		console.log(JSON.stringify({ recommendations: list, ...(text === undefined ? {} : { genres: text }) }));
 	else {
 		console.log(formatTable(list.map(row), { head: ['#', 'item', 'title', 'score', 'CF', 'LLM'] }));
 		if (text !== undefined) console.log(`favourite genres: ${text}`);

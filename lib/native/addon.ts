@@ -365,14 +365,20 @@ export interface NativeAddon {
 	) => NativeAlignmentTrainer;
 	Opt: new (engine: NativeEngine, config: OptConfig) => NativeOpt;
 	/** frozen: names of weights that stay as they are. */
-	LlmTrainer: new (model: NativeOpt, options: AdamOptions & { frozen?: string[] }) => NativeLlmTrainer;
+	LlmTrainer: new (
+		model: NativeOpt,
+		options: AdamOptions & { frozen?: string[] },
+	) => NativeLlmTrainer;
 	Projector: new (engine: NativeEngine, config: ProjectorConfig) => NativeProjector;
 	ProjectionTrainer: new (
 		projector: NativeProjector,
 		llm: NativeOpt,
 		options: AdamOptions & { seed: number },
 	) => NativeProjectionTrainer;
-	Gru: new (engine: NativeEngine, config: { inputSize: number; hiddenSize: number; numLayers: number }) => NativeGru;
+	Gru: new (
+		engine: NativeEngine,
+		config: { inputSize: number; hiddenSize: number; numLayers: number },
+	) => NativeGru;
 }
 
 let loaded: NativeAddon | undefined;

@@ -1,5 +1,11 @@
 import { ALLMRecError, type ErrorCode } from '../errors.js';
-import { loadAddon, type NativeAddon, type NativeCancelFlag, type NativeEngine, type Ragged } from './addon.js';
+import {
+	loadAddon,
+	type NativeAddon,
+	type NativeCancelFlag,
+	type NativeEngine,
+	type Ragged,
+} from './addon.js';
 
 /** Where models run. */
 export interface DeviceOptions {
@@ -44,7 +50,13 @@ export class Session {
 
 	static #create(key: string, device: string, threads: number): Session {
 		const addon = loadAddon();
-		if (device !== 'auto') return new Session(key, addon, guard(() => new addon.Engine({ device, threads })), '');
+		if (device !== 'auto')
+			return new Session(
+				key,
+				addon,
+				guard(() => new addon.Engine({ device, threads })),
+				'',
+			);
 		const cuda = addon.listDevices().find(({ backend }) => backend === 'cuda');
 		let reason = cuda?.reason ?? 'no_backend: this build has no CUDA back end.';
 		if (cuda?.available) {
@@ -54,7 +66,12 @@ export class Session {
 				reason = (error as Error).message;
 			}
 		}
-		return new Session(key, addon, guard(() => new addon.Engine({ device: 'cpu', threads })), reason);
+		return new Session(
+			key,
+			addon,
+			guard(() => new addon.Engine({ device: 'cpu', threads })),
+			reason,
+		);
 	}
 
 	/** One more owner; each calls {@link release} once. */

@@ -8,7 +8,13 @@ import { ALLMRecError } from '../errors.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import { type PackedBatch, packBatch, packTraining } from '../llm/prompt-packing.js';
-import type { LlmBatch, NativeProjector, ProjectorConfig, SoftInputs, TokenTargets } from '../native/addon.js';
+import type {
+	LlmBatch,
+	NativeProjector,
+	ProjectorConfig,
+	SoftInputs,
+	TokenTargets,
+} from '../native/addon.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -124,7 +130,9 @@ export class Projection {
 						let sum = 0;
 						for (let step = first; step < first + count; step++) {
 							signal?.throwIfAborted();
-							const { llm, soft, targets } = batches.build(await examples.batch(step, stepsPerEpoch, o.batchSize));
+							const { llm, soft, targets } = batches.build(
+								await examples.batch(step, stepsPerEpoch, o.batchSize),
+							);
 							sum += (await run(() => trainer.step(llm, soft, targets), signal)).loss ?? 0;
 						}
 						return { crossEntropy: sum / count };
@@ -136,7 +144,9 @@ export class Projection {
 							signal?.throwIfAborted();
 							const rows = examples.validation.slice(first, first + VALIDATION_BATCH);
 							const { llm, soft, targets } = batches.build(await examples.complete(rows, VALIDATION_STREAM));
-							sum += ((await run(() => trainer.evaluate(llm, soft, targets), signal)).loss ?? 0) * targets.rows.length;
+							sum +=
+								((await run(() => trainer.evaluate(llm, soft, targets), signal)).loss ?? 0) *
+								targets.rows.length;
 							tokens += targets.rows.length;
 						}
 						return { score: -sum / tokens, metrics: { 'validation crossEntropy': sum / tokens } };
@@ -250,7 +260,10 @@ async function shareMap(
 	const scale = length / Math.max(rowLength(tokens, tokenSize), 1e-6);
 	for (const name of ['log_emb_proj', 'item_emb_proj'])
 		for (const part of kind === 'mlp' ? ['.3.weight', '.3.bias'] : ['.weight', '.bias'])
-			await set(name + part, (await get(name + part)).map((w) => w * scale));
+			await set(
+				name + part,
+				(await get(name + part)).map((w) => w * scale),
+			);
 }
 
 /** Where GELU and LeakyReLU are straight for all that a layer norm gives. */
@@ -277,7 +290,10 @@ function orthonormal(random: SeededRandom, rows: number, cols: number): Float32A
 
 /** Mean length of the language model's token embeddings. */
 async function meanLength(llm: CausalLM): Promise<number> {
-	return rowLength(await run(() => llm.native.getParameter('model.decoder.embed_tokens.weight')), llm.tokenSize);
+	return rowLength(
+		await run(() => llm.native.getParameter('model.decoder.embed_tokens.weight')),
+		llm.tokenSize,
+	);
 }
 
 /** Mean Euclidean length of rows. */
@@ -336,7 +352,8 @@ class Examples {
 		this.#cf = cf;
 		this.#options = options;
 		this.#sampler = new NegativeSampler(dataset.numItems);
-		const enough = (u: number) => dataset.numItems - new Set(dataset.sequence(u)).size >= options.candidates - 1;
+		const enough = (u: number) =>
+			dataset.numItems - new Set(dataset.sequence(u)).size >= options.candidates - 1;
 		this.train = Int32Array.from({ length: dataset.numUsers }, (_, u) => u).filter(
 			(u) => split.trainSequence(u).length >= 2 && enough(u),
 		);

@@ -344,10 +344,11 @@ function standardiseRow(
 	}
 	if (!(high > low)) return false;
 	const mean = sum / count;
-	const seen = (at: number) => !popularity || popularity[at] !== 0;
+	const seen = (at: number) => popularity?.[at] !== 0;
 	for (let at = start; at < start + candidates; at++) if (seen(at)) square += (scores[at]! - mean) ** 2;
 	const deviation = Math.sqrt(square / count);
-	for (let at = start; at < start + candidates; at++) into[at] = seen(at) ? (scores[at]! - mean) / deviation : 0;
+	for (let at = start; at < start + candidates; at++)
+		into[at] = seen(at) ? (scores[at]! - mean) / deviation : 0;
 	return true;
 }
 

@@ -140,7 +140,8 @@ export function circuit(config: OptConfig, marks: MarkIds, seed: number): Weight
 	const clear = (layer: (typeof layers)[number], head: number) => {
 		for (const { w } of [layer.q, layer.k, layer.v])
 			for (let i = head * hd * D; i < (head + 1) * hd * D; i++) w[i]! *= 0.1;
-		for (let r = 0; r < D; r++) for (let c = head * hd; c < (head + 1) * hd; c++) layer.o.w[r * D + c]! *= 0.1;
+		for (let r = 0; r < D; r++)
+			for (let c = head * hd; c < (head + 1) * hd; c++) layer.o.w[r * D + c]! *= 0.1;
 	};
 	/** Rows `row` …: the (cos, sin) pairs at `from`, multiplied as complex numbers by (a, b). */
 	const rotate = (linear: Linear, row: number, from: number, a: number[], b: number[], s: number) => {
@@ -157,7 +158,11 @@ export function circuit(config: OptConfig, marks: MarkIds, seed: number): Weight
 	const R = orthonormalRows(random, nv, E, Math.sqrt(E / nv));
 	const setDirection = unit([token(marks.set)]);
 	const closeDirection = unit(marks.closers.map(token));
-	const [first, second, third] = layers as [(typeof layers)[number], (typeof layers)[number], (typeof layers)[number]];
+	const [first, second, third] = layers as [
+		(typeof layers)[number],
+		(typeof layers)[number],
+		(typeof layers)[number],
+	];
 
 	clear(first, 0);
 	rotate(first.q, 0, at.place, waves.map(Math.cos), waves.map(Math.sin), STRENGTH.before);
@@ -245,7 +250,9 @@ function windowKernel(waves: number[], window: number): [number[], number[]] {
 	const A = Array.from({ length: n }, () => new Float64Array(n + 1));
 	for (let d = -300; d <= 500; d++) {
 		const weight = d >= -30 && d <= 40 ? 1 : 0.3;
-		const row = [...waves.map((w) => Math.cos(d * w)), ...waves.map((w) => Math.sin(d * w)), 1].map((x) => x * weight);
+		const row = [...waves.map((w) => Math.cos(d * w)), ...waves.map((w) => Math.sin(d * w)), 1].map(
+			(x) => x * weight,
+		);
 		const y = (d < 1 ? 0 : Math.max(0, 1 - d / window)) * weight;
 		for (let i = 0; i < n; i++) {
 			for (let j = 0; j < n; j++) A[i]![j]! += row[i]! * row[j]!;

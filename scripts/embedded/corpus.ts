@@ -34,7 +34,8 @@ export async function corpus(root: string, catalogues: number): Promise<string[]
 				if (part.type === 'text') for (let i = 0; i < 3000; i++) texts.push(fillWords(part.text, words));
 	for (let year = 1900; year < 2030; year++) texts.push(` ${year}`, `(${year})`, ` (${year})"`);
 	// Titles end in all kinds of marks, which merge with the closing quote.
-	for (const mark of [')', '!', '.', '?', '...', "'", ']', ':', '-', '+']) for (let i = 0; i < 200; i++) texts.push(`${mark}"`);
+	for (const mark of [')', '!', '.', '?', '...', "'", ']', ':', '-', '+'])
+		for (let i = 0; i < 200; i++) texts.push(`${mark}"`);
 	return texts;
 }
 

@@ -19,7 +19,11 @@ const WARM_UP = 20;
  * Makes the tiny language model: an OPT of 3 layers that learns one thing, to read a list of titles with vectors behind
  * them and to say the title whose vector is most like the user's.
  */
-export async function makeLanguageModel(folder: string, texts: readonly string[], steps: number): Promise<void> {
+export async function makeLanguageModel(
+	folder: string,
+	texts: readonly string[],
+	steps: number,
+): Promise<void> {
 	await mkdir(folder, { recursive: true });
 	await writeByteLevelBpe(folder, trainByteLevelBpe(texts, { vocabSize: VOCABULARY }));
 	const tokenizer = await loadLanguageTokenizer(folder);
@@ -48,16 +52,25 @@ export async function makeLanguageModel(folder: string, texts: readonly string[]
 	});
 	const maker = new PromptMaker(tokenizer, marks, EMBED_SIZE, 1);
 	const shapes = new SeededRandom(2, 79);
-	const held = [0.7, 0.4].map((cosine) => ({ cosine, prompts: heldOut(new PromptMaker(tokenizer, marks, EMBED_SIZE, 99), 60, cosine) }));
+	const held = [0.7, 0.4].map((cosine) => ({
+		cosine,
+		prompts: heldOut(new PromptMaker(tokenizer, marks, EMBED_SIZE, 99), 60, cosine),
+	}));
 	const evaluate = async (step: number) => {
 		for (const { cosine, prompts } of held)
-			console.log(`language model ${step}/${steps}: Hit@1 of 20 at cosine ${cosine}: ${(await hitRate(model, prompts)).toFixed(3)}`);
+			console.log(
+				`language model ${step}/${steps}: Hit@1 of 20 at cosine ${cosine}: ${(await hitRate(model, prompts)).toFixed(3)}`,
+			);
 	};
 	await evaluate(0);
 	const begun = performance.now();
 	let sum = 0;
 	for (let step = 1; step <= steps; step++) {
-		trainer.setLearningRate(LEARNING_RATE * Math.min(1, step / WARM_UP) * (0.03 + 0.97 * 0.5 * (1 + Math.cos((Math.PI * step) / steps))));
+		trainer.setLearningRate(
+			LEARNING_RATE *
+				Math.min(1, step / WARM_UP) *
+				(0.03 + 0.97 * 0.5 * (1 + Math.cos((Math.PI * step) / steps))),
+		);
 		const full = shapes.uniform() < 0.5;
 		const history = full ? 10 : shapes.int(6);
 		const candidates = full ? 20 : 2 + shapes.int(13);
@@ -69,7 +82,9 @@ export async function makeLanguageModel(folder: string, texts: readonly string[]
 		sum += (await run(() => trainer.step(batch, soft, targets))).loss ?? 0;
 		if (step % 100 === 0) {
 			const rate = step / ((performance.now() - begun) / 1000);
-			console.log(`language model ${step}/${steps}: loss ${(sum / 100).toFixed(3)}, ${((steps - step) / rate).toFixed(0)} s left`);
+			console.log(
+				`language model ${step}/${steps}: loss ${(sum / 100).toFixed(3)}, ${((steps - step) / rate).toFixed(0)} s left`,
+			);
 			sum = 0;
 		}
 		if (step % 200 === 0 || step === steps) await evaluate(step);
@@ -96,7 +111,11 @@ export function markIds(tokenizer: Tokenizer): MarkIds {
 }
 
 /** Packed prompts with their answers; a title's first token counts twice, being what has to be found. */
-function trainingBatch(prompts: readonly MadePrompt[]): { batch: LlmBatch; soft: Float32Array; targets: TokenTargets } {
+function trainingBatch(prompts: readonly MadePrompt[]): {
+	batch: LlmBatch;
+	soft: Float32Array;
+	targets: TokenTargets;
+} {
 	const ids: number[] = [];
 	const positions: number[] = [];
 	const offsets = [0];
@@ -118,7 +137,11 @@ function trainingBatch(prompts: readonly MadePrompt[]): { batch: LlmBatch; soft:
 		offsets.push(ids.length);
 	}
 	return {
-		batch: { ids: Int32Array.from(ids), offsets: Int32Array.from(offsets), positions: Int32Array.from(positions) },
+		batch: {
+			ids: Int32Array.from(ids),
+			offsets: Int32Array.from(offsets),
+			positions: Int32Array.from(positions),
+		},
 		soft: Float32Array.from(soft.flatMap((vector) => [...vector])),
 		targets: { rows: Int32Array.from(rows), tokens: Int32Array.from(tokens) },
 	};
@@ -135,9 +158,15 @@ async function hitRate(model: NativeOpt, prompts: readonly MadePrompt[]): Promis
 	let hits = 0;
 	for (const prompt of prompts) {
 		const answers = prompt.answers.map((answer) => Int32Array.from(answer));
-		const packed = packBatch([packCandidates({ ids: Int32Array.from(prompt.ids), slots: prompt.soft.map(() => ({ kind: 'user' as const })) }, answers)]);
+		const packed = packBatch([
+			packCandidates(
+				{ ids: Int32Array.from(prompt.ids), slots: prompt.soft.map(() => ({ kind: 'user' as const })) },
+				answers,
+			),
+		]);
 		const soft = Float32Array.from(prompt.soft.flatMap((vector) => [...vector]));
-		const { offsets, ids, positions, prefix, ownBegin, logitRows, pairRows, rowTargets, rowCandidate } = packed;
+		const { offsets, ids, positions, prefix, ownBegin, logitRows, pairRows, rowTargets, rowCandidate } =
+			packed;
 		const logProbs = await run(() =>
 			model.logProbs({ ids, offsets, positions, prefix, ownBegin }, soft, logitRows, pairRows, rowTargets),
 		);

@@ -67,15 +67,29 @@ export class PromptMaker {
 				const begin = from === '' ? 0 : text.indexOf(from) + from.length;
 				return tokenizer.encodeText(text.slice(begin, to === '' ? undefined : text.indexOf(to)));
 			};
-			return { begin: piece('\nbos\n', '\nhistory\n'), middle: piece('\nhistory\n', '\ncandidates\n'), end: piece('\ncandidates\n', '') };
+			return {
+				begin: piece('\nbos\n', '\nhistory\n'),
+				middle: piece('\nhistory\n', '\ncandidates\n'),
+				end: piece('\ncandidates\n', ''),
+			};
 		});
-		const wording = new Set(this.#templates.flatMap(({ begin, middle, end }) => [...begin, ...middle, ...end]));
+		const wording = new Set(
+			this.#templates.flatMap(({ begin, middle, end }) => [...begin, ...middle, ...end]),
+		);
 		this.#wording = [...wording];
 		const special = new Set([...marks.openers, ...marks.closers, ...wording, 0, 1, 2, 3]);
 		this.#words = Array.from({ length: tokenizer.vocabSize }, (_, id) => id).filter((id) => !special.has(id));
 	}
 
-	prompt({ history, candidates, titleTokens, cosine, plain = 0, userless = 0, jumps = true }: PromptShape): MadePrompt {
+	prompt({
+		history,
+		candidates,
+		titleTokens,
+		cosine,
+		plain = 0,
+		userless = 0,
+		jumps = true,
+	}: PromptShape): MadePrompt {
 		const r = this.#random;
 		const rho = cosine ?? (r.uniform() < 0.5 ? between(r, 0.5, 0.95) : between(r, 0.05, 0.6));
 		const { begin, middle, end } = r.choice(this.#templates)!;
@@ -123,15 +137,19 @@ export class PromptMaker {
 	#titles(count: number, longest: number): number[][] {
 		const r = this.#random;
 		// Half of the catalogues share words between titles, as real ones do.
-		const pool = r.uniform() < 0.5 ? Array.from({ length: 20 + r.int(380) }, () => r.choice(this.#words)!) : undefined;
+		const pool =
+			r.uniform() < 0.5 ? Array.from({ length: 20 + r.int(380) }, () => r.choice(this.#words)!) : undefined;
 		const seen = new Set<string>();
 		const titles: number[][] = [];
 		while (titles.length < count) {
 			const length = r.uniform() < 0.9 ? Math.min(1 + geometric(r, 0.28), longest) : 1 + r.int(longest);
 			const pooled = pool && r.uniform() < 0.8 ? pool : undefined;
-			const title = Array.from({ length }, () => (pooled ? pooled[zipf(r, pooled.length)]! : r.choice(this.#words)!));
+			const title = Array.from({ length }, () =>
+				pooled ? pooled[zipf(r, pooled.length)]! : r.choice(this.#words)!,
+			);
 			if (r.uniform() < 0.1 && length > 1) title[r.int(length)] = r.choice(this.#wording)!;
-			if (r.uniform() < 0.1 && this.#marks.closers.length > 1) title[length - 1] = r.choice(this.#marks.closers.slice(1))!;
+			if (r.uniform() < 0.1 && this.#marks.closers.length > 1)
+				title[length - 1] = r.choice(this.#marks.closers.slice(1))!;
 			if (!this.#marks.closers.includes(title.at(-1)!)) title.push(this.#marks.closers[0]!);
 			if (title.length === 1 || seen.has(title.join())) continue;
 			seen.add(title.join());
@@ -140,20 +158,27 @@ export class PromptMaker {
 		return titles;
 	}
 
-	#vectors(history: number, candidates: number, target: number, rho: number): { user: Float64Array; history: Float64Array[]; candidates: Float64Array[] } {
+	#vectors(
+		history: number,
+		candidates: number,
+		target: number,
+		rho: number,
+	): { user: Float64Array; history: Float64Array[]; candidates: Float64Array[] } {
 		const r = this.#random;
 		const D = this.#size;
 		const kind = r.uniform();
 		const k = kind < 0.4 ? D : 20 + r.int(45);
 		const drawn = () => unit(normal(r, k));
-		const mix = (a: Float64Array, share: number) => add(scaled(a, share), scaled(drawn(), Math.sqrt(1 - share * share)));
+		const mix = (a: Float64Array, share: number) =>
+			add(scaled(a, share), scaled(drawn(), Math.sqrt(1 - share * share)));
 		let c = Array.from({ length: candidates }, drawn);
 		let u = unit(mix(c[target]!, rho));
 		let h = Array.from({ length: history }, () => mix(u, between(r, 0, 0.9)));
 		if (kind >= 0.4) {
 			const A = kind < 0.6 ? matrix(r, k, D, 1 / Math.sqrt(D)) : matrix(r, k, D, 1);
 			const B = kind < 0.6 ? undefined : matrix(r, D, D, 1 / Math.sqrt(D));
-			const map = (x: Float64Array) => (B ? times(rectified(standardised(times(x, A, D))), B, D) : times(x, A, D));
+			const map = (x: Float64Array) =>
+				B ? times(rectified(standardised(times(x, A, D))), B, D) : times(x, A, D);
 			c = c.map(map);
 			u = map(u);
 			h = h.map(map);

@@ -5,8 +5,8 @@
 
 #include "tape.h"
 
-// The differentiable ops models are written with. Shapes: T tokens or rows, C width. Each allocates its output in the
-// tape's arena and records its backward when an input wants a gradient.
+// The differentiable ops models are written with. Shapes: T tokens or rows, C width. Each allocates its
+// output in the tape's arena and records its backward when an input wants a gradient.
 namespace allmrec::ops {
 
 // y (T, out) = act(x (T, in) · Wᵀ + b + residual); act NONE or RELU. bias and residual may be empty.
@@ -90,16 +90,17 @@ Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Para
 
 // Loss terms. Each adds weight · loss to the tape's total and leaves its gradient at once.
 // scale · Σ w_i · BCE(logit_i, target); row_weights (T) or empty.
-void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float target, float scale, float weight,
-              const float* row_weights = nullptr);
+void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float target, float scale,
+              float weight, const float* row_weights = nullptr);
 // Mean over all elements.
 void mse_loss(Tape& tape, const std::string& name, const Tensor& a, const Tensor& b, float weight);
 // −scale · Σ log softmax(logits)[target]; target −1 is ignored.
-void cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& logits, const IntTensor& targets, float scale,
-                        float weight);
+void cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& logits, const IntTensor& targets,
+                        float scale, float weight);
 // The same for logits = x · Wᵀ that are too many to keep: computed, used and dropped in blocks of rows.
-void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& x, ParameterView weight_matrix,
-                               const IntTensor& targets, float scale, float weight);
+void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& x,
+                               ParameterView weight_matrix, const IntTensor& targets, float scale,
+                               float weight);
 // Σ x · w: what the gradient fixtures use.
 void weighted_sum_loss(Tape& tape, const std::string& name, const Tensor& x, const Tensor& w, float weight);
 

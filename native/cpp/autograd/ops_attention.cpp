@@ -64,8 +64,8 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
     b.forward = a;
     b.d_out = dy;
     b.ld_dout = y.cols;
-    // One flag covers all three gradients, so a target that is new beside one that is not starts from zero. An input
-    // without a gradient (keys of a frozen cache) gets a scratch of its own.
+    // One flag covers all three gradients, so a target that is new beside one that is not starts from zero.
+    // An input without a gradient (keys of a frozen cache) gets a scratch of its own.
     auto target = [&tape](const Tensor& t) {
       return t.variable >= 0 ? tape.grad_target(t) : Tape::Grad{tape.tensor(t.rows, t.cols).data, 0};
     };

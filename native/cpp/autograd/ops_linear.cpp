@@ -9,8 +9,8 @@ struct Matrix {
 };
 
 // Y (T, out) at `y` = act(x · Wᵀ + b + residual)
-void forward(Device& device, const Tensor& x, const ParameterView& w, const ParameterView& b, float* y, int64_t ldy,
-             int activation, const Tensor* residual) {
+void forward(Device& device, const Tensor& x, const ParameterView& w, const ParameterView& b, float* y,
+             int64_t ldy, int activation, const Tensor* residual) {
   allmrec_gemm_args g{};
   g.m = x.rows;
   g.n = w.rows;
@@ -78,11 +78,14 @@ void expect_width(const Tensor& x, const ParameterView& w) {
                                          std::to_string(x.cols));
 }
 
-bool trainable(const ParameterView& w, const ParameterView& b) { return w.grad() || (b && b.grad()); }
+bool trainable(const ParameterView& w, const ParameterView& b) {
+  return w.grad() || (b && b.grad());
+}
 
 }  // namespace
 
-Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int activation, const Tensor* residual) {
+Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int activation,
+              const Tensor* residual) {
   expect_width(x, w);
   Tensor y = tape.tensor(x.rows, w.rows);
   forward(tape.device(), x, w, b, y.data, y.cols, activation, residual);
@@ -92,7 +95,8 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int
   tape.record([&tape, x, w, b, y, r, activation] {
     float* dy = tape.grad(y);
     if (dy == nullptr) return;
-    if (activation != ALLMREC_ACT_NONE) tape.device().activation_backward({y.size(), activation, dy, y.data, dy, 0});
+    if (activation != ALLMREC_ACT_NONE)
+      tape.device().activation_backward({y.size(), activation, dy, y.data, dy, 0});
     backward(tape, x, w, b, dy, y.cols);
     if (tape.wants_grad(r)) tape.give_grad(r, dy);
   });
@@ -129,8 +133,8 @@ Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
 
 Tensor matmul_transposed(Tape& tape, const Tensor& a, const Tensor& b, float alpha) {
   Tensor y = tape.tensor(a.rows, b.rows);
-  auto gemm = [&tape, alpha](const float* x, int64_t ldx, int tx, const float* z, int64_t ldz, int tz, float* out,
-                             int64_t m, int64_t n, int64_t k, int accumulate) {
+  auto gemm = [&tape, alpha](const float* x, int64_t ldx, int tx, const float* z, int64_t ldz, int tz,
+                             float* out, int64_t m, int64_t n, int64_t k, int accumulate) {
     allmrec_gemm_args g{};
     g.m = m;
     g.n = n;

@@ -5,7 +5,8 @@
 namespace allmrec::ops {
 namespace {
 
-// Loss kernels overwrite d_logits; when another term has left a gradient there already, this one is added to it.
+// Loss kernels overwrite d_logits; when another term has left a gradient there already, this one is added to
+// it.
 template <typename Fn>
 void leave_gradient(Tape& tape, const Tensor& t, float weight, Fn&& compute) {
   if (!tape.wants_grad(t) || weight == 0.0f) {
@@ -24,8 +25,8 @@ void leave_gradient(Tape& tape, const Tensor& t, float weight, Fn&& compute) {
 
 }  // namespace
 
-void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float target, float scale, float weight,
-              const float* row_weights) {
+void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float target, float scale,
+              float weight, const float* row_weights) {
   const LossTerm term = tape.add_loss(name, weight);
   leave_gradient(tape, logits, weight, [&](float* d_logits) {
     allmrec_bce_args a{};
@@ -61,8 +62,8 @@ void mse_loss(Tape& tape, const std::string& name, const Tensor& a, const Tensor
   tape.device().mse(m);
 }
 
-void cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& logits, const IntTensor& targets, float scale,
-                        float weight) {
+void cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& logits, const IntTensor& targets,
+                        float scale, float weight) {
   const LossTerm term = tape.add_loss(name, weight);
   leave_gradient(tape, logits, weight, [&](float* d_logits) {
     allmrec_cross_entropy_args a{};

@@ -7,7 +7,8 @@ Tensor layer_norm(Tape& tape, const Tensor& x, Parameter& gamma, Parameter& beta
   const bool wanted = tape.wants_grad(x) || (tape.recording() && gamma.trainable());
   float* mean = wanted ? tape.tensor(1, x.rows).data : nullptr;
   float* rstd = wanted ? tape.tensor(1, x.rows).data : nullptr;
-  tape.device().layer_norm({x.rows, x.cols, x.data, gamma.value.data, beta.value.data, eps, y.data, mean, rstd});
+  tape.device().layer_norm(
+      {x.rows, x.cols, x.data, gamma.value.data, beta.value.data, eps, y.data, mean, rstd});
   if (!wanted) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, mean, rstd, &gamma, &beta] {
@@ -40,12 +41,14 @@ Tensor activation(Tape& tape, int kind, const Tensor& x) {
   tape.device().activation({x.size(), kind, x.data, y.data});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  const bool from_output = kind == ALLMREC_ACT_RELU || kind == ALLMREC_ACT_SIGMOID || kind == ALLMREC_ACT_TANH;
+  const bool from_output =
+      kind == ALLMREC_ACT_RELU || kind == ALLMREC_ACT_SIGMOID || kind == ALLMREC_ACT_TANH;
   tape.record([&tape, x, y, kind, from_output] {
     const float* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().activation_backward({x.size(), kind, dy, from_output ? y.data : x.data, dx.data, dx.accumulate});
+    tape.device().activation_backward(
+        {x.size(), kind, dy, from_output ? y.data : x.data, dx.data, dx.accumulate});
   });
   return y;
 }

@@ -9,8 +9,8 @@
 
 namespace allmrec {
 
-// A weight: its name in the checkpoint, its shape there, and its value as a matrix (leading axis × the rest; a
-// vector is one row). `grad` is null while frozen.
+// A weight: its name in the checkpoint, its shape there, and its value as a matrix (leading axis × the rest;
+// a vector is one row). `grad` is null while frozen.
 struct Parameter {
   std::string name;
   std::vector<int64_t> shape;
@@ -27,7 +27,8 @@ struct ParameterView {
   int64_t rows = 0;
 
   ParameterView() = default;
-  ParameterView(Parameter* p) : parameter(p), row(0), rows(p ? length(p) : 0) {}  // NOLINT: a parameter is its own view
+  ParameterView(Parameter* p)
+      : parameter(p), row(0), rows(p ? length(p) : 0) {}  // NOLINT: a parameter is its own view
   ParameterView(Parameter* p, int64_t first, int64_t count) : parameter(p), row(first), rows(count) {}
 
   explicit operator bool() const { return parameter != nullptr; }

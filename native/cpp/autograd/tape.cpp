@@ -29,7 +29,9 @@ Tensor Tape::from_host(const float* values, int64_t rows, int64_t cols) {
   return t;
 }
 
-IntTensor Tape::ints(const std::vector<int32_t>& values) { return ints(values.data(), static_cast<int64_t>(values.size())); }
+IntTensor Tape::ints(const std::vector<int32_t>& values) {
+  return ints(values.data(), static_cast<int64_t>(values.size()));
+}
 
 IntTensor Tape::ints(const int32_t* values, int64_t n) {
   IntTensor t;
@@ -94,6 +96,8 @@ std::map<std::string, double> Tape::read_losses() {
   return result;
 }
 
-allmrec_dropout Tape::dropout(float p) { return {recording_ ? p : 0.0f, seed_, stream_++}; }
+allmrec_dropout Tape::dropout(float p) {
+  return {recording_ ? p : 0.0f, seed_, stream_++};
+}
 
 }  // namespace allmrec

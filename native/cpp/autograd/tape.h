@@ -13,8 +13,8 @@
 
 namespace allmrec {
 
-// One named term of a loss. The device scalar holds factor · loss, and the total takes weight · loss; the two differ
-// only for a weight of zero, whose term is still reported.
+// One named term of a loss. The device scalar holds factor · loss, and the total takes weight · loss; the two
+// differ only for a weight of zero, whose term is still reported.
 struct LossTerm {
   std::string name;
   float* value;
@@ -22,8 +22,8 @@ struct LossTerm {
   float factor;
 };
 
-// Records what a step's backward has to do. Models are written forward only: every op that has an input with a
-// gradient appends its backward here. Without recording, ops only compute.
+// Records what a step's backward has to do. Models are written forward only: every op that has an input with
+// a gradient appends its backward here. Without recording, ops only compute.
 class Tape {
  public:
   // step: the number of this step within the run; with the seed it decides every dropout mask of the step.
@@ -57,7 +57,8 @@ class Tape {
     if (recording_) backward_.push_back(std::move(backward));
   }
 
-  // Hands the finished gradient of an output on to an input that takes it unchanged; `data` must not be used after.
+  // Hands the finished gradient of an output on to an input that takes it unchanged; `data` must not be used
+  // after.
   void give_grad(const Tensor& t, float* data);
 
   // A scalar loss term; the loss ops call it.
@@ -66,7 +67,8 @@ class Tape {
   // Runs the recorded backwards in reverse. Loss ops have left their gradients already.
   void backward();
 
-  // Unweighted loss terms by name, terms of one name added, and their weighted sum as "loss". Waits for the device.
+  // Unweighted loss terms by name, terms of one name added, and their weighted sum as "loss". Waits for the
+  // device.
   std::map<std::string, double> read_losses();
 
   allmrec_dropout dropout(float p);  // a fresh stream; p = 0 when not recording

@@ -7,8 +7,8 @@
  *
  * Letters: T packed tokens, B sequences, C hidden width, H heads, D head width (C = H·D), V vocabulary,
  * R rows, N columns. All matrices are row-major; `ld*` is the distance between rows in elements. Pointers
- * are device pointers unless their name says host. Arithmetic accumulates in float32 (sums of losses and norms
- * in float64). `accumulate` = 1 adds to the output, 0 overwrites it (whatever it held, NaN included).
+ * are device pointers unless their name says host. Arithmetic accumulates in float32 (sums of losses and
+ * norms in float64). `accumulate` = 1 adds to the output, 0 overwrites it (whatever it held, NaN included).
  * Sizes of zero are valid everywhere and do nothing (outputs of a reduction over nothing are zero).
  */
 #ifndef ALLMREC_BACKEND_H
@@ -52,8 +52,9 @@ typedef enum {
 } allmrec_activation;
 
 /* Counter-based randomness: Philox4x32-10, key = seed, counter = (element / 8, stream); element e takes the
- * 16 bits number e % 8 of the 128 (low half of word 0, high half of word 0, low half of word 1, …). An element
- * is KEPT when its 16 bits >= round(p · 65536), and scaled by 1 / (1 − p). The same bits on every back end. */
+ * 16 bits number e % 8 of the 128 (low half of word 0, high half of word 0, low half of word 1, …). An
+ * element is KEPT when its 16 bits >= round(p · 65536), and scaled by 1 / (1 − p). The same bits on every
+ * back end. */
 typedef struct {
   float p; /* 0 = no dropout */
   uint64_t seed;
@@ -124,18 +125,18 @@ typedef struct {
 /* Attention over packed sequences. Sequence s owns query rows [q_offsets[s], q_offsets[s+1]) of q/out and key
  * rows kv_start[s] … kv_start[s] + kv_len[s] − 1 of k/v. Query row t sees the keys (relative to its kv_start)
  *     [0, prefix[t])  and  [own_begin[t], own_end[t]),   prefix[t] <= own_begin[t] <= own_end[t] <= kv_len.
- * prefix may be NULL (all zero). Causal: own = [0, i + 1); full: own = [0, kv_len); a candidate behind a shared
- * prompt of length P: prefix = P, own = [candidate's start, i + 1); decoding from a cache: own = [0, kv_len).
- * A row that sees nothing gives zeros. Head h uses columns [h·D, (h+1)·D) of q, k, v, out.
+ * prefix may be NULL (all zero). Causal: own = [0, i + 1); full: own = [0, kv_len); a candidate behind a
+ * shared prompt of length P: prefix = P, own = [candidate's start, i + 1); decoding from a cache: own = [0,
+ * kv_len). A row that sees nothing gives zeros. Head h uses columns [h·D, (h+1)·D) of q, k, v, out.
  *
- * Virtual padding: when pad_k is not NULL, each query of sequence s sees pad_count[s] further keys, all equal to
- * pad_k / pad_v (H·D): their scores are one score plus log(pad_count).
+ * Virtual padding: when pad_k is not NULL, each query of sequence s sees pad_count[s] further keys, all equal
+ * to pad_k / pad_v (H·D): their scores are one score plus log(pad_count).
  *
  * Dropout on the attention weights: element of (query row t, head h, key j relative to kv_start) is
  * ((t · H + h) · drop_columns + pad_count[s] + j), the virtual padding keys having the elements
- * (t · H + h) · drop_columns + 0 … pad_count[s] − 1; drop_columns >= max(pad_count + kv_len). The padding's weight is
- * multiplied by (number kept) / (1 − p), every other by 0 or 1 / (1 − p).
- * lse (T, H): log-sum-exp of the scaled scores before dropout, padding included; may be NULL for inference. */
+ * (t · H + h) · drop_columns + 0 … pad_count[s] − 1; drop_columns >= max(pad_count + kv_len). The padding's
+ * weight is multiplied by (number kept) / (1 − p), every other by 0 or 1 / (1 − p). lse (T, H): log-sum-exp
+ * of the scaled scores before dropout, padding included; may be NULL for inference. */
 typedef struct {
   int64_t num_sequences, tokens; /* B, T = q_offsets[B] */
   int32_t heads, head_dim;
@@ -162,9 +163,9 @@ typedef struct {
   float* lse;
 } allmrec_attention_args;
 
-/* Gradients of the above: `forward` holds its arguments (out and lse as it left them). dq, dk, dv have their own
- * row distances; they are overwritten (accumulate 0) or added to. d_pad_k / d_pad_v (H·D) NULL when not needed;
- * always added to. */
+/* Gradients of the above: `forward` holds its arguments (out and lse as it left them). dq, dk, dv have their
+ * own row distances; they are overwritten (accumulate 0) or added to. d_pad_k / d_pad_v (H·D) NULL when not
+ * needed; always added to. */
 typedef struct {
   allmrec_attention_args forward;
   const float* d_out;
@@ -180,8 +181,8 @@ typedef struct {
   float* d_pad_v;
 } allmrec_attention_backward_args;
 
-/* y = act(x). Backward: dx (+)= dy · act'(·), where `saved` is the INPUT x for GELU, GELU_TANH and LEAKY_RELU and the
- * OUTPUT y for RELU, SIGMOID and TANH. */
+/* y = act(x). Backward: dx (+)= dy · act'(·), where `saved` is the INPUT x for GELU, GELU_TANH and LEAKY_RELU
+ * and the OUTPUT y for RELU, SIGMOID and TANH. */
 typedef struct {
   int64_t n;
   int32_t kind;
@@ -218,7 +219,8 @@ typedef struct {
   int32_t accumulate;
 } allmrec_mul_args;
 
-/* y (+)= x · mask / (1 − p) + residual. residual NULL or (n). Backward is the same call on dy. x may alias y. */
+/* y (+)= x · mask / (1 − p) + residual. residual NULL or (n). Backward is the same call on dy. x may alias y.
+ */
 typedef struct {
   int64_t n;
   allmrec_dropout dropout;
@@ -228,8 +230,9 @@ typedef struct {
   int32_t accumulate;
 } allmrec_dropout_args;
 
-/* out[t] = scale · row + positions[position_ids[t]] + constant, row = ids[t] >= 0 ? table[ids[t]] : soft[−ids[t] − 1].
- * table may be F32, F16 or BF16; soft (S, C), positions (P, C) and constant (C) may be NULL. Then dropout on the sum. */
+/* out[t] = scale · row + positions[position_ids[t]] + constant, row = ids[t] >= 0 ? table[ids[t]] :
+ * soft[−ids[t] − 1]. table may be F32, F16 or BF16; soft (S, C), positions (P, C) and constant (C) may be
+ * NULL. Then dropout on the sum. */
 typedef struct {
   int64_t tokens, cols;
   const int32_t* ids;
@@ -285,7 +288,8 @@ typedef struct {
   int32_t accumulate;
 } allmrec_segment_mean_args;
 
-/* out[i] = scale · <a_i, b_i>. Backward: da_i (+)= scale · g_i · b_i, db_i (+)= scale · g_i · a_i, each NULL if unneeded. */
+/* out[i] = scale · <a_i, b_i>. Backward: da_i (+)= scale · g_i · b_i, db_i (+)= scale · g_i · a_i, each NULL
+ * if unneeded. */
 typedef struct {
   int64_t rows, cols;
   const float* a;
@@ -306,8 +310,9 @@ typedef struct {
   int32_t accumulate_b;
 } allmrec_row_dot_backward_args;
 
-/* loss[0] (+)= scale · Σ_i w_i · (softplus(x_i) − y_i · x_i); dx_i = scale · w_i · (σ(x_i) − y_i) (overwritten; NULL ok).
- * targets NULL: every target equals `target`. weights NULL: ones. Stable for large |x|. */
+/* loss[0] (+)= scale · Σ_i w_i · (softplus(x_i) − y_i · x_i); dx_i = scale · w_i · (σ(x_i) − y_i)
+ * (overwritten; NULL ok). targets NULL: every target equals `target`. weights NULL: ones. Stable for large
+ * |x|. */
 typedef struct {
   int64_t n;
   const float* logits;
@@ -320,7 +325,8 @@ typedef struct {
   float* d_logits;
 } allmrec_bce_args;
 
-/* loss[0] (+)= scale · Σ (a − b)²; da (+)= 2·scale·(a − b), db (+)= −2·scale·(a − b); da, db NULL when not needed. */
+/* loss[0] (+)= scale · Σ (a − b)²; da (+)= 2·scale·(a − b), db (+)= −2·scale·(a − b); da, db NULL when not
+ * needed. */
 typedef struct {
   int64_t n;
   const float* a;
@@ -335,8 +341,8 @@ typedef struct {
 } allmrec_mse_args;
 
 /* Rows of logits (R, V), row distance ld. targets (R), −1 = ignored row (contributes nothing, gradient zero).
- * log_prob (R) = logits[target] − logsumexp, 0 for ignored; loss[0] (+)= −scale · Σ log_prob; both may be NULL.
- * d_logits NULL or (R, V), may alias logits: scale · (softmax − onehot). */
+ * log_prob (R) = logits[target] − logsumexp, 0 for ignored; loss[0] (+)= −scale · Σ log_prob; both may be
+ * NULL. d_logits NULL or (R, V), may alias logits: scale · (softmax − onehot). */
 typedef struct {
   int64_t rows, cols;
   const float* logits;
@@ -377,8 +383,8 @@ typedef struct {
   int32_t accumulate;
 } allmrec_sum_args;
 
-/* The k largest of each row, descending; ties by the lower column. Fewer than k columns: indices −1, values −inf.
- * exclude: CSR of columns to leave out per row (offsets R + 1, ascending columns), or NULL. */
+/* The k largest of each row, descending; ties by the lower column. Fewer than k columns: indices −1, values
+ * −inf. exclude: CSR of columns to leave out per row (offsets R + 1, ascending columns), or NULL. */
 typedef struct {
   int64_t rows, cols;
   const float* scores;
@@ -415,8 +421,8 @@ typedef struct {
   float* d_b_hh;
 } allmrec_gru_backward_args;
 
-/* Adam as torch.optim.Adam: m, v in float32; step counts from 1; g is multiplied by grad_scale first (clipping);
- * weight_decay is L2 added to the gradient. zero_grad clears g in the same pass. */
+/* Adam as torch.optim.Adam: m, v in float32; step counts from 1; g is multiplied by grad_scale first
+ * (clipping); weight_decay is L2 added to the gradient. zero_grad clears g in the same pass. */
 typedef struct {
   float* param;
   float* grad;
@@ -442,8 +448,8 @@ typedef struct {
   float* out;
 } allmrec_squared_norm_args;
 
-/* x = low + (high − low)·u, u in [0, 1) of 24 bits; or normal(mean, std) by Box–Muller. Element e takes word e % 4 of
- * Philox4x32-10 with key seed and counter (e / 4, stream); normals take word pairs (2i, 2i + 1). */
+/* x = low + (high − low)·u, u in [0, 1) of 24 bits; or normal(mean, std) by Box–Muller. Element e takes word
+ * e % 4 of Philox4x32-10 with key seed and counter (e / 4, stream); normals take word pairs (2i, 2i + 1). */
 typedef struct {
   int64_t n;
   uint64_t seed, stream;
@@ -484,8 +490,10 @@ typedef struct allmrec_backend {
   uint32_t struct_size;
   const char* name; /* "cpu", "cuda", "cudaemu" */
 
-  /* threads: 0 = as many as the machine has. reason (capacity `reason_size`) gets a code and a sentence on failure. */
-  allmrec_status (*open)(int32_t index, int32_t threads, allmrec_device** out, char* reason, size_t reason_size);
+  /* threads: 0 = as many as the machine has. reason (capacity `reason_size`) gets a code and a sentence on
+   * failure. */
+  allmrec_status (*open)(int32_t index, int32_t threads, allmrec_device** out, char* reason,
+                         size_t reason_size);
   void (*close)(allmrec_device*);
   const char* (*last_error)(allmrec_device*);
   allmrec_status (*info)(allmrec_device*, allmrec_device_info* out);
@@ -498,39 +506,39 @@ typedef struct allmrec_backend {
   allmrec_status (*fill)(allmrec_device*, float* x, int64_t n, float value);
   allmrec_status (*synchronize)(allmrec_device*);
 
-#define ALLMREC_OPS(X)                                             \
-  X(gemm, allmrec_gemm_args)                                       \
-  X(column_sum, allmrec_column_sum_args)                           \
-  X(layer_norm, allmrec_layer_norm_args)                           \
-  X(layer_norm_backward, allmrec_layer_norm_backward_args)         \
-  X(attention, allmrec_attention_args)                             \
-  X(attention_backward, allmrec_attention_backward_args)           \
-  X(activation, allmrec_activation_args)                           \
-  X(activation_backward, allmrec_activation_backward_args)         \
-  X(add, allmrec_add_args)                                         \
-  X(mul, allmrec_mul_args)                                         \
-  X(dropout, allmrec_dropout_args)                                 \
-  X(embedding, allmrec_embedding_args)                             \
-  X(embedding_backward, allmrec_embedding_backward_args)           \
-  X(gather_rows, allmrec_rows_args)                                \
-  X(scatter_add_rows, allmrec_rows_args)                           \
-  X(segment_mean, allmrec_segment_mean_args)                       \
-  X(segment_mean_backward, allmrec_segment_mean_args)              \
-  X(row_dot, allmrec_row_dot_args)                                 \
-  X(row_dot_backward, allmrec_row_dot_backward_args)               \
-  X(bce, allmrec_bce_args)                                         \
-  X(mse, allmrec_mse_args)                                         \
-  X(cross_entropy, allmrec_cross_entropy_args)                     \
-  X(l2_normalize, allmrec_l2_normalize_args)                       \
-  X(l2_normalize_backward, allmrec_l2_normalize_backward_args)     \
-  X(sum, allmrec_sum_args)                                         \
-  X(top_k, allmrec_top_k_args)                                     \
-  X(gru, allmrec_gru_args)                                         \
-  X(gru_backward, allmrec_gru_backward_args)                       \
-  X(adam, allmrec_adam_args)                                       \
-  X(squared_norm, allmrec_squared_norm_args)                       \
-  X(random, allmrec_random_args)                                   \
-  X(copy_2d, allmrec_copy_2d_args)                                 \
+#define ALLMREC_OPS(X)                                         \
+  X(gemm, allmrec_gemm_args)                                   \
+  X(column_sum, allmrec_column_sum_args)                       \
+  X(layer_norm, allmrec_layer_norm_args)                       \
+  X(layer_norm_backward, allmrec_layer_norm_backward_args)     \
+  X(attention, allmrec_attention_args)                         \
+  X(attention_backward, allmrec_attention_backward_args)       \
+  X(activation, allmrec_activation_args)                       \
+  X(activation_backward, allmrec_activation_backward_args)     \
+  X(add, allmrec_add_args)                                     \
+  X(mul, allmrec_mul_args)                                     \
+  X(dropout, allmrec_dropout_args)                             \
+  X(embedding, allmrec_embedding_args)                         \
+  X(embedding_backward, allmrec_embedding_backward_args)       \
+  X(gather_rows, allmrec_rows_args)                            \
+  X(scatter_add_rows, allmrec_rows_args)                       \
+  X(segment_mean, allmrec_segment_mean_args)                   \
+  X(segment_mean_backward, allmrec_segment_mean_args)          \
+  X(row_dot, allmrec_row_dot_args)                             \
+  X(row_dot_backward, allmrec_row_dot_backward_args)           \
+  X(bce, allmrec_bce_args)                                     \
+  X(mse, allmrec_mse_args)                                     \
+  X(cross_entropy, allmrec_cross_entropy_args)                 \
+  X(l2_normalize, allmrec_l2_normalize_args)                   \
+  X(l2_normalize_backward, allmrec_l2_normalize_backward_args) \
+  X(sum, allmrec_sum_args)                                     \
+  X(top_k, allmrec_top_k_args)                                 \
+  X(gru, allmrec_gru_args)                                     \
+  X(gru_backward, allmrec_gru_backward_args)                   \
+  X(adam, allmrec_adam_args)                                   \
+  X(squared_norm, allmrec_squared_norm_args)                   \
+  X(random, allmrec_random_args)                               \
+  X(copy_2d, allmrec_copy_2d_args)                             \
   X(cast, allmrec_cast_args)
 
 #define ALLMREC_DECLARE(op, args) allmrec_status (*op)(allmrec_device*, const args*);

@@ -6,7 +6,9 @@ namespace allmrec {
 
 Device::Device(const allmrec_backend* table, allmrec_device* handle) : table_(table), handle_(handle) {}
 
-Device::~Device() { table_->close(handle_); }
+Device::~Device() {
+  table_->close(handle_);
+}
 
 std::shared_ptr<Device> Device::open(const std::string& name, int threads) {
   const allmrec_backend* table = find_backend(name);
@@ -55,7 +57,9 @@ void* Device::alloc(size_t bytes) {
   return memory;
 }
 
-void Device::free(void* memory) noexcept { table_->free(handle_, memory); }
+void Device::free(void* memory) noexcept {
+  table_->free(handle_, memory);
+}
 
 void Device::upload(void* dst, const void* host_src, size_t bytes) {
   if (bytes) check(table_->upload(handle_, dst, host_src, bytes), "upload");
@@ -73,7 +77,9 @@ void Device::fill(float* x, int64_t n, float value) {
   if (n) check(table_->fill(handle_, x, n, value), "fill");
 }
 
-void Device::synchronize() { check(table_->synchronize(handle_), "synchronize"); }
+void Device::synchronize() {
+  check(table_->synchronize(handle_), "synchronize");
+}
 
 void Device::check(allmrec_status status, const char* op) {
   if (status == ALLMREC_OK) return;

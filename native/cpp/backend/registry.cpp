@@ -11,14 +11,15 @@
 namespace allmrec {
 namespace {
 
-// A plug-in is opened once per process, with its symbols kept to itself, and never closed: a driver's threads and
-// handlers may outlive any owner we could name.
+// A plug-in is opened once per process, with its symbols kept to itself, and never closed: a driver's threads
+// and handlers may outlive any owner we could name.
 BackendEntry load_plugin(const std::string& name, const char* variable) {
   BackendEntry entry;
   entry.name = name;
   const char* path = std::getenv(variable);
   if (path == nullptr || *path == '\0') {
-    entry.reason = "no_library: no " + name + " back end is installed; " + variable + " may name its library.";
+    entry.reason =
+        "no_library: no " + name + " back end is installed; " + variable + " may name its library.";
     return entry;
   }
   void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
@@ -34,8 +35,8 @@ BackendEntry load_plugin(const std::string& name, const char* variable) {
   const allmrec_backend* table = entry_point();
   if (table == nullptr || table->abi_version != ALLMREC_BACKEND_ABI || table->struct_size != sizeof(*table)) {
     entry.reason = std::string("wrong_version: ") + path + " speaks version " +
-                   (table ? std::to_string(table->abi_version) : "none") + " of the op table, this build version " +
-                   std::to_string(ALLMREC_BACKEND_ABI) + ".";
+                   (table ? std::to_string(table->abi_version) : "none") +
+                   " of the op table, this build version " + std::to_string(ALLMREC_BACKEND_ABI) + ".";
     return entry;
   }
   entry.table = table;

@@ -8,9 +8,9 @@
 
 namespace allmrec {
 
-// Memory of one step: bump allocation, released all at once by `reset`. The first steps may take several blocks, each
-// as large as those before it together; `reset` then joins them into one of their total size, so that later steps of
-// that size allocate nothing.
+// Memory of one step: bump allocation, released all at once by `reset`. The first steps may take several
+// blocks, each as large as those before it together; `reset` then joins them into one of their total size, so
+// that later steps of that size allocate nothing.
 class Arena {
  public:
   explicit Arena(std::shared_ptr<Device> device) : device_(std::move(device)) {}

@@ -6,7 +6,9 @@ namespace allmrec {
 
 Alignment::Alignment(std::shared_ptr<Device> device, const AlignmentConfig& config)
     : config_(config), parameters_(std::move(device)) {
-  auto add = [this](const std::string& name, std::vector<int64_t> shape) { return &parameters_.add(name, std::move(shape)); };
+  auto add = [this](const std::string& name, std::vector<int64_t> shape) {
+    return &parameters_.add(name, std::move(shape));
+  };
   item_enc_w_ = add("mlp.fc1.weight", {config.joint_size, config.item_size});
   item_enc_b_ = add("mlp.fc1.bias", {config.joint_size});
   item_dec_w_ = add("mlp.fc2.weight", {config.item_size, config.joint_size});
@@ -19,7 +21,8 @@ Alignment::Alignment(std::shared_ptr<Device> device, const AlignmentConfig& conf
 
 void Alignment::initialise(uint64_t seed) {
   // PyTorch's default for a linear layer: weight and bias uniform in ±1/√fan_in.
-  for (Parameter* p : {item_enc_w_, item_enc_b_, item_dec_w_, item_dec_b_, text_enc_w_, text_enc_b_, text_dec_w_, text_dec_b_}) {
+  for (Parameter* p : {item_enc_w_, item_enc_b_, item_dec_w_, item_dec_b_, text_enc_w_, text_enc_b_,
+                       text_dec_w_, text_dec_b_}) {
     const bool encoder = p->name.find("fc1") != std::string::npos;
     const bool item = p->name.rfind("mlp.", 0) == 0;
     const int fan_in = encoder ? (item ? config_.item_size : config_.text_size) : config_.joint_size;
@@ -47,21 +50,23 @@ Tensor Alignment::decode_texts(Tape& tape, const Tensor& latents) {
   return ops::linear(tape, latents, text_dec_w_, text_dec_b_);
 }
 
-void Alignment::losses(Tape& tape, const Tensor& users, const Tensor& positive_items, const Tensor& negative_items,
-                       const Tensor& positive_texts, const Tensor& negative_texts) {
+void Alignment::losses(Tape& tape, const Tensor& users, const Tensor& positive_items,
+                       const Tensor& negative_items, const Tensor& positive_texts,
+                       const Tensor& negative_texts) {
   const float rows = static_cast<float>(users.rows);
   const float dot_scale = config_.reference_compat ? 1.0f / static_cast<float>(config_.item_size) : 1.0f;
   auto side = [&](const Tensor& items, const Tensor& texts, bool positive) {
     const Tensor e = encode_items(tape, items);
     const Tensor decoded = decode_items(tape, e);
     const Tensor logits = ops::row_dot(tape, users, decoded, dot_scale);
-    ops::bce_loss(tape, "recommendation", logits, positive ? 1.0f : 0.0f, 1.0f / rows, config_.recommendation_weight);
+    ops::bce_loss(tape, "recommendation", logits, positive ? 1.0f : 0.0f, 1.0f / rows,
+                  config_.recommendation_weight);
     if (!positive && !config_.reference_compat) return;
     const Tensor q = encode_texts(tape, texts);
     ops::mse_loss(tape, "matching", e, q, config_.matching_weight);
     ops::mse_loss(tape, "itemReconstruction", decoded, items, config_.item_reconstruction_weight);
-    ops::mse_loss(tape, "textReconstruction", decode_texts(tape, q), config_.reference_compat ? ops::detach(texts) : texts,
-                  config_.text_reconstruction_weight);
+    ops::mse_loss(tape, "textReconstruction", decode_texts(tape, q),
+                  config_.reference_compat ? ops::detach(texts) : texts, config_.text_reconstruction_weight);
   };
   side(positive_items, positive_texts, true);
   side(negative_items, negative_texts, false);
@@ -73,24 +78,27 @@ AlignmentTrainer::AlignmentTrainer(Alignment& alignment, SentenceEncoder* encode
       encoder_(encoder),
       seed_(seed),
       arena_(alignment.parameters().device()),
-      adam_(alignment.parameters().device(),
-            [&] {
-              alignment.parameters().set_trainable(true);
-              std::vector<Parameter*> parameters = alignment.parameters().trainable();
-              if (encoder) encoder->parameters().set_trainable(train_encoder);
-              if (encoder && train_encoder)
-                for (Parameter* p : encoder->parameters().trainable()) parameters.push_back(p);
-              return parameters;
-            }(),
-            options) {}
+      adam_(
+          alignment.parameters().device(),
+          [&] {
+            alignment.parameters().set_trainable(true);
+            std::vector<Parameter*> parameters = alignment.parameters().trainable();
+            if (encoder) encoder->parameters().set_trainable(train_encoder);
+            if (encoder && train_encoder)
+              for (Parameter* p : encoder->parameters().trainable()) parameters.push_back(p);
+            return parameters;
+          }(),
+          options) {}
 
-std::map<std::string, double> AlignmentTrainer::forward(Tape& tape, const AlignmentBatch& batch, bool backward) {
+std::map<std::string, double> AlignmentTrainer::forward(Tape& tape, const AlignmentBatch& batch,
+                                                        bool backward) {
   const int64_t d = alignment_.config().item_size, dt = alignment_.config().text_size;
   const int64_t rows = static_cast<int64_t>(batch.users.size()) / d;
   auto matrix = [&](const std::vector<float>& values, int64_t cols) {
     if (static_cast<int64_t>(values.size()) != rows * cols)
-      throw Error(ErrorCode::invalid_argument, "Stage 1 batch: expected " + std::to_string(rows) + " rows of " +
-                                                   std::to_string(cols) + " numbers, got " + std::to_string(values.size()) + ".");
+      throw Error(ErrorCode::invalid_argument, "Stage 1 batch: expected " + std::to_string(rows) +
+                                                   " rows of " + std::to_string(cols) + " numbers, got " +
+                                                   std::to_string(values.size()) + ".");
     return tape.from_host(values.data(), rows, cols);
   };
   // The negative's text takes part in the authors' losses only.
@@ -106,20 +114,21 @@ std::map<std::string, double> AlignmentTrainer::forward(Tape& tape, const Alignm
     }
     const Tensor pooled = encoder_->pooled(tape, all);
     std::vector<int32_t> first(static_cast<size_t>(rows)), second(static_cast<size_t>(rows));
-    for (int64_t i = 0; i < rows; ++i) first[i] = static_cast<int32_t>(i), second[i] = static_cast<int32_t>(rows + i);
+    for (int64_t i = 0; i < rows; ++i)
+      first[i] = static_cast<int32_t>(i), second[i] = static_cast<int32_t>(rows + i);
     positive = both ? ops::gather_rows(tape, pooled, tape.ints(first)) : pooled;
     if (both) negative = ops::gather_rows(tape, pooled, tape.ints(second));
   } else {
     positive = matrix(batch.positive_texts, dt);
     if (both) negative = matrix(batch.negative_texts, dt);
   }
-  alignment_.losses(tape, matrix(batch.users, d), matrix(batch.positive_items, d), matrix(batch.negative_items, d), positive,
-                    negative);
+  alignment_.losses(tape, matrix(batch.users, d), matrix(batch.positive_items, d),
+                    matrix(batch.negative_items, d), positive, negative);
   if (backward) tape.backward();
   std::map<std::string, double> losses = tape.read_losses();
   if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "Stage 1's loss is not finite at step " + std::to_string(adam_.steps() + 1) +
-                                        "; lower the learning rate.");
+    throw Error(ErrorCode::numeric, "Stage 1's loss is not finite at step " +
+                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
   return losses;
 }
 

@@ -6,8 +6,8 @@
 
 namespace allmrec {
 
-ContrastiveTrainer::ContrastiveTrainer(SentenceEncoder& encoder, const AdamOptions& options, float temperature,
-                                       uint64_t seed)
+ContrastiveTrainer::ContrastiveTrainer(SentenceEncoder& encoder, const AdamOptions& options,
+                                       float temperature, uint64_t seed)
     : encoder_(encoder),
       temperature_(temperature),
       seed_(seed),
@@ -16,7 +16,8 @@ ContrastiveTrainer::ContrastiveTrainer(SentenceEncoder& encoder, const AdamOptio
 
 std::map<std::string, double> ContrastiveTrainer::step(const TokenBatch& texts) {
   if (texts.size() < 4 || texts.size() % 2 != 0)
-    throw Error(ErrorCode::invalid_argument, "A contrastive step needs an even number of texts, at least four.");
+    throw Error(ErrorCode::invalid_argument,
+                "A contrastive step needs an even number of texts, at least four.");
   arena_.reset();
   Device& device = *encoder_.parameters().device();
   Tape tape(device, arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
@@ -37,8 +38,8 @@ std::map<std::string, double> ContrastiveTrainer::step(const TokenBatch& texts) 
   tape.backward();
   std::map<std::string, double> losses = tape.read_losses();
   if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "The encoder's loss is not finite at step " + std::to_string(adam_.steps() + 1) +
-                                        "; lower the learning rate.");
+    throw Error(ErrorCode::numeric, "The encoder's loss is not finite at step " +
+                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
   int64_t right = 0;
   for (int64_t i = 0; i < pairs; ++i) {
     const auto row = cosines.begin() + i * pairs;

@@ -5,9 +5,11 @@
 
 namespace allmrec {
 
-std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts, const std::vector<float>& soft,
+std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts,
+                                                  const std::vector<float>& soft,
                                                   const std::vector<std::vector<int32_t>>& seen,
-                                                  const GenerateOptions& options, const std::function<bool()>& on_step) {
+                                                  const GenerateOptions& options,
+                                                  const std::function<bool()>& on_step) {
   std::shared_ptr<Device> device = model.parameters().device();
   const int64_t sequences = prompts.sequences();
   const int64_t vocabulary = model.config().vocab_size;
@@ -20,7 +22,8 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
   KvCache cache(device, model.config(), sequences, longest + options.max_new_tokens);
   Arena arena(device);
   std::vector<std::vector<int32_t>> result(static_cast<size_t>(sequences));
-  std::vector<std::vector<char>> penalised(static_cast<size_t>(sequences), std::vector<char>(static_cast<size_t>(vocabulary), 0));
+  std::vector<std::vector<char>> penalised(static_cast<size_t>(sequences),
+                                           std::vector<char>(static_cast<size_t>(vocabulary), 0));
   for (size_t s = 0; s < seen.size(); ++s)
     for (int32_t id : seen[s])
       if (id >= 0 && id < vocabulary) penalised[s][static_cast<size_t>(id)] = 1;
@@ -36,7 +39,8 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
     for (int64_t s = 0; s < sequences; ++s) rows.push_back(batch.offsets[s + 1] - 1);
     Tensor soft_rows;
     if (step == 0 && !soft.empty())
-      soft_rows = tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / model.config().embed_size, model.config().embed_size);
+      soft_rows = tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / model.config().embed_size,
+                                 model.config().embed_size);
     const Tensor out = model.logits(tape, model.hidden(tape, batch, soft_rows, rows, &cache));
     device->download(logits.data(), out.data, logits.size() * sizeof(float));
     LlmBatch next;
@@ -45,7 +49,9 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
       float* row = logits.data() + s * vocabulary;
       if (options.repetition_penalty != 1.0f)
         for (int64_t v = 0; v < vocabulary; ++v)
-          if (penalised[s][v]) row[v] = row[v] < 0.0f ? row[v] * options.repetition_penalty : row[v] / options.repetition_penalty;
+          if (penalised[s][v])
+            row[v] =
+                row[v] < 0.0f ? row[v] * options.repetition_penalty : row[v] / options.repetition_penalty;
       const auto best = static_cast<int32_t>(std::max_element(row, row + vocabulary) - row);
       if (!finished[s]) {
         result[s].push_back(best);
@@ -56,7 +62,8 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
       next.ids.push_back(best);
       next.offsets.push_back(static_cast<int32_t>(next.ids.size()));
       next.positions.push_back(++position[s]);
-      if (position[s] >= model.config().max_positions) finished[s] = 1, next.positions.back() = model.config().max_positions - 1;
+      if (position[s] >= model.config().max_positions)
+        finished[s] = 1, next.positions.back() = model.config().max_positions - 1;
     }
     if (all_finished || (on_step && !on_step())) break;
     batch = std::move(next);

@@ -18,7 +18,9 @@ void LlmBatch::number_positions() {
 }
 
 KvCache::KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity)
-    : capacity_(capacity), width_(2 * static_cast<int64_t>(config.hidden_size)), lengths_(static_cast<size_t>(sequences), 0) {
+    : capacity_(capacity),
+      width_(2 * static_cast<int64_t>(config.hidden_size)),
+      lengths_(static_cast<size_t>(sequences), 0) {
   for (int i = 0; i < config.num_layers; ++i)
     layers_.emplace_back(device, static_cast<size_t>(sequences * capacity * width_) * sizeof(float));
 }
@@ -31,14 +33,17 @@ Tensor KvCache::layer(int i) const {
   return t;
 }
 
-Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config) : config_(config), parameters_(std::move(device)) {
+Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
+    : config_(config), parameters_(std::move(device)) {
   const int64_t c = config.hidden_size, e = config.embed_size, f = config.ffn_size;
   if (config.num_heads < 1 || c % config.num_heads != 0)
     throw Error(ErrorCode::checkpoint, "OPT config: hidden size " + std::to_string(c) +
                                            " is not a multiple of the number of heads " +
                                            std::to_string(config.num_heads) + ".");
   const std::string root = "model.decoder.";
-  auto add = [this](const std::string& name, std::vector<int64_t> shape) { return &parameters_.add(name, std::move(shape)); };
+  auto add = [this](const std::string& name, std::vector<int64_t> shape) {
+    return &parameters_.add(name, std::move(shape));
+  };
   embed_tokens_ = add(root + "embed_tokens.weight", {config.vocab_size, e});
   embed_positions_ = add(root + "embed_positions.weight", {config.max_positions + kPositionOffset, c});
   if (e != c) {
@@ -75,22 +80,25 @@ void Opt::load(const std::vector<std::string>& paths) {
   });
 }
 
-void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows, KvCache* cache) const {
+void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
+                KvCache* cache) const {
   const auto fail = [](const std::string& message) { throw Error(ErrorCode::invalid_argument, message); };
   const auto tokens = static_cast<int32_t>(batch.ids.size());
   if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != tokens ||
       !std::is_sorted(batch.offsets.begin(), batch.offsets.end()))
     fail("Packed sequences: the offsets do not cover the tokens.");
-  if (batch.positions.size() != batch.ids.size() || (!batch.prefix.empty() && batch.prefix.size() != batch.ids.size()) ||
+  if (batch.positions.size() != batch.ids.size() ||
+      (!batch.prefix.empty() && batch.prefix.size() != batch.ids.size()) ||
       (!batch.own_begin.empty() && batch.own_begin.size() != batch.ids.size()))
     fail("Packed sequences: positions, prefix and own_begin need one number for every token.");
   if (soft.rows > 0 && soft.cols != config_.embed_size)
-    fail("Soft tokens must be " + std::to_string(config_.embed_size) + " wide, got " + std::to_string(soft.cols) + ".");
+    fail("Soft tokens must be " + std::to_string(config_.embed_size) + " wide, got " +
+         std::to_string(soft.cols) + ".");
   for (int32_t t = 0; t < tokens; ++t) {
     const int32_t id = batch.ids[t];
     if (id >= config_.vocab_size || -static_cast<int64_t>(id) - 1 >= soft.rows)
-      fail("Token " + std::to_string(id) + " is outside the vocabulary of " + std::to_string(config_.vocab_size) +
-           " and the " + std::to_string(soft.rows) + " soft tokens.");
+      fail("Token " + std::to_string(id) + " is outside the vocabulary of " +
+           std::to_string(config_.vocab_size) + " and the " + std::to_string(soft.rows) + " soft tokens.");
     if (batch.positions[t] < 0 || batch.positions[t] >= config_.max_positions)
       fail("Position " + std::to_string(batch.positions[t]) + " is outside the language model's " +
            std::to_string(config_.max_positions) + " positions; shorten the prompt.");
@@ -101,17 +109,21 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
       const int32_t at = cached + t - batch.offsets[s];
       const int32_t prefix = batch.prefix.empty() ? 0 : batch.prefix[t];
       const int32_t begin = batch.own_begin.empty() ? 0 : batch.own_begin[t];
-      if (prefix < 0 || prefix > begin || begin > at) fail("Packed sequences: a token's prefix or own_begin is out of order.");
+      if (prefix < 0 || prefix > begin || begin > at)
+        fail("Packed sequences: a token's prefix or own_begin is out of order.");
     }
   }
-  if (!std::is_sorted(rows.begin(), rows.end()) || (!rows.empty() && (rows.front() < 0 || rows.back() >= tokens)))
+  if (!std::is_sorted(rows.begin(), rows.end()) ||
+      (!rows.empty() && (rows.front() < 0 || rows.back() >= tokens)))
     fail("The rows asked for must ascend within the packed tokens.");
 }
 
-Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const {
+Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows,
+                     KvCache* cache) const {
   const int64_t sequences = batch.sequences();
   std::vector<int32_t> kv_start, kv_len, own_end(batch.ids.size()), row_offsets{0};
-  std::vector<int32_t> own_begin = batch.own_begin.empty() ? std::vector<int32_t>(batch.ids.size(), 0) : batch.own_begin;
+  std::vector<int32_t> own_begin =
+      batch.own_begin.empty() ? std::vector<int32_t>(batch.ids.size(), 0) : batch.own_begin;
   size_t row = 0;
   for (int64_t s = 0; s < sequences; ++s) {
     const int32_t cached = cache ? cache->lengths()[static_cast<size_t>(s)] : 0;
@@ -163,24 +175,30 @@ Tensor Opt::embed(Tape& tape, const LlmBatch& batch, const Tensor& soft) {
   return ops::linear(tape, ops::embedding(tape, in), project_in_, {}, ALLMREC_ACT_NONE, &position_rows);
 }
 
-Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans, bool last,
-                  KvCache* cache) {
+Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans,
+                  bool last, KvCache* cache) {
   const Layer& l = layers_[static_cast<size_t>(index)];
   const int64_t c = config_.hidden_size;
-  auto norm1 = [&](const Tensor& t) { return ops::layer_norm(tape, t, *l.attention_norm_weight, *l.attention_norm_bias, kEps); };
-  auto norm2 = [&](const Tensor& t) { return ops::layer_norm(tape, t, *l.final_norm_weight, *l.final_norm_bias, kEps); };
+  auto norm1 = [&](const Tensor& t) {
+    return ops::layer_norm(tape, t, *l.attention_norm_weight, *l.attention_norm_bias, kEps);
+  };
+  auto norm2 = [&](const Tensor& t) {
+    return ops::layer_norm(tape, t, *l.final_norm_weight, *l.final_norm_bias, kEps);
+  };
   const Tensor input = config_.norm_before ? norm1(x) : x;
   // In the last layer only the wanted rows need queries, output and feed-forward.
   Tensor residual = x;
   ops::AttentionInput a;
   if (last) {
     residual = ops::gather_rows(tape, x, plans.last_rows);
-    const Tensor query_input = config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : residual;
+    const Tensor query_input =
+        config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : residual;
     a.q = ops::linear(tape, query_input, l.q_weight, l.q_bias);
     a.kv = ops::projections(tape, {{input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});
     a.v_column = c;
   } else {
-    a.q = a.kv = ops::projections(tape, {{input, l.q_weight, l.q_bias}, {input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});
+    a.q = a.kv = ops::projections(
+        tape, {{input, l.q_weight, l.q_bias}, {input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});
     a.k_column = c;
     a.v_column = 2 * c;
   }
@@ -199,29 +217,34 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch,
   a.heads = config_.num_heads;
   a.head_dim = static_cast<int>(c / config_.num_heads);
   a.plan = last ? plans.last : plans.all;
-  Tensor y = ops::linear(tape, ops::attention(tape, a), l.out_weight, l.out_bias, ALLMREC_ACT_NONE, &residual);
+  Tensor y =
+      ops::linear(tape, ops::attention(tape, a), l.out_weight, l.out_bias, ALLMREC_ACT_NONE, &residual);
   if (!config_.norm_before) y = norm1(y);
   const Tensor ffn_input = config_.norm_before ? norm2(y) : y;
   Tensor hidden;
   if (config_.activation == ALLMREC_ACT_RELU)
     hidden = ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias, ALLMREC_ACT_RELU);
   else
-    hidden = ops::activation(tape, config_.activation, ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias));
+    hidden =
+        ops::activation(tape, config_.activation, ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias));
   y = ops::linear(tape, hidden, l.fc2_weight, l.fc2_bias, ALLMREC_ACT_NONE, &y);
   return config_.norm_before ? y : norm2(y);
 }
 
-Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows, KvCache* cache) {
+Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
+                   KvCache* cache) {
   check(batch, soft, rows, cache);
   if (cache) {
     if (tape.recording()) throw Error(ErrorCode::internal, "A key-value cache cannot be trained through.");
     for (int64_t s = 0; s < batch.sequences(); ++s)
-      if (cache->lengths()[static_cast<size_t>(s)] + batch.offsets[s + 1] - batch.offsets[s] > cache->capacity())
+      if (cache->lengths()[static_cast<size_t>(s)] + batch.offsets[s + 1] - batch.offsets[s] >
+          cache->capacity())
         throw Error(ErrorCode::internal, "The key-value cache is full.");
   }
   const Plans plans = plan(tape, batch, rows, cache);
   Tensor x = embed(tape, batch, soft);
-  for (int i = 0; i < config_.num_layers; ++i) x = layer(tape, i, x, batch, plans, i + 1 == config_.num_layers, cache);
+  for (int i = 0; i < config_.num_layers; ++i)
+    x = layer(tape, i, x, batch, plans, i + 1 == config_.num_layers, cache);
   if (config_.num_layers == 0) x = ops::gather_rows(tape, x, plans.last_rows);
   if (cache)
     for (int64_t s = 0; s < batch.sequences(); ++s)
@@ -230,7 +253,9 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
   return project_out_ ? ops::linear(tape, x, project_out_) : x;
 }
 
-Tensor Opt::logits(Tape& tape, const Tensor& hidden) { return ops::linear(tape, hidden, embed_tokens_); }
+Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
+  return ops::linear(tape, hidden, embed_tokens_);
+}
 
 std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
                                   const std::vector<int32_t>& pair_targets) {
@@ -238,7 +263,8 @@ std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::v
   const auto rows = static_cast<size_t>(hidden.rows);
   // log-sum-exp of each row, from the log-probability and the logit of token 0.
   std::vector<float> lse(rows), first_logit(rows), logit(pair_rows.size());
-  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(hidden.rows, (int64_t{4} << 20) / config_.vocab_size));
+  const int64_t block =
+      std::max<int64_t>(1, std::min<int64_t>(hidden.rows, (int64_t{4} << 20) / config_.vocab_size));
   const Tensor buffer = tape.tensor(block, config_.vocab_size);
   const Tensor log_prob = tape.tensor(hidden.rows, 1);
   const IntTensor zeros = tape.ints(std::vector<int32_t>(rows, 0));

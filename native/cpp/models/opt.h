@@ -24,8 +24,9 @@ struct OptConfig {
   int activation = ALLMREC_ACT_RELU;
 };
 
-// Packed sequences of tokens. ids: >= 0 a token, −k − 1 the row k of the soft tokens given beside. positions count
-// from 0. Token t of a sequence sees, of that sequence, the tokens [0, prefix[t]) and [own_begin[t], t].
+// Packed sequences of tokens. ids: >= 0 a token, −k − 1 the row k of the soft tokens given beside. positions
+// count from 0. Token t of a sequence sees, of that sequence, the tokens [0, prefix[t]) and [own_begin[t],
+// t].
 struct LlmBatch {
   std::vector<int32_t> ids;
   std::vector<int32_t> offsets{0};
@@ -61,8 +62,8 @@ class Opt {
 
   void load(const std::vector<std::string>& paths);
 
-  // Final hidden states (R, embed) of the packed tokens `rows` (ascending), ready for the head. soft (S, embed) may
-  // be empty, and may want a gradient. With a cache, each sequence goes on where its cache ends.
+  // Final hidden states (R, embed) of the packed tokens `rows` (ascending), ready for the head. soft (S,
+  // embed) may be empty, and may want a gradient. With a cache, each sequence goes on where its cache ends.
   Tensor hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
                 KvCache* cache = nullptr);
   Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V)
@@ -85,7 +86,8 @@ class Opt {
     IntTensor last_rows;
   };
 
-  void check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows, KvCache* cache) const;
+  void check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
+             KvCache* cache) const;
   Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
   Tensor embed(Tape& tape, const LlmBatch& batch, const Tensor& soft);
   Tensor layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans, bool last,
@@ -101,14 +103,18 @@ class Opt {
 
 struct GenerateOptions {
   int max_new_tokens = 32;
-  float repetition_penalty = 1.0f;  // as transformers: logits of seen tokens divided (positive) or multiplied (negative)
-  int32_t eos_id = 2;               // −1: never stops
+  float repetition_penalty =
+      1.0f;            // as transformers: logits of seen tokens divided (positive) or multiplied (negative)
+  int32_t eos_id = 2;  // −1: never stops
 };
 
-// Greedy decoding of several prompts at once. seen: per prompt, the token ids the repetition penalty counts as seen
-// before the first step. Each result ends after its eos. on_step is called after every step; false stops.
-std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts, const std::vector<float>& soft,
+// Greedy decoding of several prompts at once. seen: per prompt, the token ids the repetition penalty counts
+// as seen before the first step. Each result ends after its eos. on_step is called after every step; false
+// stops.
+std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts,
+                                                  const std::vector<float>& soft,
                                                   const std::vector<std::vector<int32_t>>& seen,
-                                                  const GenerateOptions& options, const std::function<bool()>& on_step);
+                                                  const GenerateOptions& options,
+                                                  const std::function<bool()>& on_step);
 
 }  // namespace allmrec

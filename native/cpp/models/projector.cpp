@@ -10,22 +10,25 @@ constexpr float kEps = 1e-5f;
 
 void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets) {
   const float scale = targets.rows.empty() ? 0.0f : 1.0f / static_cast<float>(targets.rows.size());
-  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.token_embedding(), tape.ints(targets.tokens), scale, 1.0f);
+  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.token_embedding(),
+                                 tape.ints(targets.tokens), scale, 1.0f);
 }
 
 void expect_targets(const TokenTargets& targets, const OptConfig& config) {
   if (targets.rows.size() != targets.tokens.size() || targets.rows.empty())
-    throw Error(ErrorCode::invalid_argument, "A language-model step needs one target token for every row, and at least one.");
+    throw Error(ErrorCode::invalid_argument,
+                "A language-model step needs one target token for every row, and at least one.");
   for (int32_t token : targets.tokens)
     if (token < 0 || token >= config.vocab_size)
-      throw Error(ErrorCode::invalid_argument, "Target token " + std::to_string(token) + " is outside the vocabulary of " +
+      throw Error(ErrorCode::invalid_argument, "Target token " + std::to_string(token) +
+                                                   " is outside the vocabulary of " +
                                                    std::to_string(config.vocab_size) + ".");
 }
 
 void expect_finite(const std::map<std::string, double>& losses, const char* what, int64_t step) {
   if (!std::isfinite(losses.at("loss")))
-    throw Error(ErrorCode::numeric, std::string(what) + "'s loss is not finite at step " + std::to_string(step + 1) +
-                                        "; lower the learning rate.");
+    throw Error(ErrorCode::numeric, std::string(what) + "'s loss is not finite at step " +
+                                        std::to_string(step + 1) + "; lower the learning rate.");
 }
 
 }  // namespace
@@ -62,7 +65,8 @@ void Projector::initialise(uint64_t seed, float scale) {
     }
     parameters_.xavier_normal(*m->w3, seed);
     if (scale != 1.0f)
-      parameters_.device()->add({m->w3->value.size(), scale, m->w3->value.data, 0.0f, nullptr, m->w3->value.data, 0});
+      parameters_.device()->add(
+          {m->w3->value.size(), scale, m->w3->value.data, 0.0f, nullptr, m->w3->value.data, 0});
   }
 }
 
@@ -79,11 +83,16 @@ Tensor Projector::run(Tape& tape, const Mlp& m, const Tensor& x, int activation)
   return ops::linear(tape, ops::activation(tape, activation, normed), m.w3, m.b3);
 }
 
-Tensor Projector::users(Tape& tape, const Tensor& x) { return run(tape, user_, x, ALLMREC_ACT_LEAKY_RELU); }
+Tensor Projector::users(Tape& tape, const Tensor& x) {
+  return run(tape, user_, x, ALLMREC_ACT_LEAKY_RELU);
+}
 
-Tensor Projector::items(Tape& tape, const Tensor& e) { return run(tape, item_, e, ALLMREC_ACT_GELU); }
+Tensor Projector::items(Tape& tape, const Tensor& e) {
+  return run(tape, item_, e, ALLMREC_ACT_GELU);
+}
 
-ProjectionTrainer::ProjectionTrainer(Projector& projector, Opt& llm, const AdamOptions& options, uint64_t seed)
+ProjectionTrainer::ProjectionTrainer(Projector& projector, Opt& llm, const AdamOptions& options,
+                                     uint64_t seed)
     : projector_(projector),
       llm_(llm),
       seed_(seed),
@@ -92,8 +101,9 @@ ProjectionTrainer::ProjectionTrainer(Projector& projector, Opt& llm, const AdamO
   llm.parameters().set_trainable(false);
 }
 
-std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBatch& batch, const SoftInputs& soft,
-                                                         const TokenTargets& targets, bool backward) {
+std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBatch& batch,
+                                                         const SoftInputs& soft, const TokenTargets& targets,
+                                                         bool backward) {
   expect_targets(targets, llm_.config());
   auto matrix = [&tape](const std::vector<float>& values, int64_t cols) {
     return tape.from_host(values.data(), static_cast<int64_t>(values.size()) / cols, cols);
@@ -140,7 +150,9 @@ std::vector<Parameter*> all_but(ParameterSet& parameters, const std::vector<std:
 }  // namespace
 
 LlmTrainer::LlmTrainer(Opt& llm, const AdamOptions& options, const std::vector<std::string>& frozen)
-    : llm_(llm), arena_(llm.parameters().device()), adam_(llm.parameters().device(), all_but(llm.parameters(), frozen), options) {}
+    : llm_(llm),
+      arena_(llm.parameters().device()),
+      adam_(llm.parameters().device(), all_but(llm.parameters(), frozen), options) {}
 
 LlmTrainer::Result LlmTrainer::forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
                                        const TokenTargets& targets, bool backward, bool soft_gradient) {
@@ -160,7 +172,8 @@ LlmTrainer::Result LlmTrainer::forward(Tape& tape, const LlmBatch& batch, const 
   return result;
 }
 
-LlmTrainer::Result LlmTrainer::step(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets) {
+LlmTrainer::Result LlmTrainer::step(const LlmBatch& batch, const std::vector<float>& soft,
+                                    const TokenTargets& targets) {
   arena_.reset();
   Tape tape(*llm_.parameters().device(), arena_, true, 0, 0);
   Result result = forward(tape, batch, soft, targets, true, false);
@@ -168,8 +181,8 @@ LlmTrainer::Result LlmTrainer::step(const LlmBatch& batch, const std::vector<flo
   return result;
 }
 
-LlmTrainer::Result LlmTrainer::evaluate(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets,
-                                        bool keep_gradients) {
+LlmTrainer::Result LlmTrainer::evaluate(const LlmBatch& batch, const std::vector<float>& soft,
+                                        const TokenTargets& targets, bool keep_gradients) {
   arena_.reset();
   Tape tape(*llm_.parameters().device(), arena_, keep_gradients, 0, 0);
   return forward(tape, batch, soft, targets, keep_gradients, keep_gradients);

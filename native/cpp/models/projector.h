@@ -23,13 +23,13 @@ struct ProjectorConfig {
   int token_size = 768;  // the LLM's input width; also the MLPs' hidden width
 };
 
-// Stage 2's two projections into the language model's token space: O_u = F_U(x^u), O_i = F_I(e_i). Names are the
-// authors': log_emb_proj = user, item_emb_proj = item.
+// Stage 2's two projections into the language model's token space: O_u = F_U(x^u), O_i = F_I(e_i). Names are
+// the authors': log_emb_proj = user, item_emb_proj = item.
 class Projector {
  public:
   Projector(std::shared_ptr<Device> device, const ProjectorConfig& config);
-  // Xavier-normal weights. `scale`: the last layers' weights are multiplied by it, so that soft tokens start near the
-  // length of the LLM's own embeddings.
+  // Xavier-normal weights. `scale`: the last layers' weights are multiplied by it, so that soft tokens start
+  // near the length of the LLM's own embeddings.
   void initialise(uint64_t seed, float scale);
   void load(const std::vector<std::string>& paths);
 
@@ -51,8 +51,8 @@ class Projector {
   Mlp user_, item_;
 };
 
-// Prompts whose soft tokens are: first the batch's users, then its items. Row k of `users` is soft token k, row k of
-// `items` soft token (number of users) + k.
+// Prompts whose soft tokens are: first the batch's users, then its items. Row k of `users` is soft token k,
+// row k of `items` soft token (number of users) + k.
 struct SoftInputs {
   std::vector<float> users;  // (U, d)
   std::vector<float> items;  // (I, d')
@@ -70,9 +70,10 @@ class ProjectionTrainer {
   ProjectionTrainer(Projector& projector, Opt& llm, const AdamOptions& options, uint64_t seed);
 
   // The mean loss over the target tokens.
-  std::map<std::string, double> step(const LlmBatch& batch, const SoftInputs& soft, const TokenTargets& targets);
-  std::map<std::string, double> evaluate(const LlmBatch& batch, const SoftInputs& soft, const TokenTargets& targets,
-                                         bool keep_gradients);
+  std::map<std::string, double> step(const LlmBatch& batch, const SoftInputs& soft,
+                                     const TokenTargets& targets);
+  std::map<std::string, double> evaluate(const LlmBatch& batch, const SoftInputs& soft,
+                                         const TokenTargets& targets, bool keep_gradients);
   Adam& optimizer() { return adam_; }
 
  private:
@@ -85,8 +86,8 @@ class ProjectionTrainer {
   Adam adam_;
 };
 
-// Trains a language model's own weights on packed sequences, soft tokens given as plain vectors: how the embedded
-// tiny models are made.
+// Trains a language model's own weights on packed sequences, soft tokens given as plain vectors: how the
+// embedded tiny models are made.
 class LlmTrainer {
  public:
   // frozen: names of weights that stay as they are.
@@ -97,12 +98,13 @@ class LlmTrainer {
     std::vector<float> soft_gradient;  // (S, embed), when asked for
   };
   Result step(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets);
-  Result evaluate(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets, bool keep_gradients);
+  Result evaluate(const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets,
+                  bool keep_gradients);
   Adam& optimizer() { return adam_; }
 
  private:
-  Result forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft, const TokenTargets& targets,
-                 bool backward, bool soft_gradient);
+  Result forward(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
+                 const TokenTargets& targets, bool backward, bool soft_gradient);
   Opt& llm_;
   Arena arena_;
   Adam adam_;

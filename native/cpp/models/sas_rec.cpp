@@ -70,9 +70,13 @@ void SasRec::load(const std::vector<std::string>& paths) {
   parameters_.load(open_files(paths), [](const std::string& name) { return std::vector<std::string>{name}; });
 }
 
-Tensor SasRec::features(Tape& tape, const SequenceBatch& batch) { return run(tape, batch, false); }
+Tensor SasRec::features(Tape& tape, const SequenceBatch& batch) {
+  return run(tape, batch, false);
+}
 
-Tensor SasRec::last_features(Tape& tape, const SequenceBatch& batch) { return run(tape, batch, true); }
+Tensor SasRec::last_features(Tape& tape, const SequenceBatch& batch) {
+  return run(tape, batch, true);
+}
 
 Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
   for (int32_t item : batch.items)
@@ -84,7 +88,8 @@ Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
   for (int64_t s = 0; s < batch.size(); ++s) {
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
     if (length > config_.max_length)
-      throw Error(ErrorCode::invalid_argument, "A history of " + std::to_string(length) + " items exceeds the maximum of " +
+      throw Error(ErrorCode::invalid_argument, "A history of " + std::to_string(length) +
+                                                   " items exceeds the maximum of " +
                                                    std::to_string(config_.max_length) + ".");
     pads[s] = config_.max_length - length;
     for (int32_t i = 0; i < length; ++i) positions[batch.offsets[s] + i] = first + pads[s] + i;
@@ -100,7 +105,8 @@ Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
   in.dropout_rate = config_.dropout_rate;
   if (config_.variant != SasRecVariant::reference) {
     if (tape.recording())
-      throw Error(ErrorCode::unsupported, "This SASRec layout can be used but not trained; train the reference's.");
+      throw Error(ErrorCode::unsupported,
+                  "This SASRec layout can be used but not trained; train the reference's.");
     ops::EmbeddingInput pad = in;
     pad.ids = tape.ints({0});
     pad.position_ids = tape.ints({0});
@@ -161,9 +167,10 @@ Tensor SasRec::block(Tape& tape, const Block& b, const Tensor& x, Packed& packed
   const bool pre_norm = config_.variant == SasRecVariant::pre_norm;
   const Tensor kv_input = pre_norm ? norm1(x) : x;
   const Tensor x_rows = rows ? ops::gather_rows(tape, x, *rows) : x;
-  const Tensor query = reference ? norm1(x_rows) : pre_norm && rows ? ops::gather_rows(tape, kv_input, *rows)
-                                               : pre_norm           ? kv_input
-                                                                    : x_rows;
+  const Tensor query = reference          ? norm1(x_rows)
+                       : pre_norm && rows ? ops::gather_rows(tape, kv_input, *rows)
+                       : pre_norm         ? kv_input
+                                          : x_rows;
   const ParameterView wq(b.in_proj_weight, 0, c), wkv(b.in_proj_weight, c, 2 * c);
   const ParameterView bq(b.in_proj_bias, 0, c), bkv(b.in_proj_bias, c, 2 * c);
   ops::AttentionInput in;
@@ -201,11 +208,13 @@ Tensor SasRec::block(Tape& tape, const Block& b, const Tensor& x, Packed& packed
   const Tensor attended = ops::attention(tape, in);
   if (!reference) advance_pad(tape, b, packed, pad_kv);
   if (reference) {
-    const Tensor sum = ops::linear(tape, attended, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &query);
+    const Tensor sum =
+        ops::linear(tape, attended, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &query);
     const Tensor normed = norm2(sum);
     return feed_forward(tape, b, normed, &normed);
   }
-  const Tensor sum = ops::linear(tape, attended, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &x_rows);
+  const Tensor sum =
+      ops::linear(tape, attended, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &x_rows);
   if (pre_norm) return feed_forward(tape, b, norm2(sum), &sum);
   const Tensor normed = norm1(sum);
   return norm2(feed_forward(tape, b, normed, &normed));
@@ -220,15 +229,16 @@ Tensor SasRec::feed_forward(Tape& tape, const Block& b, const Tensor& x, const T
   return ops::dropout(tape, ops::linear(tape, dropped, b.conv2_weight, b.conv2_bias), p, residual);
 }
 
-// The padding position through the same block: it sees only positions equal to itself, so its attention gives its
-// own value.
+// The padding position through the same block: it sees only positions equal to itself, so its attention gives
+// its own value.
 void SasRec::advance_pad(Tape& tape, const Block& b, Packed& packed, const Tensor& pad_kv) {
   const int64_t c = config_.hidden_units;
   Tensor value;
   value.data = pad_kv.data + c;
   value.rows = 1;
   value.cols = c;
-  const Tensor sum = ops::linear(tape, value, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &packed.pad);
+  const Tensor sum =
+      ops::linear(tape, value, b.out_proj_weight, b.out_proj_bias, ALLMREC_ACT_NONE, &packed.pad);
   auto norm2 = [&](const Tensor& t) {
     return ops::layer_norm(tape, t, *b.forward_norm_weight, *b.forward_norm_bias, kEps);
   };

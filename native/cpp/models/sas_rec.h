@@ -27,8 +27,8 @@ struct SasRecConfig {
   SasRecVariant variant = SasRecVariant::reference;
 };
 
-// Histories of a batch without their padding: sequence s holds items[offsets[s]] … items[offsets[s + 1] − 1], at most
-// max_length of them, oldest first.
+// Histories of a batch without their padding: sequence s holds items[offsets[s]] … items[offsets[s + 1] − 1],
+// at most max_length of them, oldest first.
 struct SequenceBatch {
   std::vector<int32_t> items;
   std::vector<int32_t> offsets{0};
@@ -37,19 +37,21 @@ struct SequenceBatch {
   void add(const int32_t* history, int64_t length, int max_length);  // keeps the latest max_length
 };
 
-// SASRec (Kang and McAuley, 2018) over packed sequences. Left padding is never computed: in every layer all padding
-// positions hold one constant key and value, so each sequence sees one virtual key whose score gets + log(n_pad).
+// SASRec (Kang and McAuley, 2018) over packed sequences. Left padding is never computed: in every layer all
+// padding positions hold one constant key and value, so each sequence sees one virtual key whose score gets +
+// log(n_pad).
 class SasRec {
  public:
   SasRec(std::shared_ptr<Device> device, const SasRecConfig& config);
 
-  void initialise(uint64_t seed);  // xavier-normal matrices, PyTorch's defaults elsewhere, row 0 of the items zero
+  void initialise(
+      uint64_t seed);  // xavier-normal matrices, PyTorch's defaults elsewhere, row 0 of the items zero
   void load(const std::vector<std::string>& paths);
 
   // Features at every packed position (T, C), after the last layer norm.
   Tensor features(Tape& tape, const SequenceBatch& batch);
-  // Features at the last position of each sequence only (B, C): the user representations x^u. An empty sequence gives
-  // zeros. Cheaper than `features`: the last block is computed at those rows alone.
+  // Features at the last position of each sequence only (B, C): the user representations x^u. An empty
+  // sequence gives zeros. Cheaper than `features`: the last block is computed at those rows alone.
   Tensor last_features(Tape& tape, const SequenceBatch& batch);
 
   const SasRecConfig& config() const { return config_; }

@@ -21,11 +21,14 @@ uint64_t draw(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
   return static_cast<uint64_t>((static_cast<Wide>(bits) * n) >> 64);
 }
 
-bool stopped(const std::atomic<bool>* cancelled) { return cancelled && cancelled->load(std::memory_order_relaxed); }
+bool stopped(const std::atomic<bool>* cancelled) {
+  return cancelled && cancelled->load(std::memory_order_relaxed);
+}
 
 }  // namespace
 
-SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options)
+SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known,
+                             const SasRecTrainOptions& options)
     : model_(model),
       train_(std::move(train)),
       known_(std::move(known)),
@@ -40,8 +43,8 @@ void Sequences::sort() {
   for (int64_t u = 0; u < users(); ++u) std::sort(items.begin() + offsets[u], items.begin() + offsets[u + 1]);
 }
 
-std::vector<int32_t> SasRecTrainer::users_to_train(const Sequences& train, const Sequences& known, int64_t items,
-                                                   SequenceLoss loss) {
+std::vector<int32_t> SasRecTrainer::users_to_train(const Sequences& train, const Sequences& known,
+                                                   int64_t items, SequenceLoss loss) {
   std::vector<int32_t> users;
   for (int64_t u = 0; u < train.users(); ++u) {
     if (train.length(u) < 2) continue;  // nothing to predict
@@ -61,8 +64,8 @@ int64_t SasRecTrainer::steps_per_epoch() const {
 }
 
 bool SasRecTrainer::is_known(int64_t user, int32_t item) const {
-  return std::binary_search(known_.items.begin() + known_.offsets[user], known_.items.begin() + known_.offsets[user + 1],
-                            item);
+  return std::binary_search(known_.items.begin() + known_.offsets[user],
+                            known_.items.begin() + known_.offsets[user + 1], item);
 }
 
 void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
@@ -71,7 +74,8 @@ void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int3
   if (epoch != order_epoch_) {
     order_ = users_;
     for (size_t i = order_.size(); i > 1; --i)
-      std::swap(order_[i - 1], order_[draw(options_.seed, kOrderStream + static_cast<uint64_t>(epoch), i, i)]);
+      std::swap(order_[i - 1],
+                order_[draw(options_.seed, kOrderStream + static_cast<uint64_t>(epoch), i, i)]);
     order_epoch_ = epoch;
   }
   const int64_t first = step % steps_per_epoch() * options_.batch_size;
@@ -89,21 +93,24 @@ void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int3
     for (int64_t j = 0; j < kept; ++j) {
       int32_t negative;
       do {
-        negative = 1 + static_cast<int32_t>(draw(options_.seed, kNegativeStream + static_cast<uint64_t>(step), counter++, items));
+        negative = 1 + static_cast<int32_t>(draw(options_.seed, kNegativeStream + static_cast<uint64_t>(step),
+                                                 counter++, items));
       } while (is_known(user, negative));
       negatives.push_back(negative);
     }
   }
 }
 
-std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch,
+                                                  const std::vector<int32_t>& positives,
                                                   const std::vector<int32_t>& negatives) {
   std::map<std::string, double> losses = gradients(batch, positives, negatives);
   adam_.step();
   return losses;
 }
 
-std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batch,
+                                                       const std::vector<int32_t>& positives,
                                                        const std::vector<int32_t>& negatives) {
   arena_.reset();
   Device& device = *model_.parameters().device();
@@ -119,11 +126,13 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
   } else {
     std::vector<int32_t> rows(positives);
     for (int32_t& row : rows) row -= 1;  // the padding row is no class
-    ops::linear_cross_entropy_loss(tape, "softmax", features, ParameterView(&table, 1, model_.config().num_items),
-                                   tape.ints(rows), scale, 1.0f);
+    ops::linear_cross_entropy_loss(tape, "softmax", features,
+                                   ParameterView(&table, 1, model_.config().num_items), tape.ints(rows),
+                                   scale, 1.0f);
   }
   tape.backward();
-  // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient λE/‖E‖₂.
+  // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient
+  // λE/‖E‖₂.
   if (options_.l2_embedding > 0.0f) {
     const float* pointers[1] = {table.value.data};
     const int64_t sizes[1] = {table.value.size()};
@@ -132,12 +141,13 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
     float host = 0.0f;
     device.download(&host, squared, sizeof host);
     if (host > 0.0f)
-      device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f, nullptr, table.grad, 1});
+      device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
+                  nullptr, table.grad, 1});
   }
   std::map<std::string, double> losses = tape.read_losses();
   if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "SASRec's loss is not finite at step " + std::to_string(adam_.steps() + 1) +
-                                        "; lower the learning rate.");
+    throw Error(ErrorCode::numeric, "SASRec's loss is not finite at step " +
+                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
   return losses;
 }
 
@@ -153,7 +163,8 @@ double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
   return done ? sum / static_cast<double>(done) : 0.0;
 }
 
-std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const std::atomic<bool>* cancelled) {
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
+                                const std::atomic<bool>* cancelled) {
   constexpr int64_t kBatch = 128;
   const int64_t c = model.config().hidden_units;
   std::vector<float> vectors(static_cast<size_t>(histories.users() * c), 0.0f);
@@ -172,9 +183,10 @@ std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const
   return vectors;
 }
 
-std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& candidates,
-                                    int64_t per_user) {
-  const int64_t batch = std::max<int64_t>(1, 4096 / std::max<int64_t>(per_user, 1));  // gathered rows stay in the cache
+std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users,
+                                    const std::vector<int32_t>& candidates, int64_t per_user) {
+  const int64_t batch =
+      std::max<int64_t>(1, 4096 / std::max<int64_t>(per_user, 1));  // gathered rows stay in the cache
   const int64_t c = model.config().hidden_units;
   const int64_t count = static_cast<int64_t>(users.size()) / c;
   std::vector<float> scores(static_cast<size_t>(count * per_user));
@@ -186,21 +198,26 @@ std::vector<float> score_candidates(SasRec& model, const std::vector<float>& use
     const int64_t rows = std::min(batch, count - first);
     const Tensor x = tape.from_host(users.data() + first * c, rows, c);
     std::vector<int32_t> repeat(static_cast<size_t>(rows * per_user));
-    for (size_t i = 0; i < repeat.size(); ++i) repeat[i] = static_cast<int32_t>(static_cast<int64_t>(i) / per_user);
+    for (size_t i = 0; i < repeat.size(); ++i)
+      repeat[i] = static_cast<int32_t>(static_cast<int64_t>(i) / per_user);
     const Tensor left = ops::gather_rows(tape, x, tape.ints(repeat));
-    const Tensor right = ops::gather_rows(tape, model.item_embedding(), tape.ints(candidates.data() + first * per_user, rows * per_user));
+    const Tensor right = ops::gather_rows(tape, model.item_embedding(),
+                                          tape.ints(candidates.data() + first * per_user, rows * per_user));
     const Tensor dots = ops::row_dot(tape, left, right);
-    device->download(scores.data() + first * per_user, dots.data, static_cast<size_t>(dots.size()) * sizeof(float));
+    device->download(scores.data() + first * per_user, dots.data,
+                     static_cast<size_t>(dots.size()) * sizeof(float));
   }
   return scores;
 }
 
-FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& targets,
-                           const Sequences& exclude, int k, const std::atomic<bool>* cancelled) {
+FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
+                           const std::vector<int32_t>& targets, const Sequences& exclude, int k,
+                           const std::atomic<bool>* cancelled) {
   const int64_t c = model.config().hidden_units;
   const int64_t count = static_cast<int64_t>(users.size()) / c;
   const int64_t items = model.config().num_items;
-  const int64_t block = std::max<int64_t>(1, std::min<int64_t>(256, (int64_t{2} << 20) / std::max<int64_t>(items, 1)));
+  const int64_t block =
+      std::max<int64_t>(1, std::min<int64_t>(256, (int64_t{2} << 20) / std::max<int64_t>(items, 1)));
   FullRanking result;
   result.greater.resize(targets.size());
   result.ties.resize(targets.size());
@@ -239,8 +256,10 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const
       a.indices = tape.ints(std::vector<int32_t>(static_cast<size_t>(rows * k))).data;
       a.values = tape.tensor(rows, k).data;
       device->top_k(a);
-      device->download(result.top.data() + first * k, a.indices, static_cast<size_t>(rows * k) * sizeof(int32_t));
-      device->download(result.top_scores.data() + first * k, a.values, static_cast<size_t>(rows * k) * sizeof(float));
+      device->download(result.top.data() + first * k, a.indices,
+                       static_cast<size_t>(rows * k) * sizeof(int32_t));
+      device->download(result.top_scores.data() + first * k, a.values,
+                       static_cast<size_t>(rows * k) * sizeof(float));
       for (int64_t i = first * k; i < (first + rows) * k; ++i)
         if (result.top[i] >= 0) result.top[i] += 1;
     }

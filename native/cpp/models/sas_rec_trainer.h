@@ -31,8 +31,8 @@ struct SasRecTrainOptions {
   AdamOptions adam;
 };
 
-// Trains SASRec one batch after another. All randomness (order of users, negatives, dropout) follows from the seed
-// and the number of the step, so a run that goes on from a checkpoint equals one that was never stopped.
+// Trains SASRec one batch after another. All randomness (order of users, negatives, dropout) follows from the
+// seed and the number of the step, so a run that goes on from a checkpoint equals one that was never stopped.
 class SasRecTrainer {
  public:
   // known: every item of each user that must not be drawn as a negative, training items included.
@@ -47,8 +47,8 @@ class SasRecTrainer {
   std::map<std::string, double> gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                                           const std::vector<int32_t>& negatives);
 
-  // Those with something to predict and, for BCE, something left to draw as a negative. known: sorted. Throws when there
-  // are none.
+  // Those with something to predict and, for BCE, something left to draw as a negative. known: sorted. Throws
+  // when there are none.
   static std::vector<int32_t> users_to_train(const Sequences& train, const Sequences& known, int64_t items,
                                              SequenceLoss loss);
 
@@ -57,7 +57,8 @@ class SasRecTrainer {
   Adam& optimizer() { return adam_; }
 
  private:
-  void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives, std::vector<int32_t>& negatives);
+  void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
+               std::vector<int32_t>& negatives);
   bool is_known(int64_t user, int32_t item) const;
 
   SasRec& model_;
@@ -80,14 +81,16 @@ struct FullRanking {
 };
 
 // User representations (U, C) of packed histories, computed in batches.
-std::vector<float> user_vectors(SasRec& model, const Sequences& histories, const std::atomic<bool>* cancelled);
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
+                                const std::atomic<bool>* cancelled);
 
 // Scores of given candidates (U, N) for user vectors (U, C).
-std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& candidates,
-                                    int64_t per_user);
+std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users,
+                                    const std::vector<int32_t>& candidates, int64_t per_user);
 
 // targets: one per user, or empty for recommendation alone.
-FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users, const std::vector<int32_t>& targets,
-                           const Sequences& exclude, int k, const std::atomic<bool>* cancelled);
+FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
+                           const std::vector<int32_t>& targets, const Sequences& exclude, int k,
+                           const std::atomic<bool>* cancelled);
 
 }  // namespace allmrec

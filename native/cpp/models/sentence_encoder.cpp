@@ -13,10 +13,13 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
                                            " is not a multiple of the number of heads " +
                                            std::to_string(config.num_heads) + ".");
   const bool bert = config.kind == EncoderKind::bert;
-  auto add = [this](const std::string& name, std::vector<int64_t> shape) { return &parameters_.add(name, std::move(shape)); };
+  auto add = [this](const std::string& name, std::vector<int64_t> shape) {
+    return &parameters_.add(name, std::move(shape));
+  };
   word_embeddings_ = add("embeddings.word_embeddings.weight", {config.vocab_size, c});
   position_embeddings_ = add("embeddings.position_embeddings.weight", {config.max_positions, c});
-  if (bert) token_type_embeddings_ = add("embeddings.token_type_embeddings.weight", {config.type_vocab_size, c});
+  if (bert)
+    token_type_embeddings_ = add("embeddings.token_type_embeddings.weight", {config.type_vocab_size, c});
   norm_weight_ = add("embeddings.LayerNorm.weight", {c});
   norm_bias_ = add("embeddings.LayerNorm.bias", {c});
   for (int i = 0; i < config.num_layers; ++i) {
@@ -30,7 +33,8 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
     pair(l.k_weight, l.k_bias, bert ? "attention.self.key" : "attention.k_lin", c, c);
     pair(l.v_weight, l.v_bias, bert ? "attention.self.value" : "attention.v_lin", c, c);
     pair(l.out_weight, l.out_bias, bert ? "attention.output.dense" : "attention.out_lin", c, c);
-    pair(l.attention_norm_weight, l.attention_norm_bias, bert ? "attention.output.LayerNorm" : "sa_layer_norm", c, 0);
+    pair(l.attention_norm_weight, l.attention_norm_bias,
+         bert ? "attention.output.LayerNorm" : "sa_layer_norm", c, 0);
     pair(l.fc1_weight, l.fc1_bias, bert ? "intermediate.dense" : "ffn.lin1", f, c);
     pair(l.fc2_weight, l.fc2_bias, bert ? "output.dense" : "ffn.lin2", c, f);
     pair(l.output_norm_weight, l.output_norm_bias, bert ? "output.LayerNorm" : "output_layer_norm", c, 0);
@@ -40,7 +44,8 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
 
 void SentenceEncoder::initialise(uint64_t seed, float std) {
   for (const auto& p : parameters_.all()) {
-    const bool norm = p->name.find("LayerNorm") != std::string::npos || p->name.find("layer_norm") != std::string::npos;
+    const bool norm =
+        p->name.find("LayerNorm") != std::string::npos || p->name.find("layer_norm") != std::string::npos;
     if (p->shape.size() > 1)
       parameters_.normal(*p, seed, std);
     else
@@ -55,7 +60,9 @@ void SentenceEncoder::load(const std::vector<std::string>& paths) {
     // TensorFlow's spelling, kept by old conversions.
     const size_t at = name.find("LayerNorm.");
     if (at != std::string::npos) {
-      const std::string old = name.substr(0, at) + (name.find("weight") != std::string::npos ? "LayerNorm.gamma" : "LayerNorm.beta");
+      const std::string old =
+          name.substr(0, at) +
+          (name.find("weight") != std::string::npos ? "LayerNorm.gamma" : "LayerNorm.beta");
       names.push_back(old);
       names.push_back(prefix + old);
     }
@@ -68,13 +75,15 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
   for (int64_t b = 0; b < batch.size(); ++b) {
     const int32_t length = batch.offsets[b + 1] - batch.offsets[b];
     if (length > config_.max_positions)
-      throw Error(ErrorCode::invalid_argument, "A text of " + std::to_string(length) + " tokens exceeds the encoder's " +
+      throw Error(ErrorCode::invalid_argument, "A text of " + std::to_string(length) +
+                                                   " tokens exceeds the encoder's " +
                                                    std::to_string(config_.max_positions) + " positions.");
     for (int32_t i = 0; i < length; ++i) positions[batch.offsets[b] + i] = i;
   }
   for (int32_t id : batch.ids)
     if (id < 0 || id >= config_.vocab_size)
-      throw Error(ErrorCode::invalid_argument, "Token " + std::to_string(id) + " is outside the encoder's vocabulary of " +
+      throw Error(ErrorCode::invalid_argument, "Token " + std::to_string(id) +
+                                                   " is outside the encoder's vocabulary of " +
                                                    std::to_string(config_.vocab_size) + ".");
   const float p = config_.dropout_rate;
   const int64_t c = config_.hidden_size;
@@ -84,12 +93,14 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
   in.positions = position_embeddings_;
   in.position_ids = tape.ints(positions);
   if (token_type_embeddings_) in.constant = ParameterView(token_type_embeddings_, 0, 1);
-  Tensor x = ops::layer_norm(tape, ops::embedding(tape, in), *norm_weight_, *norm_bias_, config_.layer_norm_eps);
+  Tensor x =
+      ops::layer_norm(tape, ops::embedding(tape, in), *norm_weight_, *norm_bias_, config_.layer_norm_eps);
   x = ops::dropout(tape, x, p);
   const ops::AttentionPlan plan = ops::self_attention_plan(tape, batch.offsets, false);
   for (const Layer& l : layers_) {
     ops::AttentionInput a;
-    a.q = a.kv = ops::projections(tape, {{x, l.q_weight, l.q_bias}, {x, l.k_weight, l.k_bias}, {x, l.v_weight, l.v_bias}});
+    a.q = a.kv = ops::projections(
+        tape, {{x, l.q_weight, l.q_bias}, {x, l.k_weight, l.k_bias}, {x, l.v_weight, l.v_bias}});
     a.k_column = c;
     a.v_column = 2 * c;
     a.heads = config_.num_heads;
@@ -105,7 +116,8 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
     };
     x = ops::layer_norm(tape, with_residual(attended, l.out_weight, l.out_bias, x), *l.attention_norm_weight,
                         *l.attention_norm_bias, config_.layer_norm_eps);
-    const Tensor hidden = ops::activation(tape, config_.activation, ops::linear(tape, x, l.fc1_weight, l.fc1_bias));
+    const Tensor hidden =
+        ops::activation(tape, config_.activation, ops::linear(tape, x, l.fc1_weight, l.fc1_bias));
     x = ops::layer_norm(tape, with_residual(hidden, l.fc2_weight, l.fc2_bias, x), *l.output_norm_weight,
                         *l.output_norm_bias, config_.layer_norm_eps);
   }
@@ -132,10 +144,12 @@ std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t toke
     if (cancelled && cancelled()) throw Error(ErrorCode::cancelled, "Encoding was cancelled.");
     TokenBatch batch;
     size_t last = first;
-    while (last < order.size() &&
-           (last == first || static_cast<int64_t>(batch.ids.size()) + length(order[last]) <= tokens_per_batch)) {
+    while (
+        last < order.size() &&
+        (last == first || static_cast<int64_t>(batch.ids.size()) + length(order[last]) <= tokens_per_batch)) {
       const int64_t b = order[last++];
-      batch.ids.insert(batch.ids.end(), texts.ids.begin() + texts.offsets[b], texts.ids.begin() + texts.offsets[b + 1]);
+      batch.ids.insert(batch.ids.end(), texts.ids.begin() + texts.offsets[b],
+                       texts.ids.begin() + texts.offsets[b + 1]);
       batch.offsets.push_back(static_cast<int32_t>(batch.ids.size()));
     }
     arena.reset();

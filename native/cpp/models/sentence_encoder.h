@@ -48,7 +48,8 @@ class SentenceEncoder {
   // Mean over each text's tokens (B, C): Q_i.
   Tensor pooled(Tape& tape, const TokenBatch& batch);
   // The same for many texts without a tape: sorted by length, packed up to `tokens_per_batch`.
-  std::vector<float> encode(const TokenBatch& texts, int64_t tokens_per_batch, const std::function<bool()>& cancelled);
+  std::vector<float> encode(const TokenBatch& texts, int64_t tokens_per_batch,
+                            const std::function<bool()>& cancelled);
 
   const EncoderConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }

@@ -5,7 +5,10 @@
 namespace allmrec {
 
 Adam::Adam(std::shared_ptr<Device> device, std::vector<Parameter*> parameters, AdamOptions options)
-    : device_(std::move(device)), parameters_(std::move(parameters)), options_(options), norm_(device_, sizeof(float)) {
+    : device_(std::move(device)),
+      parameters_(std::move(parameters)),
+      options_(options),
+      norm_(device_, sizeof(float)) {
   for (const Parameter* p : parameters_) {
     const size_t bytes = static_cast<size_t>(p->value.size()) * sizeof(float);
     m_.emplace_back(device_, bytes);
@@ -24,7 +27,8 @@ void Adam::step() {
       grads.push_back(p->grad);
       sizes.push_back(p->value.size());
     }
-    device_->squared_norm({grads.data(), sizes.data(), static_cast<int64_t>(grads.size()), norm_.as<float>()});
+    device_->squared_norm(
+        {grads.data(), sizes.data(), static_cast<int64_t>(grads.size()), norm_.as<float>()});
     float squared = 0.0f;
     device_->download(&squared, norm_.as<float>(), sizeof squared);
     if (!std::isfinite(squared))

@@ -24,8 +24,8 @@ class Adam {
  public:
   Adam(std::shared_ptr<Device> device, std::vector<Parameter*> parameters, AdamOptions options);
 
-  // Applies and clears the gradients. Throws ErrorCode::numeric, parameters untouched, when clipping is on and the
-  // norm is not finite.
+  // Applies and clears the gradients. Throws ErrorCode::numeric, parameters untouched, when clipping is on
+  // and the norm is not finite.
   void step();
   void set_learning_rate(float value) { options_.learning_rate = value; }
   const AdamOptions& options() const { return options_; }

@@ -86,14 +86,17 @@ void ParameterSet::fill(Parameter& parameter, float value) {
   device_->fill(parameter.value.data, parameter.value.size(), value);
 }
 
-uint64_t ParameterSet::stream_of(const Parameter& parameter) const { return index_.at(parameter.name) + 1; }
+uint64_t ParameterSet::stream_of(const Parameter& parameter) const {
+  return index_.at(parameter.name) + 1;
+}
 
 void ParameterSet::normal(Parameter& parameter, uint64_t seed, float std) {
   device_->random({parameter.value.size(), seed, stream_of(parameter), 1, 0.0f, std, parameter.value.data});
 }
 
 void ParameterSet::uniform(Parameter& parameter, uint64_t seed, float bound) {
-  device_->random({parameter.value.size(), seed, stream_of(parameter), 0, -bound, bound, parameter.value.data});
+  device_->random(
+      {parameter.value.size(), seed, stream_of(parameter), 0, -bound, bound, parameter.value.data});
 }
 
 void ParameterSet::xavier_normal(Parameter& parameter, uint64_t seed) {
@@ -132,12 +135,14 @@ void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>
       if (found) break;
     }
     if (found == nullptr)
-      throw Error(ErrorCode::checkpoint, "Checkpoint " + (files.empty() ? "(no file)" : files.front()->path()) +
+      throw Error(ErrorCode::checkpoint, "Checkpoint " +
+                                             (files.empty() ? "(no file)" : files.front()->path()) +
                                              " lacks the tensor `" + alternatives.front() + "` " +
                                              shape_text(parameter->shape) + ".");
     if (found->shape != parameter->shape)
       throw Error(ErrorCode::checkpoint, where + ": expected tensor `" + found->name + "` of shape " +
-                                             shape_text(parameter->shape) + ", got " + shape_text(found->shape) + ".");
+                                             shape_text(parameter->shape) + ", got " +
+                                             shape_text(found->shape) + ".");
     host.resize(static_cast<size_t>(parameter->value.size()));
     io::read_f32(*found, host.data());
     for (float value : host)

@@ -26,7 +26,8 @@ class ParameterSet {
   void set_trainable(Parameter& parameter, bool trainable);
   void set_trainable(bool trainable);
   std::vector<Parameter*> trainable() const;
-  // Makes all trainable and gives them. One call, because the arguments of an optimizer are evaluated in any order.
+  // Makes all trainable and gives them. One call, because the arguments of an optimizer are evaluated in any
+  // order.
   std::vector<Parameter*> train_all();
   void zero_grad();
 
@@ -38,13 +39,14 @@ class ParameterSet {
   // Random numbers depend on the seed and the parameter's place in the set.
   void normal(Parameter& parameter, uint64_t seed, float std);
   void uniform(Parameter& parameter, uint64_t seed, float bound);
-  void xavier_normal(Parameter& parameter, uint64_t seed);  // std = sqrt(2 / (fan_in + fan_out)); vectors: left alone
+  void xavier_normal(Parameter& parameter,
+                     uint64_t seed);  // std = sqrt(2 / (fan_in + fan_out)); vectors: left alone
 
   int64_t count() const;  // numbers in all parameters
   size_t bytes() const;   // of weights and gradients
 
-  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order); checks
-  // shapes; throws ErrorCode::checkpoint naming what is missing.
+  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order);
+  // checks shapes; throws ErrorCode::checkpoint naming what is missing.
   using Names = std::function<std::vector<std::string>(const std::string&)>;
   void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names);
 
