@@ -1,4 +1,5 @@
-import { appendFile, mkdir, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { LongCallOptions } from '../progress.js';
@@ -11,7 +12,7 @@ export interface LoopOptions extends LongCallOptions {
 	validateEvery?: number | undefined;
 	/** Validations without improvement after which training stops. Default: none, all epochs are run. */
 	patience?: number | undefined;
-	/** Folder for checkpoints, the log and the best weights. Without it nothing is written and nothing resumes. */
+	/** Folder for checkpoints, the log and the best weights. Without it nothing is kept on disk and nothing resumes. */
 	folder?: string | undefined;
 	/** Seconds between checkpoints within and across epochs. Default 60. */
 	checkpointSeconds?: number | undefined;
@@ -78,6 +79,23 @@ export async function trainLoop(
 	options: LoopOptions,
 	fingerprint: string,
 ): Promise<LoopResult> {
+	if (options.folder) return train(stage, options, fingerprint, options.folder);
+	// The best weights need a place while training goes on.
+	const scratch = await mkdtemp(join(tmpdir(), 'a-llmrec-'));
+	try {
+		return await train(stage, options, fingerprint, scratch);
+	} finally {
+		await rm(scratch, { recursive: true, force: true });
+	}
+}
+
+/** @param place the run's folder, or one that goes when training ends */
+async function train(
+	stage: Stage,
+	options: LoopOptions,
+	fingerprint: string,
+	place: string,
+): Promise<LoopResult> {
 	const { epochs, validateEvery = 1, patience, folder, checkpointSeconds = 60, signal, onProgress } = options;
 	const totalSteps = epochs * stage.stepsPerEpoch;
 	const state = (folder && (await resume(stage, folder, fingerprint))) || freshState(fingerprint);
@@ -138,7 +156,7 @@ export async function trainLoop(
 				if (!state.best || validation.score > state.best.score) {
 					state.best = { score: validation.score, epoch, metrics };
 					state.badValidations = 0;
-					if (folder) await saveAs(folder, BEST, (path) => stage.saveWeights(path));
+					await saveAs(place, BEST, (path) => stage.saveWeights(path));
 					bestInMemory = true;
 				} else {
 					state.badValidations++;
@@ -168,11 +186,8 @@ export async function trainLoop(
 	if (!finished) {
 		state.done = true;
 		state.seconds = seconds();
-		// The best weights are what the stage is for; without a folder there is no way back, so the last ones stay.
-		if (folder) {
-			if (state.best && !bestInMemory) await stage.loadWeights(join(folder, BEST));
-			await checkpoint(stage, folder, state, true);
-		}
+		if (state.best && !bestInMemory) await stage.loadWeights(join(place, BEST));
+		if (folder) await checkpoint(stage, folder, state, true);
 	}
 	return {
 		steps: state.step,

@@ -1,6 +1,6 @@
 import { existsSync } from 'node:fs';
 import { readdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { SeededRandom } from '../../lib/data/random.js';
@@ -124,12 +124,10 @@ test('training stops after `patience` validations without a better score', async
 	t.true(result.seconds > 0.01, `${result.seconds}`);
 });
 
-test('the best weights are restored; without a folder the last ones stay', async (t) => {
+test('the best weights are restored, with a folder and without', async (t) => {
 	const scores = (epoch: number) => [0, 1, 3, 2, 2, 2][epoch]!;
 	const best = new FakeStage();
 	await train(best, { epochs: 2 });
-	const last = new FakeStage();
-	await train(last);
 
 	const folder = freshPath();
 	const stage = new FakeStage(scores);
@@ -140,7 +138,7 @@ test('the best weights are restored; without a folder the last ones stay', async
 
 	const unkept = new FakeStage(scores);
 	await train(unkept);
-	t.is(unkept.weight, last.weight);
+	t.is(unkept.weight, best.weight);
 });
 
 test('a finished training is loaded, not repeated', async (t) => {
@@ -300,9 +298,17 @@ test('progress counts to the end, names losses and metrics, and comes about ten 
 	t.deepEqual(last.metrics, { epoch: 15, loss: 57.5, 'best NDCG@10': 15 });
 });
 
-test('without a folder nothing is written', async (t) => {
+test('without a folder nothing is left behind', async (t) => {
 	const stage = new FakeStage();
-	stage.saveWeights = stage.saveOptimizer = stage.loadWeights = async () => t.fail();
+	const written: string[] = [];
+	const save = stage.saveWeights.bind(stage);
+	stage.saveWeights = async (path) => {
+		written.push(dirname(path));
+		await save(path);
+	};
+	stage.saveOptimizer = async () => t.fail();
 	await train(stage);
+	t.true(written.length > 0);
+	t.false(written.some((folder) => existsSync(folder)));
 	t.false(existsSync('state.json'));
 });
