@@ -157,7 +157,7 @@ test('an item is added by its text and can be recommended at once', async (t) =>
 	const place = list!.find(({ id }) => id === 'new')!;
 	t.is(place.title, newItem.title);
 	t.true([place.cf, place.llm, place.fused].every(Number.isFinite));
-	const [retrieved] = await model.recommend([user!], { coldShare: 1 });
+	const [retrieved] = await model.recommend([user!], { coldShare: 1, topK: 50 });
 	t.true(
 		retrieved!.some(({ id }) => id === 'new'),
 		'retrieved from the whole catalogue',
@@ -189,7 +189,19 @@ test('it does not matter whether items are added before or after the first recom
 	await late.addItem(newItem);
 	await late.recommend([user!]);
 	await late.addItem(other);
-	t.deepEqual(await late.recommend([request]), await early.recommend([request]));
+	// A vector computed alone and the same one computed among others differ in their last bits.
+	const [a, b] = [(await late.recommend([request]))[0]!, (await early.recommend([request]))[0]!];
+	t.deepEqual(
+		a.map(({ id }) => id),
+		b.map(({ id }) => id),
+	);
+	for (const [i, { cf, llm, fused }] of a.entries())
+		for (const [x, y] of [
+			[cf, b[i]!.cf],
+			[llm, b[i]!.llm],
+			[fused, b[i]!.fused],
+		] as const)
+			t.true(Math.abs(x - y) <= 1e-5 * Math.max(1, Math.abs(y)), `${x} ${y}`);
 	t.is(await late.generate(request), await early.generate(request));
 });
 
@@ -337,7 +349,7 @@ test('an addition that fails leaves everything as it was', async (t) => {
 	t.deepEqual(await model.recommend([user!], { coldShare: 1 }), before);
 	t.is(await model.generate(user!), text);
 	await model.addItem(newItem);
-	t.true((await model.recommend([user!], { coldShare: 1 }))[0]!.some(({ id }) => id === 'new'));
+	t.true((await model.recommend([user!], { coldShare: 1, topK: 50 }))[0]!.some(({ id }) => id === 'new'));
 });
 
 test('genres are generated as text', async (t) => {
