@@ -25,5 +25,5 @@ const begun = performance.now();
 if (values.encoder || both)
 	await makeEncoder(join(values.out, 'tiny-encoder'), texts, Number(values.steps ?? 300));
 if (values.llm || both)
-	await makeLanguageModel(join(values.out, 'tiny-opt'), texts, Number(values.steps ?? 800));
+	await makeLanguageModel(join(values.out, 'tiny-opt'), texts, Number(values.steps ?? 2000));
 console.log(`made in ${((performance.now() - begun) / 1000).toFixed(0)} s`);
