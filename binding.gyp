@@ -1,6 +1,7 @@
 # What `npm install` builds: the addon with its CPU back end. It reads the same list of sources as CMakeLists.txt.
 {
   'variables': {
+    'version': '<!(node -p "require(\'./package.json\').version")',
     'kernel_sources': [
       '<!@(node -p "require(\'./native/sources.json\').cpu_kernels.join(\' \')")'
     ],
@@ -32,7 +33,7 @@
         'NAPI_VERSION=8',
         'NODE_ADDON_API_CPP_EXCEPTIONS',
         'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
-        'ALLMREC_VERSION="<!(node -p "require(\'./package.json\').version")"',
+        'ALLMREC_VERSION="<(version)"',
       ],
       # The plainest set comes first: where an inline function has a copy in each, the linker keeps the first one.
       'dependencies': ['allmrec_core', 'allmrec_kernels_generic'],
@@ -44,6 +45,7 @@
     {
       'target_name': 'allmrec_core',
       'type': 'static_library',
+      'defines': ['ALLMREC_VERSION="<(version)"'],
       'sources': [
         '<!@(node -p "const s = require(\'./native/sources.json\'); [s.core, s.io, s.backend, s.cpu, s.autograd, s.nn, s.models].flat().join(\' \')")'
       ],

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const folder = join(root, 'build-native');
 const sources = JSON.parse(readFileSync(join(root, 'native', 'sources.json'), 'utf8'));
+const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
 const jobs = availableParallelism();
 const tests = Object.keys(sources.tests).filter((name) => !process.argv[2] || name === process.argv[2]);
 
@@ -50,6 +51,7 @@ async function buildDirectly() {
 		'-Wall',
 		'-Wextra',
 		`-I${join(root, 'native/cpp')}`,
+		`-DALLMREC_VERSION="${version}"`,
 	];
 	const sets = { generic: [] };
 	if (process.arch === 'x64') {

@@ -255,10 +255,10 @@ struct AttentionCase {
           vector<double> p(static_cast<size_t>(keys), -INFINITY);
           const auto row_of = [&](int64_t j) { return kv_start[s] + j - pad; };
           const auto key = [&](int64_t j) {
-            return j < pad ? a.pad_k + h * D : a.k + row_of(j) * a.ldk + h * D;
+            return j < pad ? a.pad_k + h * D : static_cast<const float*>(a.k) + row_of(j) * a.ldk + h * D;
           };
           const auto value = [&](int64_t j) {
-            return j < pad ? a.pad_v + h * D : a.v + row_of(j) * a.ldv + h * D;
+            return j < pad ? a.pad_v + h * D : static_cast<const float*>(a.v) + row_of(j) * a.ldv + h * D;
           };
           double top = -INFINITY, total = 0;
           for (int64_t j = 0; j < keys; ++j) {

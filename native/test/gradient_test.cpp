@@ -4,6 +4,7 @@
 #include <random>
 
 #include "op_fixture.h"
+#include "reference_sequence.h"
 
 namespace allmrec::test {
 
@@ -145,6 +146,18 @@ void gru_gradient() {
   check_gradient("gru h0", loss, g.h0, r.d_h0);
 }
 
+void conv_gradient() {
+  for (const int32_t dilation : {1, 2, 5}) {  // the last reaches beyond the beginning with every tap but one
+    reference::Conv c = {2, 5, 3, 4, 3, dilation, uniform(2 * 5 * 3), uniform(3 * 4 * 3), uniform(4)};
+    const Values dy = uniform(2 * 5 * 4);
+    const auto loss = [&] { return dot(dy, reference::conv(c)); };
+    const reference::ConvGradients g = reference::conv_backward(c, dy);
+    check_gradient("conv x", loss, c.x, g.dx);
+    check_gradient("conv w", loss, c.w, g.d_w);
+    check_gradient("conv bias", loss, c.bias, g.d_bias);
+  }
+}
+
 }  // namespace
 
 void gradient_tests() {
@@ -157,6 +170,7 @@ void gradient_tests() {
   row_gradients();
   loss_gradients();
   gru_gradient();
+  conv_gradient();
 }
 
 }  // namespace allmrec::test

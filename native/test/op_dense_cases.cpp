@@ -98,7 +98,7 @@ void test_column_sum(Fixture& f, int variant) {
     float* out = accumulate ? f.output(before) : f.output(cols);
     for (int64_t i = 0; accumulate && i < cols; ++i) expected[i] += before[i];
     f.run(&allmrec_backend::column_sum,
-          allmrec_column_sum_args{rows, cols, f.upload(x), ld, out, accumulate});
+          allmrec_column_sum_args{rows, cols, f.upload(x), ld, out, accumulate, ALLMREC_F32});
     f.expect("out", out, expected);
   }
 }
@@ -112,7 +112,7 @@ void test_layer_norm(Fixture& f, int variant) {
     const reference::LayerNorm expected = reference::layer_norm(rows, cols, x, gamma, beta, eps);
     float *y = f.output(rows * cols), *mean = f.output(rows), *rstd = f.output(rows);
     allmrec_layer_norm_args args = {rows, cols, f.upload(x), f.upload(gamma), f.upload(beta), eps,
-                                    y,    mean, rstd};
+                                    y,    mean, rstd,        ALLMREC_F32};
     f.run(&allmrec_backend::layer_norm, args);
     f.expect("y", y, expected.y);
     f.expect("mean", mean, expected.mean);
@@ -139,8 +139,9 @@ void test_layer_norm_edges(Fixture& f, int) {
   const Values gamma = f.uniform(cols), beta = f.uniform(cols);
   const reference::LayerNorm expected = reference::layer_norm(rows, cols, x, gamma, beta, 1e-8f);
   float* y = f.output(rows * cols);
-  f.run(&allmrec_backend::layer_norm, allmrec_layer_norm_args{rows, cols, f.upload(x), f.upload(gamma),
-                                                              f.upload(beta), 1e-8f, y, nullptr, nullptr});
+  f.run(&allmrec_backend::layer_norm,
+        allmrec_layer_norm_args{rows, cols, f.upload(x), f.upload(gamma), f.upload(beta), 1e-8f, y, nullptr,
+                                nullptr, ALLMREC_F32});
   f.expect("y", y, expected.y);
 }
 
@@ -194,9 +195,9 @@ void test_activation(Fixture& f, int kind) {
     // measure it by.
     if (n > 0) x[0] = 3;
     float *in = f.upload(x), *y = f.output(n);
-    f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, in, y});
+    f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, in, y, ALLMREC_F32});
     f.expect("y", y, reference::activation(kind, x));
-    f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, in, in});  // in place
+    f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, in, in, ALLMREC_F32});  // in place
     f.expect("in place", in, reference::activation(kind, x));
   }
 }
@@ -211,7 +212,7 @@ void test_activation_range(Fixture& f, int variant) {
   for (double v : {0.0, 100.0, double{INFINITY}, double{-INFINITY}, std::nan("")}) x.push_back(v);
   const int64_t n = static_cast<int64_t>(x.size());
   float* y = f.output(n);
-  f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, f.upload(x), y});
+  f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, f.upload(x), y, ALLMREC_F32});
   const Values expected = reference::activation(kind, x);
   f.expect_each("y", y, Values(expected.begin(), expected.end() - 1));
   f.expect_true("NaN stays NaN", std::isnan(f.download(y, n).back()));
@@ -222,7 +223,7 @@ void test_activation_nan(Fixture& f, int kind) {
                     1, std::nan("")};
   const int64_t n = static_cast<int64_t>(x.size());
   float* y = f.output(n);
-  f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, f.upload(x), y});
+  f.run(&allmrec_backend::activation, allmrec_activation_args{n, kind, f.upload(x), y, ALLMREC_F32});
   f.expect("y", y, [&] {
     Values expected = reference::activation(kind, x);
     for (size_t i = 0; i < x.size(); ++i)
@@ -248,12 +249,12 @@ void test_activation_backward(Fixture& f, int kind) {
     const float *dy_in = f.upload(dy), *saved_in = f.upload(saved);
     float* dx = f.output(n);
     f.run(&allmrec_backend::activation_backward,
-          allmrec_activation_backward_args{n, kind, dy_in, saved_in, dx, 0});
+          allmrec_activation_backward_args{n, kind, dy_in, saved_in, dx, 0, ALLMREC_F32});
     f.expect("dx", dx, expected);
     for (int64_t i = 0; i < n; ++i) expected[i] += before[i];
     dx = f.output(before);
     f.run(&allmrec_backend::activation_backward,
-          allmrec_activation_backward_args{n, kind, dy_in, saved_in, dx, 1});
+          allmrec_activation_backward_args{n, kind, dy_in, saved_in, dx, 1, ALLMREC_F32});
     f.expect("dx added", dx, expected);
   }
 }

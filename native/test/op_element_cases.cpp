@@ -16,15 +16,15 @@ void test_add(Fixture& f, int) {
     Values expected(n);
     for (int64_t i = 0; i < n; ++i) expected[i] = 0.5 * a[i] - 2.0 * b[i];
     float* y = f.output(n);
-    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, in_a, -2.0f, in_b, y, 0});
+    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, in_a, -2.0f, in_b, y, 0, ALLMREC_F32});
     f.expect("y", y, expected);
     for (int64_t i = 0; i < n; ++i) expected[i] += before[i];
     y = f.output(before);
-    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, in_a, -2.0f, in_b, y, 1});
+    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, in_a, -2.0f, in_b, y, 1, ALLMREC_F32});
     f.expect("y added", y, expected);
     for (int64_t i = 0; i < n; ++i) expected[i] = 3 * a[i];
     y = f.output(n);
-    f.run(&allmrec_backend::add, allmrec_add_args{n, 3.0f, in_a, 7.0f, nullptr, y, 0});
+    f.run(&allmrec_backend::add, allmrec_add_args{n, 3.0f, in_a, 7.0f, nullptr, y, 0, ALLMREC_F32});
     f.expect("b NULL", y, expected);
   }
 }
@@ -38,7 +38,7 @@ void test_add_aliased(Fixture& f, int variant) {
     Values expected(n);
     for (int64_t i = 0; i < n; ++i)
       expected[i] = 0.5 * a[i] + 2 * (variant == 2 ? a[i] : b[i]) + (variant == 2 ? a[i] : 0);
-    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, x, 2.0f, second, y, variant == 2});
+    f.run(&allmrec_backend::add, allmrec_add_args{n, 0.5f, x, 2.0f, second, y, variant == 2, ALLMREC_F32});
     f.expect("y", y, expected);
   }
 }
@@ -70,10 +70,10 @@ void test_copy_2d(Fixture& f, int variant) {
   for (int64_t i = 0; i < rows; ++i)
     expected.insert(expected.end(), x.begin() + i * ldx, x.begin() + i * ldx + cols);
   float* y = f.output(rows * ldy);
-  f.run(&allmrec_backend::copy_2d, allmrec_copy_2d_args{rows, cols, in, ldx, y, ldy, 0});
+  f.run(&allmrec_backend::copy_2d, allmrec_copy_2d_args{rows, cols, in, ldx, y, ldy, 0, ALLMREC_F32});
   f.expect_matrix("y", y, rows, cols, ldy, expected);
   for (double& v : expected) v *= 2;  // exact
-  f.run(&allmrec_backend::copy_2d, allmrec_copy_2d_args{rows, cols, in, ldx, y, ldy, 1});
+  f.run(&allmrec_backend::copy_2d, allmrec_copy_2d_args{rows, cols, in, ldx, y, ldy, 1, ALLMREC_F32});
   f.expect_matrix("y added", y, rows, cols, ldy, expected);
 }
 
@@ -83,7 +83,7 @@ void test_cast(Fixture& f, int variant) {
   if (dtype == ALLMREC_F32) {
     const Values x = f.uniform(1003);
     float* y = f.output(1003);
-    f.run(&allmrec_backend::cast, allmrec_cast_args{1003, f.upload(x), dtype, y});
+    f.run(&allmrec_backend::cast, allmrec_cast_args{1003, f.upload(x), dtype, y, ALLMREC_F32});
     return void(f.expect("y", y, x));
   }
   std::vector<uint16_t> bits;
@@ -97,7 +97,7 @@ void test_cast(Fixture& f, int variant) {
   expected.resize(bits.size());
   const int64_t n = static_cast<int64_t>(bits.size());
   float* y = f.output(n);
-  f.run(&allmrec_backend::cast, allmrec_cast_args{n, f.upload(bits), dtype, y});
+  f.run(&allmrec_backend::cast, allmrec_cast_args{n, f.upload(bits), dtype, y, ALLMREC_F32});
   f.expect("y", y, expected);
 }
 
@@ -111,14 +111,15 @@ void test_dropout(Fixture& f, int variant) {
     float *in = f.upload(x), *y = f.output(n);
     Values expected(n);
     for (int64_t i = 0; i < n; ++i) expected[i] = x[i] * factors[i] + residual[i];
-    f.run(&allmrec_backend::dropout, allmrec_dropout_args{n, dropout, in, f.upload(residual), y, 0});
+    f.run(&allmrec_backend::dropout,
+          allmrec_dropout_args{n, dropout, in, f.upload(residual), y, 0, ALLMREC_F32});
     f.expect("y with residual", y, expected);
     for (int64_t i = 0; i < n; ++i) expected[i] = x[i] * factors[i] + before[i];
     y = f.output(before);
-    f.run(&allmrec_backend::dropout, allmrec_dropout_args{n, dropout, in, nullptr, y, 1});
+    f.run(&allmrec_backend::dropout, allmrec_dropout_args{n, dropout, in, nullptr, y, 1, ALLMREC_F32});
     f.expect("y added", y, expected);
     for (int64_t i = 0; i < n; ++i) expected[i] = x[i] * factors[i];
-    f.run(&allmrec_backend::dropout, allmrec_dropout_args{n, dropout, in, nullptr, in, 0});
+    f.run(&allmrec_backend::dropout, allmrec_dropout_args{n, dropout, in, nullptr, in, 0, ALLMREC_F32});
     f.expect("in place", in, expected);
   }
 }
@@ -126,7 +127,8 @@ void test_dropout(Fixture& f, int variant) {
 void test_dropout_nan(Fixture& f, int) {
   const Values x(100, std::nan(""));
   float* y = f.output(Values(100, 1.0));
-  f.run(&allmrec_backend::dropout, allmrec_dropout_args{100, {0.5f, 1, 2}, f.upload(x), nullptr, y, 0});
+  f.run(&allmrec_backend::dropout,
+        allmrec_dropout_args{100, {0.5f, 1, 2}, f.upload(x), nullptr, y, 0, ALLMREC_F32});
   f.expect("NaN shows, dropped or not", y, x);
 }
 

@@ -4,6 +4,8 @@
 #include <cstring>
 #include <limits>
 
+#include "../cpp/io/float_bits.h"
+
 namespace allmrec::test {
 
 namespace {
@@ -71,6 +73,48 @@ uint16_t* Fixture::upload(const std::vector<uint16_t>& values) {
   return static_cast<uint16_t*>(allocate(values.size() * sizeof(uint16_t), true, values.data()));
 }
 
+namespace {
+
+// The bytes of values in a dtype; the values become what was stored.
+std::vector<unsigned char> stored(int32_t dtype, Values& values) {
+  std::vector<unsigned char> bytes(values.size() * (dtype == ALLMREC_F32 ? 4 : 2));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (dtype == ALLMREC_F32) {
+      const auto x = static_cast<float>(values[i]);
+      std::memcpy(&bytes[4 * i], &x, 4);
+      values[i] = x;
+      continue;
+    }
+    const auto x = static_cast<float>(values[i]);
+    const uint16_t h = dtype == ALLMREC_F16 ? io::half_from_float(x) : io::bfloat16_from_float(x);
+    std::memcpy(&bytes[2 * i], &h, 2);
+    values[i] = dtype == ALLMREC_F16 ? io::float_from_half(h) : io::float_from_bfloat16(h);
+  }
+  return bytes;
+}
+
+}  // namespace
+
+void* Fixture::upload_as(int32_t dtype, Values& values) {
+  if (values.empty()) return nullptr;
+  const std::vector<unsigned char> bytes = stored(dtype, values);
+  return allocate(bytes.size(), true, bytes.data());
+}
+
+void* Fixture::output_as(int32_t dtype, int64_t n) {
+  return output_bytes(n * (dtype == ALLMREC_F32 ? 4 : 2));
+}
+
+void* Fixture::output_as(int32_t dtype, Values& values) {
+  const std::vector<unsigned char> bytes = stored(dtype, values);
+  return allocate(bytes.size(), true, bytes.data());
+}
+
+void* Fixture::output_bytes(int64_t n) {
+  const std::vector<unsigned char> poison(static_cast<size_t>(n), 0xff);
+  return allocate(poison.size(), true, poison.data());
+}
+
 float* Fixture::output(int64_t n) {
   const std::vector<float> poison(static_cast<size_t>(n), std::numeric_limits<float>::quiet_NaN());
   return static_cast<float*>(allocate(poison.size() * sizeof(float), true, poison.data()));
@@ -99,25 +143,41 @@ void Fixture::check_margins() {
   }
 }
 
-Values Fixture::download(const float* p, int64_t n) {
-  std::vector<float> floats(static_cast<size_t>(n));
-  if (n > 0 && backend_.download(device_, floats.data(), p, floats.size() * sizeof(float)) != ALLMREC_OK)
+std::vector<unsigned char> Fixture::download_bytes(const void* p, int64_t n) {
+  std::vector<unsigned char> bytes(static_cast<size_t>(n));
+  if (n > 0 && backend_.download(device_, bytes.data(), p, bytes.size()) != ALLMREC_OK)
     fail("download failed");
-  const unsigned char* bytes = reinterpret_cast<const unsigned char*>(floats.data());
-  bits_.insert(bits_.end(), bytes, bytes + floats.size() * sizeof(float));
+  bits_.insert(bits_.end(), bytes.begin(), bytes.end());
   check_margins();
-  return Values(floats.begin(), floats.end());
+  return bytes;
 }
 
-double Fixture::expect(const char* what, const float* p, const Values& reference) {
+Values Fixture::download(const void* p, int64_t n, int32_t dtype) {
+  const std::vector<unsigned char> bytes = download_bytes(p, n * (dtype == ALLMREC_F32 ? 4 : 2));
+  Values values(static_cast<size_t>(n));
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (dtype == ALLMREC_F32) {
+      float x;
+      std::memcpy(&x, &bytes[4 * i], 4);
+      values[i] = x;
+      continue;
+    }
+    uint16_t h;
+    std::memcpy(&h, &bytes[2 * i], 2);
+    values[i] = dtype == ALLMREC_F16 ? io::float_from_half(h) : io::float_from_bfloat16(h);
+  }
+  return values;
+}
+
+double Fixture::expect(const char* what, const void* p, const Values& reference, int32_t dtype) {
   const int64_t n = static_cast<int64_t>(reference.size());
-  return expect_matrix(what, p, 1, n, n, reference);
+  return expect_matrix(what, p, 1, n, n, reference, dtype);
 }
 
-double Fixture::expect_matrix(const char* what, const float* p, int64_t rows, int64_t cols, int64_t ld,
-                              const Values& reference) {
+double Fixture::expect_matrix(const char* what, const void* p, int64_t rows, int64_t cols, int64_t ld,
+                              const Values& reference, int32_t dtype) {
   const int64_t total = rows > 0 ? (rows - 1) * ld + cols : 0;
-  const Values values = download(p, total);
+  const Values values = download(p, total, dtype);
   double difference = 0, norm = 0;
   for (int64_t i = 0; i < total; ++i) {
     const int64_t row = ld > 0 ? i / ld : 0, col = ld > 0 ? i % ld : i;

@@ -33,26 +33,33 @@ class Fixture {
   float* upload(const Values& values);
   int32_t* upload(const Ints& values);
   uint16_t* upload(const std::vector<uint16_t>& values);
+  // Rounded to a storage dtype (F32, F16, BF16); `values` become what was stored.
+  void* upload_as(int32_t dtype, Values& values);
   // Uninitialised outputs, all NaN, with a margin before and behind that must stay as it is.
   float* output(int64_t n);
   int32_t* output_integers(int64_t n);
   // The same with `values` in it, for outputs that are added to.
   float* output(const Values& values);
+  void* output_as(int32_t dtype, int64_t n);
+  void* output_as(int32_t dtype, Values& values);
+  void* output_bytes(int64_t n);  // all 0xff
 
   // Runs an op of the table: fixture.run(&allmrec_backend::add, args).
   template <typename Args>
   void run(allmrec_status (*allmrec_backend::*op)(allmrec_device*, const Args*), const Args& args) {
     const allmrec_status status = (backend_.*op)(device_, &args);
+    if (status == ALLMREC_UNSUPPORTED) unsupported_ = true;
     if (status != ALLMREC_OK) fail(std::string("status: ") + backend_.last_error(device_));
   }
 
-  Values download(const float* p, int64_t n);
+  Values download(const void* p, int64_t n, int32_t dtype = ALLMREC_F32);
+  std::vector<unsigned char> download_bytes(const void* p, int64_t n);
   // ‖x − reference‖ / ‖reference‖ <= the case's tolerance; NaN and infinity must agree element by element.
   // Returns the error. With a matrix of `ld` > cols only the first cols of each row count, the others must
   // still be NaN.
-  double expect(const char* what, const float* p, const Values& reference);
-  double expect_matrix(const char* what, const float* p, int64_t rows, int64_t cols, int64_t ld,
-                       const Values& reference);
+  double expect(const char* what, const void* p, const Values& reference, int32_t dtype = ALLMREC_F32);
+  double expect_matrix(const char* what, const void* p, int64_t rows, int64_t cols, int64_t ld,
+                       const Values& reference, int32_t dtype = ALLMREC_F32);
   // The largest |x − reference| / |reference| <= the tolerance, for functions of one value.
   void expect_each(const char* what, const float* p, const Values& reference);
   void expect_integers(const char* what, const int32_t* p, const Ints& reference);
@@ -63,6 +70,8 @@ class Fixture {
   // Everything that was downloaded, to compare runs bit by bit.
   const std::vector<unsigned char>& bits() const { return bits_; }
   bool ok() const { return failures_.empty(); }
+  // The back end said UNSUPPORTED: a gap on the CPU, where half activations run in float32; a failure on CUDA.
+  bool unsupported() const { return unsupported_; }
   const std::string& failures() const { return failures_; }
 
  private:
@@ -84,6 +93,7 @@ class Fixture {
   std::vector<Block> blocks_;
   std::vector<unsigned char> bits_;
   std::string failures_;
+  bool unsupported_ = false;
 };
 
 // A row of the table: op, variant, tolerance and why it is that large.
@@ -108,6 +118,8 @@ constexpr Tolerance kSum = {1e-6, "float32 sums of up to some thousand terms in 
 constexpr Tolerance kCancel = {3e-6,
                                "float32 sums whose terms cancel (gradients through a mean or a softmax)"};
 constexpr Tolerance kRecurrent = {5e-6, "float32 roundings carried through the steps"};
+constexpr Tolerance kHalf = {4e-4, "outputs rounded to 11 bits"};
+constexpr Tolerance kBfloat16 = {3e-3, "outputs rounded to 8 bits"};
 constexpr Tolerance kLoss = {2e-7, "float64 sums of float32 terms, rounded once"};
 
 using Cases = std::vector<Case>;
@@ -121,6 +133,11 @@ void attention_cases(Cases& cases);  // attention and its backward
 void row_cases(Cases& cases);        // embedding, gather, scatter, segment_mean, row_dot, l2_normalize, top_k
 void loss_cases(Cases& cases);       // bce, mse, cross_entropy, sum, squared_norm
 void model_cases(Cases& cases);      // gru, adam
+void half_dense_cases(Cases& cases);      // gemm of halves
+void quantized_cases(Cases& cases);       // quantize, gemm and embedding of int8 and int4 weights
+void half_attention_cases(Cases& cases);  // attention and its backward on halves, long keys
+void half_row_cases(Cases& cases);        // the other ops on halves; put_rows, advance
+void sequence_cases(Cases& cases);        // conv, spmm, rank_catalogue, large gru, top_k
 
 void philox_tests();    // known answers, statistics of dropout and normals
 void gradient_tests();  // reference gradients against central differences

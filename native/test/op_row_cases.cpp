@@ -55,7 +55,7 @@ void test_embedding(Fixture& f, int variant) {
         allmrec_embedding_args{s.tokens, s.cols, f.upload(e.ids), table, s.dtype, s.table_rows,
                                f.upload(e.soft), s.soft_rows, static_cast<float>(e.scale),
                                f.upload(e.positions), s.position_rows, f.upload(e.position_ids),
-                               f.upload(e.constant), e.dropout, out});
+                               f.upload(e.constant), e.dropout, out, ALLMREC_F32, nullptr});
   f.expect("out", out, reference::embedding(e));
 }
 
@@ -103,7 +103,7 @@ void test_gather_rows(Fixture& f, int variant) {
   const Ints rows = f.integers(count, 0, static_cast<int32_t>(height - 1));
   float* out = f.output(count * ldout);
   f.run(&allmrec_backend::gather_rows,
-        allmrec_rows_args{count, cols, f.upload(rows), f.upload(x), ldx, out, ldout});
+        allmrec_rows_args{count, cols, f.upload(rows), f.upload(x), ldx, out, ldout, ALLMREC_F32});
   f.expect_matrix("out", out, count, cols, ldout, reference::gather_rows(cols, rows, x, ldx));
 }
 
@@ -115,7 +115,7 @@ void test_scatter_add_rows(Fixture& f, int variant) {
   float* out = f.output(expected);
   reference::scatter_add_rows(cols, rows, x, ldx, expected, ldout);
   f.run(&allmrec_backend::scatter_add_rows,
-        allmrec_rows_args{count, cols, f.upload(rows), f.upload(x), ldx, out, ldout});
+        allmrec_rows_args{count, cols, f.upload(rows), f.upload(x), ldx, out, ldout, ALLMREC_F32});
   f.expect("out", out, expected);
 }
 
@@ -128,11 +128,13 @@ void test_segment_mean(Fixture& f, int variant) {
   Values expected = reference::segment_mean(cols, offsets, x);
   float* out = f.output(segments * cols);
   const float* in = f.upload(x);
-  f.run(&allmrec_backend::segment_mean, allmrec_segment_mean_args{segments, cols, in_offsets, in, out, 0});
+  f.run(&allmrec_backend::segment_mean,
+        allmrec_segment_mean_args{segments, cols, in_offsets, in, out, 0, ALLMREC_F32});
   f.expect("out", out, expected);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
   out = f.output(before);
-  f.run(&allmrec_backend::segment_mean, allmrec_segment_mean_args{segments, cols, in_offsets, in, out, 1});
+  f.run(&allmrec_backend::segment_mean,
+        allmrec_segment_mean_args{segments, cols, in_offsets, in, out, 1, ALLMREC_F32});
   f.expect("out added", out, expected);
 }
 
@@ -146,12 +148,12 @@ void test_segment_mean_backward(Fixture& f, int variant) {
   Values expected = reference::segment_mean_backward(cols, offsets, dy, tokens);
   float* dx = f.output(tokens * cols);
   f.run(&allmrec_backend::segment_mean_backward,
-        allmrec_segment_mean_args{segments, cols, in_offsets, in, dx, 0});
+        allmrec_segment_mean_args{segments, cols, in_offsets, in, dx, 0, ALLMREC_F32});
   f.expect("dx", dx, expected);
   for (size_t i = 0; i < expected.size(); ++i) expected[i] += before[i];
   dx = f.output(before);
   f.run(&allmrec_backend::segment_mean_backward,
-        allmrec_segment_mean_args{segments, cols, in_offsets, in, dx, 1});
+        allmrec_segment_mean_args{segments, cols, in_offsets, in, dx, 1, ALLMREC_F32});
   f.expect("dx added", dx, expected);
 }
 

@@ -9,11 +9,16 @@
 // output in the tape's arena and records its backward when an input wants a gradient.
 namespace allmrec::ops {
 
+// The dtype of an output is that of the first input, unless another is asked for.
+constexpr int32_t kSameDtype = -1;
+
 // y (T, out) = act(x (T, in) · Wᵀ + b + residual); act NONE or RELU. bias and residual may be empty.
 Tensor linear(Tape& tape, const Tensor& x, ParameterView weight, ParameterView bias = {},
-              int activation = ALLMREC_ACT_NONE, const Tensor* residual = nullptr);
+              int activation = ALLMREC_ACT_NONE, const Tensor* residual = nullptr,
+              int32_t out_dtype = kSameDtype);
 
-// Several linear layers side by side in one output (T, Σ out): fused query, key and value projections.
+// Several linear layers side by side in one output (T, Σ out): query, key and value projections. Weights that
+// lie one behind another (ParameterSet::add_together) of one input take one product.
 struct Projection {
   Tensor x;
   ParameterView weight;
@@ -30,6 +35,7 @@ Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor scale(Tape& tape, const Tensor& x, float factor);
 // x · mask / (1 − p) + residual
 Tensor dropout(Tape& tape, const Tensor& x, float p, const Tensor* residual = nullptr);
+Tensor cast(Tape& tape, const Tensor& x, int32_t dtype);
 // The same values without a gradient.
 Tensor detach(const Tensor& x);
 
@@ -42,6 +48,7 @@ struct EmbeddingInput {
   IntTensor position_ids;
   ParameterView constant;  // one row added everywhere (BERT's token type 0)
   float dropout_rate = 0.0f;
+  int32_t dtype = ALLMREC_F32;  // of the output
 };
 Tensor embedding(Tape& tape, const EmbeddingInput& input);
 
@@ -50,6 +57,8 @@ struct AttentionPlan {
   int64_t num_sequences = 0;
   int64_t tokens = 0;
   IntTensor q_offsets, kv_start, kv_len, prefix, own_begin, own_end;
+  int64_t max_q_length = 0;  // of one sequence; 0 = not known
+  int64_t max_kv_length = 0;
 };
 // Self-attention over packed sequences: each row sees its own sequence, up to itself if causal.
 AttentionPlan self_attention_plan(Tape& tape, const std::vector<int32_t>& offsets, bool causal);
@@ -76,7 +85,7 @@ struct AttentionInput {
 Tensor attention(Tape& tape, const AttentionInput& input);
 
 Tensor gather_rows(Tape& tape, const Tensor& x, const IntTensor& rows);
-Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows);
+Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows, int32_t dtype = ALLMREC_F32);
 // The rows of a, then those of b; either may be empty.
 Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets);

@@ -21,12 +21,13 @@ AttentionPlan self_attention_plan(Tape& tape, const std::vector<int32_t>& offset
   plan.kv_len = tape.ints(length);
   plan.own_begin = tape.ints(begin);
   plan.own_end = tape.ints(end);
+  for (int32_t n : length) plan.max_q_length = plan.max_kv_length = std::max<int64_t>(plan.max_q_length, n);
   return plan;
 }
 
 Tensor attention(Tape& tape, const AttentionInput& in) {
   const int64_t width = static_cast<int64_t>(in.heads) * in.head_dim;
-  Tensor y = tape.tensor(in.q.rows, width);
+  Tensor y = tape.tensor(in.q.rows, width, in.q.dtype);
   const bool wanted = tape.wants_grad(in.q) || tape.wants_grad(in.kv);
   allmrec_attention_args a{};
   a.num_sequences = in.plan.num_sequences;
@@ -34,11 +35,11 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
   a.heads = in.heads;
   a.head_dim = in.head_dim;
   a.scale = in.scale != 0.0f ? in.scale : 1.0f / std::sqrt(static_cast<float>(in.head_dim));
-  a.q = in.q.data + in.q_column;
+  a.q = in.q.at(0, in.q_column);
   a.ldq = in.q.cols;
-  a.k = in.kv.data + in.k_column;
+  a.k = in.kv.at(0, in.k_column);
   a.ldk = in.kv.cols;
-  a.v = in.kv.data + in.v_column;
+  a.v = in.kv.at(0, in.v_column);
   a.ldv = in.kv.cols;
   a.q_offsets = in.plan.q_offsets.data;
   a.kv_start = in.plan.kv_start.data;
@@ -53,12 +54,15 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
   a.drop_columns = in.drop_columns;
   a.out = y.data;
   a.ldout = width;
-  a.lse = wanted ? tape.tensor(in.q.rows, in.heads).data : nullptr;
+  a.lse = wanted ? tape.tensor(in.q.rows, in.heads).f32() : nullptr;
+  a.dtype = in.q.dtype;
+  a.max_q_length = in.plan.max_q_length;
+  a.max_kv_length = in.plan.max_kv_length;
   tape.device().attention(a);
   if (!wanted) return y;
   y = tape.variable(y);
   tape.record([&tape, in, a, y] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     allmrec_attention_backward_args b{};
     b.forward = a;
@@ -67,19 +71,24 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
     // One flag covers all three gradients, so a target that is new beside one that is not starts from zero.
     // An input without a gradient (keys of a frozen cache) gets a scratch of its own.
     auto target = [&tape](const Tensor& t) {
-      return t.variable >= 0 ? tape.grad_target(t) : Tape::Grad{tape.tensor(t.rows, t.cols).data, 0};
+      return t.variable >= 0 ? tape.grad_target(t) : Tape::Grad{tape.tensor(t.rows, t.cols, t.dtype).data, 0};
     };
     const bool fused = in.q.data == in.kv.data;
     const Tape::Grad dq = target(in.q);
     const Tape::Grad dkv = fused ? dq : target(in.kv);
     b.accumulate = dq.accumulate | dkv.accumulate;
-    if (b.accumulate && !dq.accumulate) tape.device().fill(dq.data, in.q.size(), 0.0f);
-    if (b.accumulate && !dkv.accumulate) tape.device().fill(dkv.data, in.kv.size(), 0.0f);
-    b.dq = dq.data + in.q_column;
+    if (b.accumulate && !dq.accumulate) tape.clear(in.q, dq.data);
+    if (b.accumulate && !dkv.accumulate) tape.clear(in.kv, dkv.data);
+    const auto columns = [](const Tensor& like, void* data, int64_t column) {
+      Tensor t = like;
+      t.data = data;
+      return t.at(0, column);
+    };
+    b.dq = columns(in.q, dq.data, in.q_column);
     b.ld_dq = in.q.cols;
-    b.dk = dkv.data + in.k_column;
+    b.dk = columns(in.kv, dkv.data, in.k_column);
     b.ld_dk = in.kv.cols;
-    b.dv = dkv.data + in.v_column;
+    b.dv = columns(in.kv, dkv.data, in.v_column);
     b.ld_dv = in.kv.cols;
     b.d_pad_k = in.d_pad_k;
     b.d_pad_v = in.d_pad_v;

@@ -3,62 +3,71 @@
 namespace allmrec::ops {
 namespace {
 
-struct Matrix {
-  float* data;
-  int64_t rows, cols, ld;
-};
-
-// Y (T, out) at `y` = act(x · Wᵀ + b + residual)
-void forward(Device& device, const Tensor& x, const ParameterView& w, const ParameterView& b, float* y,
-             int64_t ldy, int activation, const Tensor* residual) {
+// Columns [column, column + rows) of y = act(x · Wᵀ + b + residual), where W is `rows` rows from the first of w.
+void forward(Device& device, const Tensor& x, const ParameterView& w, int64_t rows, const ParameterView& b,
+             const Tensor& y, int64_t column, int activation, const Tensor* residual) {
   allmrec_gemm_args g{};
   g.m = x.rows;
-  g.n = w.rows;
+  g.n = rows;
   g.k = x.cols;
   g.a = x.data;
+  g.a_dtype = x.dtype;
   g.lda = x.cols;
   g.b = w.data();
+  g.b_dtype = w.dtype();
+  g.b_scales = w.scales();
   g.ldb = x.cols;
   g.trans_b = 1;
-  g.c = y;
-  g.ldc = ldy;
+  g.c = y.at(0, column);
+  g.c_dtype = y.dtype;
+  g.ldc = y.cols;
   g.alpha = 1.0f;
-  g.bias = b ? b.data() : nullptr;
+  g.bias = b ? b.f32() : nullptr;
   g.residual = residual ? residual->data : nullptr;
   g.ld_residual = residual ? residual->cols : 0;
   g.activation = activation;
   device.gemm(g);
 }
 
-// From dY (T, out): dX (+)= dY · W, dW += dYᵀ · X, db += Σ dY.
-void backward(Tape& tape, const Tensor& x, const ParameterView& w, const ParameterView& b, const float* dy,
-              int64_t ld_dy) {
+// dX (+)= dY · W, dY being the same columns of dy.
+void backward_input(Tape& tape, const Tensor& x, const ParameterView& w, int64_t rows, const Tensor& dy,
+                    int64_t column) {
+  if (!tape.wants_grad(x)) return;
+  const Tape::Grad dx = tape.grad_target(x);
+  allmrec_gemm_args g{};
+  g.m = x.rows;
+  g.n = x.cols;
+  g.k = rows;
+  g.a = dy.at(0, column);
+  g.a_dtype = dy.dtype;
+  g.lda = dy.cols;
+  g.b = w.data();
+  g.b_dtype = w.dtype();
+  g.b_scales = w.scales();
+  g.ldb = x.cols;
+  g.c = dx.data;
+  g.c_dtype = x.dtype;
+  g.ldc = x.cols;
+  g.alpha = 1.0f;
+  g.accumulate = dx.accumulate;
+  tape.device().gemm(g);
+}
+
+// dW += dYᵀ · X, db += Σ dY.
+void backward_weights(Tape& tape, const Tensor& x, const ParameterView& w, const ParameterView& b,
+                      const Tensor& dy, int64_t column) {
   Device& device = tape.device();
-  if (tape.wants_grad(x)) {
-    const Tape::Grad dx = tape.grad_target(x);
-    allmrec_gemm_args g{};
-    g.m = x.rows;
-    g.n = x.cols;
-    g.k = w.rows;
-    g.a = dy;
-    g.lda = ld_dy;
-    g.b = w.data();
-    g.ldb = x.cols;
-    g.c = dx.data;
-    g.ldc = x.cols;
-    g.alpha = 1.0f;
-    g.accumulate = dx.accumulate;
-    device.gemm(g);
-  }
   if (float* dw = w.grad()) {
     allmrec_gemm_args g{};
     g.m = w.rows;
     g.n = x.cols;
     g.k = x.rows;
-    g.a = dy;
-    g.lda = ld_dy;
+    g.a = dy.at(0, column);
+    g.a_dtype = dy.dtype;
+    g.lda = dy.cols;
     g.trans_a = 1;
     g.b = x.data;
+    g.b_dtype = x.dtype;
     g.ldb = x.cols;
     g.c = dw;
     g.ldc = x.cols;
@@ -67,8 +76,15 @@ void backward(Tape& tape, const Tensor& x, const ParameterView& w, const Paramet
     device.gemm(g);
   }
   if (b) {
-    if (float* db = b.grad()) device.column_sum({x.rows, b.rows, dy, ld_dy, db, 1});
+    if (float* db = b.grad()) device.column_sum({x.rows, b.rows, dy.at(0, column), dy.cols, db, 1, dy.dtype});
   }
+}
+
+// A gradient as a matrix like its tensor.
+Tensor gradient_of(const Tensor& y, void* data) {
+  Tensor t = y;
+  t.data = data;
+  return t;
 }
 
 void expect_width(const Tensor& x, const ParameterView& w) {
@@ -85,23 +101,57 @@ bool trainable(const ParameterView& w, const ParameterView& b) {
 }  // namespace
 
 Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int activation,
-              const Tensor* residual) {
+              const Tensor* residual, int32_t out_dtype) {
   expect_width(x, w);
-  Tensor y = tape.tensor(x.rows, w.rows);
-  forward(tape.device(), x, w, b, y.data, y.cols, activation, residual);
+  Tensor y = tape.tensor(x.rows, w.rows, out_dtype == kSameDtype ? x.dtype : out_dtype);
+  forward(tape.device(), x, w, w.rows, b, y, 0, activation, residual);
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r) && !trainable(w, b)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, w, b, y, r, activation] {
-    float* dy = tape.grad(y);
-    if (dy == nullptr) return;
+    void* gradient = tape.grad(y);
+    if (gradient == nullptr) return;
     if (activation != ALLMREC_ACT_NONE)
-      tape.device().activation_backward({y.size(), activation, dy, y.data, dy, 0});
-    backward(tape, x, w, b, dy, y.cols);
-    if (tape.wants_grad(r)) tape.give_grad(r, dy);
+      tape.device().activation_backward({y.size(), activation, gradient, y.data, gradient, 0, y.dtype});
+    const Tensor dy = gradient_of(y, gradient);
+    backward_input(tape, x, w, w.rows, dy, 0);
+    backward_weights(tape, x, w, b, dy, 0);
+    if (tape.wants_grad(r)) tape.give_grad(r, gradient);
   });
   return y;
 }
+
+namespace {
+
+// Whether `second` begins where `first` ends.
+bool adjoins(const ParameterView& first, const ParameterView& second) {
+  if (!first || !second) return !first && !second;
+  if (first.dtype() != second.dtype() || first.cols() != second.cols()) return false;
+  const ParameterView behind(first.parameter, first.row + first.rows, 0);
+  return behind.data() == second.data() && behind.scales() == second.scales();
+}
+
+// Parts of one input whose weights lie one behind another are one product.
+struct Run {
+  size_t first, count;
+  int64_t rows;
+};
+std::vector<Run> runs_of(const std::vector<Projection>& parts) {
+  std::vector<Run> runs;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const Projection& p = parts[i];
+    if (i > 0 && parts[i - 1].x.data == p.x.data && adjoins(parts[i - 1].weight, p.weight) &&
+        adjoins(parts[i - 1].bias, p.bias)) {
+      ++runs.back().count;
+      runs.back().rows += p.weight.rows;
+    } else {
+      runs.push_back({i, 1, p.weight.rows});
+    }
+  }
+  return runs;
+}
+
+}  // namespace
 
 Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
   int64_t width = 0;
@@ -111,21 +161,27 @@ Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
     width += p.weight.rows;
     wanted = wanted || tape.wants_grad(p.x) || trainable(p.weight, p.bias);
   }
-  Tensor y = tape.tensor(parts.front().x.rows, width);
+  Tensor y = tape.tensor(parts.front().x.rows, width, parts.front().x.dtype);
+  const std::vector<Run> runs = runs_of(parts);
   int64_t column = 0;
-  for (const Projection& p : parts) {
-    forward(tape.device(), p.x, p.weight, p.bias, y.data + column, width, ALLMREC_ACT_NONE, nullptr);
-    column += p.weight.rows;
+  for (const Run& run : runs) {
+    const Projection& p = parts[run.first];
+    forward(tape.device(), p.x, p.weight, run.rows, p.bias, y, column, ALLMREC_ACT_NONE, nullptr);
+    column += run.rows;
   }
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, parts, y] {
-    float* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, parts, runs, y] {
+    void* gradient = tape.grad(y);
+    if (gradient == nullptr) return;
+    const Tensor dy = gradient_of(y, gradient);
     int64_t column = 0;
-    for (const Projection& p : parts) {
-      backward(tape, p.x, p.weight, p.bias, dy + column, y.cols);
-      column += p.weight.rows;
+    for (const Run& run : runs) {
+      backward_input(tape, parts[run.first].x, parts[run.first].weight, run.rows, dy, column);
+      for (size_t i = run.first; i < run.first + run.count; ++i) {
+        backward_weights(tape, parts[i].x, parts[i].weight, parts[i].bias, dy, column);
+        column += parts[i].weight.rows;
+      }
     }
   });
   return y;
@@ -151,19 +207,19 @@ Tensor matmul_transposed(Tape& tape, const Tensor& a, const Tensor& b, float alp
     g.accumulate = accumulate;
     tape.device().gemm(g);
   };
-  gemm(a.data, a.cols, 0, b.data, b.cols, 1, y.data, a.rows, b.rows, a.cols, 0);
+  gemm(a.f32(), a.cols, 0, b.f32(), b.cols, 1, y.f32(), a.rows, b.rows, a.cols, 0);
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
   tape.record([&tape, gemm, a, b, y] {
-    const float* dy = tape.grad(y);
+    const auto* dy = static_cast<const float*>(tape.grad(y));
     if (dy == nullptr) return;
     if (tape.wants_grad(a)) {
       const Tape::Grad da = tape.grad_target(a);
-      gemm(dy, y.cols, 0, b.data, b.cols, 0, da.data, a.rows, a.cols, b.rows, da.accumulate);
+      gemm(dy, y.cols, 0, b.f32(), b.cols, 0, da.f32(), a.rows, a.cols, b.rows, da.accumulate);
     }
     if (tape.wants_grad(b)) {
       const Tape::Grad db = tape.grad_target(b);
-      gemm(dy, y.cols, 1, a.data, a.cols, 0, db.data, b.rows, b.cols, a.rows, db.accumulate);
+      gemm(dy, y.cols, 1, a.f32(), a.cols, 0, db.f32(), b.rows, b.cols, a.rows, db.accumulate);
     }
   });
   return y;

@@ -15,12 +15,12 @@ void leave_gradient(Tape& tape, const Tensor& t, float weight, Fn&& compute) {
   }
   const Tape::Grad target = tape.grad_target(t);
   if (!target.accumulate) {
-    compute(target.data);
+    compute(target.f32());
     return;
   }
   const Tensor fresh = tape.tensor(t.rows, t.cols);
-  compute(fresh.data);
-  tape.device().add({t.size(), 1.0f, fresh.data, 0.0f, nullptr, target.data, 1});
+  compute(fresh.f32());
+  tape.device().add({t.size(), 1.0f, fresh.data, 0.0f, nullptr, target.data, 1, ALLMREC_F32});
 }
 
 }  // namespace
@@ -31,7 +31,7 @@ void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float t
   leave_gradient(tape, logits, weight, [&](float* d_logits) {
     allmrec_bce_args a{};
     a.n = logits.size();
-    a.logits = logits.data;
+    a.logits = logits.f32();
     a.target = target;
     a.weights = row_weights;
     a.scale = scale * term.factor;
@@ -45,18 +45,18 @@ void mse_loss(Tape& tape, const std::string& name, const Tensor& a, const Tensor
   const LossTerm term = tape.add_loss(name, weight);
   allmrec_mse_args m{};
   m.n = a.size();
-  m.a = a.data;
-  m.b = b.data;
+  m.a = a.f32();
+  m.b = b.f32();
   m.scale = term.factor / static_cast<float>(std::max<int64_t>(a.size(), 1));
   m.loss = term.value;
   if (weight != 0.0f && tape.wants_grad(a)) {
     const Tape::Grad da = tape.grad_target(a);
-    m.da = da.data;
+    m.da = da.f32();
     m.accumulate_a = da.accumulate;
   }
   if (weight != 0.0f && tape.wants_grad(b)) {
     const Tape::Grad db = tape.grad_target(b);
-    m.db = db.data;
+    m.db = db.f32();
     m.accumulate_b = db.accumulate;
   }
   tape.device().mse(m);
@@ -69,7 +69,7 @@ void cross_entropy_loss(Tape& tape, const std::string& name, const Tensor& logit
     allmrec_cross_entropy_args a{};
     a.rows = logits.rows;
     a.cols = logits.cols;
-    a.logits = logits.data;
+    a.logits = logits.f32();
     a.ld = logits.cols;
     a.targets = targets.data;
     a.scale = scale * term.factor;
@@ -90,17 +90,23 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
   const int64_t vocabulary = w.rows;
   const int64_t block = std::max<int64_t>(1, std::min<int64_t>(x.rows, (int64_t{4} << 20) / vocabulary));
   const Tensor logits = tape.tensor(block, vocabulary);
+  // The gradient of the logits takes part in products in x's dtype.
+  const Tensor d_logits = backward && x.dtype != ALLMREC_F32 ? tape.tensor(block, vocabulary, x.dtype) : logits;
+  Tensor dx_rows = x;
+  dx_rows.data = dx.data;
   if (x.rows == 0) tape.device().fill(term.value, 1, 0.0f);
   for (int64_t row = 0; row < x.rows; row += block) {
     const int64_t rows = std::min(block, x.rows - row);
-    float* const x_rows = x.data + row * x.cols;
     allmrec_gemm_args g{};
     g.m = rows;
     g.n = vocabulary;
     g.k = x.cols;
-    g.a = x_rows;
+    g.a = x.at(row);
+    g.a_dtype = x.dtype;
     g.lda = x.cols;
     g.b = w.data();
+    g.b_dtype = w.dtype();
+    g.b_scales = w.scales();
     g.ldb = x.cols;
     g.trans_b = 1;
     g.c = logits.data;
@@ -110,22 +116,26 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
     allmrec_cross_entropy_args a{};
     a.rows = rows;
     a.cols = vocabulary;
-    a.logits = logits.data;
+    a.logits = logits.f32();
     a.ld = vocabulary;
     a.targets = targets.data + row;
     a.scale = scale * term.factor;
     a.loss = term.value;
     a.accumulate_loss = row > 0;
-    a.d_logits = backward ? logits.data : nullptr;
+    a.d_logits = backward ? logits.f32() : nullptr;
     a.ld_d = vocabulary;
     tape.device().cross_entropy(a);
+    if (!backward) continue;
+    if (d_logits.dtype != ALLMREC_F32)
+      tape.device().cast({rows * vocabulary, logits.data, ALLMREC_F32, d_logits.data, d_logits.dtype});
     if (wants_x) {
       g.n = x.cols;
       g.k = vocabulary;
-      g.a = logits.data;
+      g.a = d_logits.data;
       g.lda = vocabulary;
       g.trans_b = 0;
-      g.c = dx.data + row * x.cols;
+      g.c = dx_rows.at(row);
+      g.c_dtype = x.dtype;
       g.ldc = x.cols;
       g.accumulate = dx.accumulate;
       tape.device().gemm(g);
@@ -135,10 +145,12 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
       t.m = vocabulary;
       t.n = x.cols;
       t.k = rows;
-      t.a = logits.data;
+      t.a = d_logits.data;
+      t.a_dtype = d_logits.dtype;
       t.lda = vocabulary;
       t.trans_a = 1;
-      t.b = x_rows;
+      t.b = x.at(row);
+      t.b_dtype = x.dtype;
       t.ldb = x.cols;
       t.c = dw;
       t.ldc = x.cols;
@@ -152,11 +164,11 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
 void weighted_sum_loss(Tape& tape, const std::string& name, const Tensor& x, const Tensor& w, float weight) {
   const LossTerm term = tape.add_loss(name, weight);
   const Tensor product = tape.tensor(x.rows, x.cols);
-  tape.device().mul({x.size(), x.data, w.data, product.data, 0});
-  tape.device().sum({x.size(), product.data, term.factor, term.value, 0});
+  tape.device().mul({x.size(), x.f32(), w.f32(), product.f32(), 0});
+  tape.device().sum({x.size(), product.f32(), term.factor, term.value, 0});
   if (weight == 0.0f || !tape.wants_grad(x)) return;
   const Tape::Grad dx = tape.grad_target(x);
-  tape.device().add({x.size(), weight, w.data, 0.0f, nullptr, dx.data, dx.accumulate});
+  tape.device().add({x.size(), weight, w.data, 0.0f, nullptr, dx.data, dx.accumulate, ALLMREC_F32});
 }
 
 }  // namespace allmrec::ops

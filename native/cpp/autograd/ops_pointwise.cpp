@@ -3,23 +3,24 @@
 namespace allmrec::ops {
 
 Tensor layer_norm(Tape& tape, const Tensor& x, Parameter& gamma, Parameter& beta, float eps) {
-  Tensor y = tape.tensor(x.rows, x.cols);
+  Tensor y = tape.tensor(x.rows, x.cols, x.dtype);
   const bool wanted = tape.wants_grad(x) || (tape.recording() && gamma.trainable());
-  float* mean = wanted ? tape.tensor(1, x.rows).data : nullptr;
-  float* rstd = wanted ? tape.tensor(1, x.rows).data : nullptr;
+  float* mean = wanted ? tape.tensor(1, x.rows).f32() : nullptr;
+  float* rstd = wanted ? tape.tensor(1, x.rows).f32() : nullptr;
   tape.device().layer_norm(
-      {x.rows, x.cols, x.data, gamma.value.data, beta.value.data, eps, y.data, mean, rstd});
+      {x.rows, x.cols, x.data, gamma.value.f32(), beta.value.f32(), eps, y.data, mean, rstd, x.dtype});
   if (!wanted) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, mean, rstd, &gamma, &beta] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     allmrec_layer_norm_backward_args a{};
     a.rows = x.rows;
     a.cols = x.cols;
     a.dy = dy;
     a.x = x.data;
-    a.gamma = gamma.value.data;
+    a.gamma = gamma.value.f32();
+    a.dtype = x.dtype;
     a.mean = mean;
     a.rstd = rstd;
     if (tape.wants_grad(x)) {
@@ -37,33 +38,33 @@ Tensor layer_norm(Tape& tape, const Tensor& x, Parameter& gamma, Parameter& beta
 
 Tensor activation(Tape& tape, int kind, const Tensor& x) {
   if (kind == ALLMREC_ACT_NONE) return x;
-  Tensor y = tape.tensor(x.rows, x.cols);
-  tape.device().activation({x.size(), kind, x.data, y.data});
+  Tensor y = tape.tensor(x.rows, x.cols, x.dtype);
+  tape.device().activation({x.size(), kind, x.data, y.data, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
   const bool from_output =
       kind == ALLMREC_ACT_RELU || kind == ALLMREC_ACT_SIGMOID || kind == ALLMREC_ACT_TANH;
   tape.record([&tape, x, y, kind, from_output] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
     tape.device().activation_backward(
-        {x.size(), kind, dy, from_output ? y.data : x.data, dx.data, dx.accumulate});
+        {x.size(), kind, dy, from_output ? y.data : x.data, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
 
 Tensor add(Tape& tape, const Tensor& a, const Tensor& b) {
-  Tensor y = tape.tensor(a.rows, a.cols);
-  tape.device().add({a.size(), 1.0f, a.data, 1.0f, b.data, y.data, 0});
+  Tensor y = tape.tensor(a.rows, a.cols, a.dtype);
+  tape.device().add({a.size(), 1.0f, a.data, 1.0f, b.data, y.data, 0, a.dtype});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
   tape.record([&tape, a, b, y] {
-    float* dy = tape.grad(y);
+    void* dy = tape.grad(y);
     if (dy == nullptr) return;
     if (tape.wants_grad(b)) {
       const Tape::Grad db = tape.grad_target(b);
-      tape.device().add({b.size(), 1.0f, dy, 0.0f, nullptr, db.data, db.accumulate});
+      tape.device().add({b.size(), 1.0f, dy, 0.0f, nullptr, db.data, db.accumulate, b.dtype});
     }
     if (tape.wants_grad(a)) tape.give_grad(a, dy);
   });
@@ -71,15 +72,15 @@ Tensor add(Tape& tape, const Tensor& a, const Tensor& b) {
 }
 
 Tensor scale(Tape& tape, const Tensor& x, float factor) {
-  Tensor y = tape.tensor(x.rows, x.cols);
-  tape.device().add({x.size(), factor, x.data, 0.0f, nullptr, y.data, 0});
+  Tensor y = tape.tensor(x.rows, x.cols, x.dtype);
+  tape.device().add({x.size(), factor, x.data, 0.0f, nullptr, y.data, 0, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, factor] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().add({x.size(), factor, dy, 0.0f, nullptr, dx.data, dx.accumulate});
+    tape.device().add({x.size(), factor, dy, 0.0f, nullptr, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
@@ -87,19 +88,35 @@ Tensor scale(Tape& tape, const Tensor& x, float factor) {
 Tensor dropout(Tape& tape, const Tensor& x, float p, const Tensor* residual) {
   const allmrec_dropout mask = tape.dropout(p);
   if (mask.p == 0.0f) return residual ? add(tape, *residual, x) : x;
-  Tensor y = tape.tensor(x.rows, x.cols);
-  tape.device().dropout({x.size(), mask, x.data, residual ? residual->data : nullptr, y.data, 0});
+  Tensor y = tape.tensor(x.rows, x.cols, x.dtype);
+  tape.device().dropout({x.size(), mask, x.data, residual ? residual->data : nullptr, y.data, 0, x.dtype});
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, r, mask] {
-    float* dy = tape.grad(y);
+    void* dy = tape.grad(y);
     if (dy == nullptr) return;
     if (tape.wants_grad(x)) {
       const Tape::Grad dx = tape.grad_target(x);
-      tape.device().dropout({x.size(), mask, dy, nullptr, dx.data, dx.accumulate});
+      tape.device().dropout({x.size(), mask, dy, nullptr, dx.data, dx.accumulate, x.dtype});
     }
     if (tape.wants_grad(r)) tape.give_grad(r, dy);
+  });
+  return y;
+}
+
+Tensor cast(Tape& tape, const Tensor& x, int32_t dtype) {
+  if (x.dtype == dtype) return x;
+  Tensor y = tape.tensor(x.rows, x.cols, dtype);
+  tape.device().cast({x.size(), x.data, x.dtype, y.data, dtype});
+  if (!tape.wants_grad(x)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, x, y] {
+    const void* dy = tape.grad(y);
+    if (dy == nullptr) return;
+    const Tensor dx = tape.tensor(x.rows, x.cols, x.dtype);
+    tape.device().cast({x.size(), dy, y.dtype, dx.data, x.dtype});
+    tape.give_grad(x, dx.data);
   });
   return y;
 }
@@ -112,42 +129,43 @@ Tensor detach(const Tensor& x) {
 
 Tensor l2_normalize(Tape& tape, const Tensor& x, float eps) {
   Tensor y = tape.tensor(x.rows, x.cols);
-  float* norm = tape.tensor(1, x.rows).data;
-  tape.device().l2_normalize({x.rows, x.cols, x.data, eps, y.data, norm});
+  float* norm = tape.tensor(1, x.rows).f32();
+  tape.device().l2_normalize({x.rows, x.cols, x.f32(), eps, y.f32(), norm});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, norm] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().l2_normalize_backward({x.rows, x.cols, dy, y.data, norm, dx.data, dx.accumulate});
+    tape.device().l2_normalize_backward(
+        {x.rows, x.cols, static_cast<const float*>(dy), y.f32(), norm, dx.f32(), dx.accumulate});
   });
   return y;
 }
 
 Tensor row_dot(Tape& tape, const Tensor& a, const Tensor& b, float scale) {
   Tensor y = tape.tensor(a.rows, 1);
-  tape.device().row_dot({a.rows, a.cols, a.data, b.data, scale, y.data});
+  tape.device().row_dot({a.rows, a.cols, a.f32(), b.f32(), scale, y.f32()});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
   tape.record([&tape, a, b, y, scale] {
-    const float* g = tape.grad(y);
+    const void* g = tape.grad(y);
     if (g == nullptr) return;
     allmrec_row_dot_backward_args args{};
     args.rows = a.rows;
     args.cols = a.cols;
-    args.a = a.data;
-    args.b = b.data;
+    args.a = a.f32();
+    args.b = b.f32();
     args.scale = scale;
-    args.g = g;
+    args.g = static_cast<const float*>(g);
     if (tape.wants_grad(a)) {
       const Tape::Grad da = tape.grad_target(a);
-      args.da = da.data;
+      args.da = da.f32();
       args.accumulate_a = da.accumulate;
     }
     if (tape.wants_grad(b)) {
       const Tape::Grad db = tape.grad_target(b);
-      args.db = db.data;
+      args.db = db.f32();
       args.accumulate_b = db.accumulate;
     }
     tape.device().row_dot_backward(args);

@@ -4,32 +4,34 @@ namespace allmrec::ops {
 
 Tensor embedding(Tape& tape, const EmbeddingInput& in) {
   const int64_t cols = in.table->value.cols;
-  Tensor y = tape.tensor(in.ids.size, cols);
+  Tensor y = tape.tensor(in.ids.size, cols, in.dtype);
   allmrec_embedding_args a{};
   a.tokens = in.ids.size;
   a.cols = cols;
   a.ids = in.ids.data;
   a.table = in.table->value.data;
-  a.table_dtype = ALLMREC_F32;
+  a.table_dtype = in.table->dtype();
+  a.table_scales = in.table->scales;
   a.table_rows = in.table->value.rows;
-  a.soft = in.soft.data;
+  a.soft = in.soft.f32();
   a.soft_rows = in.soft.rows;
   a.scale = in.scale;
   if (in.positions) {
-    a.positions = in.positions->value.data;
+    a.positions = in.positions->value.f32();
     a.position_rows = in.positions->value.rows;
     a.position_ids = in.position_ids.data;
   }
-  a.constant = in.constant ? in.constant.data() : nullptr;
+  a.constant = in.constant ? in.constant.f32() : nullptr;
   a.dropout = tape.dropout(in.dropout_rate);
   a.out = y.data;
+  a.out_dtype = y.dtype;
   tape.device().embedding(a);
   const bool wanted = tape.recording() && (in.table->trainable() || tape.wants_grad(in.soft) ||
                                            (in.positions && in.positions->trainable()));
   if (!wanted) return y;
   y = tape.variable(y);
   tape.record([&tape, in, y, mask = a.dropout] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     allmrec_embedding_backward_args b{};
     b.tokens = y.rows;
@@ -37,6 +39,7 @@ Tensor embedding(Tape& tape, const EmbeddingInput& in) {
     b.ids = in.ids.data;
     b.position_ids = in.position_ids.data;
     b.dy = dy;
+    b.dy_dtype = y.dtype;
     b.scale = in.scale;
     b.dropout = mask;
     b.d_table = in.table->grad;
@@ -44,8 +47,8 @@ Tensor embedding(Tape& tape, const EmbeddingInput& in) {
     b.soft_rows = in.soft.rows;
     if (tape.wants_grad(in.soft)) {
       const Tape::Grad d_soft = tape.grad_target(in.soft);
-      if (!d_soft.accumulate) tape.device().fill(d_soft.data, in.soft.size(), 0.0f);
-      b.d_soft = d_soft.data;
+      if (!d_soft.accumulate) tape.clear(in.soft, d_soft.data);
+      b.d_soft = d_soft.f32();
     }
     if (in.positions) {
       b.d_positions = in.positions->grad;
@@ -58,60 +61,63 @@ Tensor embedding(Tape& tape, const EmbeddingInput& in) {
 }
 
 Tensor gather_rows(Tape& tape, const Tensor& x, const IntTensor& rows) {
-  Tensor y = tape.tensor(rows.size, x.cols);
-  tape.device().gather_rows({rows.size, x.cols, rows.data, x.data, x.cols, y.data, x.cols});
+  Tensor y = tape.tensor(rows.size, x.cols, x.dtype);
+  tape.device().gather_rows({rows.size, x.cols, rows.data, x.data, x.cols, y.data, x.cols, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, rows] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    if (!dx.accumulate) tape.device().fill(dx.data, x.size(), 0.0f);
-    tape.device().scatter_add_rows({rows.size, x.cols, rows.data, dy, x.cols, dx.data, x.cols});
+    if (!dx.accumulate) tape.clear(x, dx.data);
+    tape.device().scatter_add_rows({rows.size, x.cols, rows.data, dy, x.cols, dx.data, x.cols, x.dtype});
   });
   return y;
 }
 
-Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows) {
+Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows, int32_t dtype) {
   EmbeddingInput in;
   in.ids = rows;
   in.table = &table;
+  in.dtype = dtype;
   return embedding(tape, in);
 }
 
 Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b) {
   if (a.rows == 0) return b;
   if (b.rows == 0) return a;
-  Tensor y = tape.tensor(a.rows + b.rows, a.cols);
+  Tensor y = tape.tensor(a.rows + b.rows, a.cols, a.dtype);
   Device& device = tape.device();
-  device.copy_2d({a.rows, a.cols, a.data, a.cols, y.data, a.cols, 0});
-  device.copy_2d({b.rows, a.cols, b.data, a.cols, y.data + a.size(), a.cols, 0});
+  device.copy_2d({a.rows, a.cols, a.data, a.cols, y.data, a.cols, 0, a.dtype});
+  device.copy_2d({b.rows, a.cols, b.data, a.cols, y.at(a.rows), a.cols, 0, a.dtype});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
   tape.record([&tape, a, b, y] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
-    auto part = [&tape](const Tensor& t, const float* from) {
+    auto part = [&tape](const Tensor& t, const void* from) {
       if (!tape.wants_grad(t)) return;
       const Tape::Grad target = tape.grad_target(t);
-      tape.device().copy_2d({t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate});
+      tape.device().copy_2d(
+          {t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate, t.dtype});
     };
     part(a, dy);
-    part(b, dy + a.size());
+    part(b, static_cast<const unsigned char*>(dy) + a.bytes());
   });
   return y;
 }
 
 Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets) {
-  Tensor y = tape.tensor(offsets.size - 1, x.cols);
-  tape.device().segment_mean({y.rows, x.cols, offsets.data, x.data, y.data, 0});
+  Tensor y = tape.tensor(offsets.size - 1, x.cols, x.dtype);
+  tape.device().segment_mean({y.rows, x.cols, offsets.data, x.data, y.data, 0, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
   tape.record([&tape, x, y, offsets] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().segment_mean_backward({y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate});
+    tape.device().segment_mean_backward(
+        {y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
@@ -125,25 +131,25 @@ Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Para
   a.batch = batch;
   a.steps = steps;
   a.hidden = hidden;
-  a.gates_x = gates.data;
-  a.w_hh = w_hh.value.data;
-  a.b_hh = b_hh.value.data;
-  a.h0 = h0.data;
-  a.out = y.data;
-  a.saved = tape.tensor(batch * steps, 4 * hidden).data;
+  a.gates_x = gates.f32();
+  a.w_hh = w_hh.value.f32();
+  a.b_hh = b_hh.value.f32();
+  a.h0 = h0.f32();
+  a.out = y.f32();
+  a.saved = tape.tensor(batch * steps, 4 * hidden).f32();
   tape.device().gru(a);
   if (!tape.wants_grad(gates) && !tape.wants_grad(h0)) return y;
   y = tape.variable(y);
   tape.record([&tape, a, y, gates, h0, &w_hh, &b_hh] {
-    const float* dy = tape.grad(y);
+    const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     allmrec_gru_backward_args b{};
     b.forward = a;
-    b.d_out = dy;
+    b.d_out = static_cast<const float*>(dy);
     const Tensor d_gates = tape.tensor(gates.rows, gates.cols);
     const Tensor d_h0 = tape.tensor(h0.rows, h0.cols);
-    b.d_gates_x = d_gates.data;
-    b.d_h0 = d_h0.data;
+    b.d_gates_x = d_gates.f32();
+    b.d_h0 = d_h0.f32();
     b.d_w_hh = w_hh.grad;
     b.d_b_hh = b_hh.grad;
     tape.device().gru_backward(b);

@@ -9,17 +9,23 @@ constexpr uint64_t kStreamsPerStep = 4096;
 Tape::Tape(Device& device, Arena& arena, bool recording, uint64_t seed, uint64_t step)
     : device_(device), arena_(arena), recording_(recording), seed_(seed), stream_(step * kStreamsPerStep) {}
 
-Tensor Tape::tensor(int64_t rows, int64_t cols) {
+Tensor Tape::tensor(int64_t rows, int64_t cols, int32_t dtype) {
   Tensor t;
   t.rows = rows;
   t.cols = cols;
-  t.data = static_cast<float*>(arena_.alloc(static_cast<size_t>(rows * cols) * sizeof(float)));
+  t.dtype = dtype;
+  t.data = arena_.alloc(static_cast<size_t>(t.bytes()));
   return t;
+}
+
+// The arena's pieces are whole multiples of 64 bytes, and zero has the same bits in every dtype.
+void Tape::clear(const Tensor& like, void* data) {
+  device_.fill(static_cast<float*>(data), (like.bytes() + 3) / 4, 0.0f);
 }
 
 Tensor Tape::zeros(int64_t rows, int64_t cols) {
   Tensor t = tensor(rows, cols);
-  device_.fill(t.data, t.size(), 0.0f);
+  clear(t, t.data);
   return t;
 }
 
@@ -44,31 +50,32 @@ IntTensor Tape::ints(const int32_t* values, int64_t n) {
 Tensor Tape::variable(Tensor t) {
   if (recording_) {
     t.variable = static_cast<int32_t>(grads_.size());
-    grads_.emplace_back(nullptr, t.size());
+    grads_.push_back({nullptr, t.bytes()});
   }
   return t;
 }
 
 Tape::Grad Tape::grad_target(const Tensor& t) {
-  auto& slot = grads_[t.variable];
-  if (slot.first) return {slot.first, 1};
-  slot.first = static_cast<float*>(arena_.alloc(static_cast<size_t>(slot.second) * sizeof(float)));
-  return {slot.first, 0};
+  Variable& slot = grads_[t.variable];
+  if (slot.data) return {slot.data, 1};
+  slot.data = arena_.alloc(static_cast<size_t>(slot.bytes));
+  return {slot.data, 0};
 }
 
 std::vector<float> Tape::grad_to_host(const Tensor& t) {
   std::vector<float> values(static_cast<size_t>(t.size()), 0.0f);
-  if (float* g = grad(t)) device_.download(values.data(), g, values.size() * sizeof(float));
+  t.f32();  // gradients that leave the device are float32
+  if (void* g = grad(t)) device_.download(values.data(), g, values.size() * sizeof(float));
   return values;
 }
 
-void Tape::give_grad(const Tensor& t, float* data) {
-  auto& slot = grads_[t.variable];
-  if (slot.first == nullptr) {
-    slot.first = data;
+void Tape::give_grad(const Tensor& t, void* data) {
+  Variable& slot = grads_[t.variable];
+  if (slot.data == nullptr) {
+    slot.data = data;
     return;
   }
-  device_.add({t.size(), 1.0f, data, 0.0f, nullptr, slot.first, 1});
+  device_.add({t.size(), 1.0f, data, 0.0f, nullptr, slot.data, 1, t.dtype});
 }
 
 const LossTerm& Tape::add_loss(const std::string& name, float weight) {

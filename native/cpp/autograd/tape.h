@@ -32,7 +32,8 @@ class Tape {
   Device& device() { return device_; }
   bool recording() const { return recording_; }
 
-  Tensor tensor(int64_t rows, int64_t cols);  // uninitialised, no gradient
+  // Uninitialised, no gradient.
+  Tensor tensor(int64_t rows, int64_t cols, int32_t dtype = ALLMREC_F32);
   Tensor zeros(int64_t rows, int64_t cols);
   Tensor from_host(const float* values, int64_t rows, int64_t cols);
   IntTensor ints(const std::vector<int32_t>& values);
@@ -43,13 +44,14 @@ class Tape {
   bool wants_grad(const Tensor& t) const { return recording_ && t.variable >= 0; }
 
   struct Grad {
-    float* data;
+    void* data;
     int32_t accumulate;
+    float* f32() const { return static_cast<float*>(data); }
   };
-  // Where a contribution to t's gradient goes: the first one overwrites, later ones add.
+  // Where a contribution to t's gradient goes, in t's dtype: the first one overwrites, later ones add.
   Grad grad_target(const Tensor& t);
   // t's gradient, or null when nothing contributed.
-  float* grad(const Tensor& t) const { return t.variable < 0 ? nullptr : grads_[t.variable].first; }
+  void* grad(const Tensor& t) const { return t.variable < 0 ? nullptr : grads_[t.variable].data; }
   // The same as a matrix of zeros when nothing contributed.
   std::vector<float> grad_to_host(const Tensor& t);
 
@@ -59,7 +61,10 @@ class Tape {
 
   // Hands the finished gradient of an output on to an input that takes it unchanged; `data` must not be used
   // after.
-  void give_grad(const Tensor& t, float* data);
+  void give_grad(const Tensor& t, void* data);
+
+  // Sets a tensor's memory, or a gradient of its shape, to zeros.
+  void clear(const Tensor& like, void* data);
 
   // A scalar loss term; the loss ops call it.
   const LossTerm& add_loss(const std::string& name, float weight);
@@ -79,7 +84,11 @@ class Tape {
   bool recording_;
   uint64_t seed_;
   uint64_t stream_;
-  std::vector<std::pair<float*, int64_t>> grads_;  // gradient (or null) and size of each variable
+  struct Variable {
+    void* data;  // the gradient, or null
+    int64_t bytes;
+  };
+  std::vector<Variable> grads_;
   std::vector<std::function<void()>> backward_;
   std::vector<LossTerm> losses_;
 };

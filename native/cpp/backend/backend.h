@@ -10,6 +10,16 @@
  * are device pointers unless their name says host. Arithmetic accumulates in float32 (sums of losses and
  * norms in float64). `accumulate` = 1 adds to the output, 0 overwrites it (whatever it held, NaN included).
  * Sizes of zero are valid everywhere and do nothing (outputs of a reduction over nothing are zero).
+ *
+ * Dtypes: activations and their gradients are `void*` with a dtype F32, F16 or BF16; everything declared
+ * `float*` (biases, norms, statistics, gradients of parameters, losses) is float32. A half output is the
+ * float32 result rounded to nearest even once. Weights may also be
+ *   I8  one signed byte each, row by row, w = q · scales[row], scales float32 (rows), q = round(w / scale),
+ *       scale = max |w| of the row / 127;
+ *   I4  groups of 32 along a row, 16 bytes a group: byte j holds element j in its low and element j + 16 in
+ *       its high four bits, each 0 … 15 for q = −8 … 7; w = q · scales[row, group], scales F16
+ *       (rows, cols / 32), scale = the group's value of largest magnitude / −8; cols a multiple of 32.
+ * The quants and the scales are arrays of their own, so that 16 bytes can be loaded at once.
  */
 #ifndef ALLMREC_BACKEND_H
 #define ALLMREC_BACKEND_H
@@ -21,7 +31,7 @@
 extern "C" {
 #endif
 
-#define ALLMREC_BACKEND_ABI 1u
+#define ALLMREC_BACKEND_ABI 2u
 
 typedef enum {
   ALLMREC_OK = 0,
@@ -29,7 +39,8 @@ typedef enum {
   ALLMREC_OUT_OF_MEMORY = 2,
   ALLMREC_UNSUPPORTED = 3,
   ALLMREC_DEVICE_ERROR = 4,
-  ALLMREC_INTERNAL = 5
+  ALLMREC_INTERNAL = 5,
+  ALLMREC_DEVICE_LOST = 6 /* an error the device does not recover from: close it */
 } allmrec_status;
 
 typedef enum {
@@ -64,7 +75,11 @@ typedef struct {
 /* C (m, n) = act(alpha · op(A) (m, k) · op(B) (k, n) + bias (n) + residual (m, n)) + (accumulate ? C : 0).
  * trans_a: A is stored (k, m); trans_b: B is stored (n, k), the layout of a linear layer's weight.
  * bias and residual may be NULL; act only NONE or RELU here. residual must not alias c unless ld equal and
- * element-wise in place. */
+ * element-wise in place; it has c's dtype.
+ * A of F16 or BF16: B of F32 is rounded to A's dtype (mixed-precision training), B of the other half is an
+ * error. A of F32: B of half is widened. B of I8 or I4 (b_scales; ldb = k or n, its stored row length) may be
+ * used in either orientation; a device may then round A to 8 bits in groups of 32 along k, each with its own
+ * scale max |a| / 127. c may be F32 whatever A is; half only when A is. */
 typedef struct {
   int64_t m, n, k;
   const void* a;
@@ -75,51 +90,56 @@ typedef struct {
   int64_t ldb;
   int32_t b_dtype;
   int32_t trans_b;
-  float* c;
+  void* c;
   int64_t ldc;
   float alpha;
   const float* bias;
-  const float* residual;
+  const void* residual;
   int64_t ld_residual;
   int32_t activation;
   int32_t accumulate;
+  int32_t c_dtype;
+  const void* b_scales; /* I8, I4 */
 } allmrec_gemm_args;
 
 /* out (cols) = sum over rows of x (rows, cols): bias gradients. */
 typedef struct {
   int64_t rows, cols;
-  const float* x;
+  const void* x;
   int64_t ldx;
   float* out;
   int32_t accumulate;
+  int32_t dtype; /* of x */
 } allmrec_column_sum_args;
 
 /* y = (x − mean) · rstd · gamma + beta over the last axis, rstd = 1 / sqrt(var + eps), var biased.
  * mean and rstd (rows) are saved when not NULL. */
 typedef struct {
   int64_t rows, cols;
-  const float* x;
+  const void* x;
   const float* gamma;
   const float* beta;
   float eps;
-  float* y;
+  void* y;
   float* mean;
   float* rstd;
+  int32_t dtype; /* of x and y */
 } allmrec_layer_norm_args;
 
 /* dx (+)= …; d_gamma and d_beta (cols), NULL when frozen, accumulate by `accumulate_params`. */
 typedef struct {
   int64_t rows, cols;
-  const float* dy;
-  const float* x;
+  const void* dy;
+  const void* x;
   const float* gamma;
   const float* mean;
   const float* rstd;
-  float* dx; /* NULL when not needed */
+  void* dx; /* NULL when not needed */
   int32_t accumulate;
   float* d_gamma;
   float* d_beta;
   int32_t accumulate_params;
+  int32_t dtype; /* of dy, x and dx */
 } allmrec_layer_norm_backward_args;
 
 /* Attention over packed sequences. Sequence s owns query rows [q_offsets[s], q_offsets[s+1]) of q/out and key
@@ -141,11 +161,11 @@ typedef struct {
   int64_t num_sequences, tokens; /* B, T = q_offsets[B] */
   int32_t heads, head_dim;
   float scale;
-  const float* q;
+  const void* q;
   int64_t ldq;
-  const float* k;
+  const void* k;
   int64_t ldk;
-  const float* v;
+  const void* v;
   int64_t ldv;
   const int32_t* q_offsets;
   const int32_t* kv_start;
@@ -158,23 +178,26 @@ typedef struct {
   const int32_t* pad_count;
   allmrec_dropout dropout;
   int64_t drop_columns;
-  float* out;
+  void* out;
   int64_t ldout;
   float* lse;
+  int32_t dtype;        /* of q, k, v and out; with half, pad_k and pad_v stay float32 */
+  int64_t max_q_length; /* the longest sequence's number of query rows, or 0 = not known */
+  int64_t max_kv_length; /* the largest kv_len, or 0 = not known; both only choose how work is laid out */
 } allmrec_attention_args;
 
 /* Gradients of the above: `forward` holds its arguments (out and lse as it left them). dq, dk, dv have their
  * own row distances; they are overwritten (accumulate 0) or added to. d_pad_k / d_pad_v (H·D) NULL when not
  * needed; always added to. */
 typedef struct {
-  allmrec_attention_args forward;
-  const float* d_out;
+  allmrec_attention_args forward; /* its dtype is also that of d_out, dq, dk and dv */
+  const void* d_out;
   int64_t ld_dout;
-  float* dq;
+  void* dq;
   int64_t ld_dq;
-  float* dk;
+  void* dk;
   int64_t ld_dk;
-  float* dv;
+  void* dv;
   int64_t ld_dv;
   int32_t accumulate;
   float* d_pad_k;
@@ -186,28 +209,31 @@ typedef struct {
 typedef struct {
   int64_t n;
   int32_t kind;
-  const float* x;
-  float* y;
+  const void* x;
+  void* y;
+  int32_t dtype;
 } allmrec_activation_args;
 
 typedef struct {
   int64_t n;
   int32_t kind;
-  const float* dy;
-  const float* saved;
-  float* dx;
+  const void* dy;
+  const void* saved;
+  void* dx;
   int32_t accumulate;
+  int32_t dtype;
 } allmrec_activation_backward_args;
 
 /* y = alpha · a + beta · b (b may be NULL) + (accumulate ? y : 0); any aliasing allowed. */
 typedef struct {
   int64_t n;
   float alpha;
-  const float* a;
+  const void* a;
   float beta;
-  const float* b;
-  float* y;
+  const void* b;
+  void* y;
   int32_t accumulate;
+  int32_t dtype; /* of a, b and y */
 } allmrec_add_args;
 
 /* y (+)= a · b, element by element. */
@@ -224,15 +250,16 @@ typedef struct {
 typedef struct {
   int64_t n;
   allmrec_dropout dropout;
-  const float* x;
-  const float* residual;
-  float* y;
+  const void* x;
+  const void* residual;
+  void* y;
   int32_t accumulate;
+  int32_t dtype; /* of x, residual and y */
 } allmrec_dropout_args;
 
 /* out[t] = scale · row + positions[position_ids[t]] + constant, row = ids[t] >= 0 ? table[ids[t]] :
- * soft[−ids[t] − 1]. table may be F32, F16 or BF16; soft (S, C), positions (P, C) and constant (C) may be
- * NULL. Then dropout on the sum. */
+ * soft[−ids[t] − 1]. table may have any dtype; soft (S, C), positions (P, C) and constant (C) may be NULL.
+ * Then dropout on the sum. */
 typedef struct {
   int64_t tokens, cols;
   const int32_t* ids;
@@ -247,7 +274,9 @@ typedef struct {
   const int32_t* position_ids;
   const float* constant;
   allmrec_dropout dropout;
-  float* out;
+  void* out;
+  int32_t out_dtype;
+  const void* table_scales; /* I8, I4 */
 } allmrec_embedding_args;
 
 /* Gradients, each NULL when not needed, all ADDED to: d_table (rows, C) and d_soft (S, C) scaled by `scale`,
@@ -256,7 +285,7 @@ typedef struct {
   int64_t tokens, cols;
   const int32_t* ids;
   const int32_t* position_ids;
-  const float* dy;
+  const void* dy;
   float scale;
   allmrec_dropout dropout;
   float* d_table;
@@ -266,16 +295,19 @@ typedef struct {
   float* d_positions;
   int64_t position_rows;
   float* d_constant;
+  int32_t dy_dtype;
 } allmrec_embedding_backward_args;
 
-/* gather: out[i] = x[rows[i]]; scatter_add: out[rows[i]] += x[i], in order of i. `count` rows of `cols`. */
+/* gather: out[i] = x[rows[i]]; scatter_add: out[rows[i]] += x[i], in order of i; put: out[rows[i]] = x[i],
+ * rows distinct, a negative row is left out (how new keys and values enter a cache). `count` rows of `cols`. */
 typedef struct {
   int64_t count, cols;
   const int32_t* rows;
-  const float* x;
+  const void* x;
   int64_t ldx;
-  float* out;
+  void* out;
   int64_t ldout;
+  int32_t dtype; /* of x and out */
 } allmrec_rows_args;
 
 /* out[b] (C) = mean of rows offsets[b] … offsets[b+1] − 1 of x; an empty segment gives zeros.
@@ -283,9 +315,10 @@ typedef struct {
 typedef struct {
   int64_t segments, cols;
   const int32_t* offsets;
-  const float* x; /* backward: dy (segments, C) */
-  float* out;     /* backward: dx (tokens, C) */
+  const void* x; /* backward: dy (segments, C) */
+  void* out;     /* backward: dx (tokens, C) */
   int32_t accumulate;
+  int32_t dtype; /* of x and out */
 } allmrec_segment_mean_args;
 
 /* out[i] = scale · <a_i, b_i>. Backward: da_i (+)= scale · g_i · b_i, db_i (+)= scale · g_i · a_i, each NULL
@@ -461,22 +494,106 @@ typedef struct {
 /* A block of rows × cols copied (or added) between matrices of different row distance. */
 typedef struct {
   int64_t rows, cols;
-  const float* x;
+  const void* x;
   int64_t ldx;
-  float* y;
+  void* y;
   int64_t ldy;
   int32_t accumulate;
+  int32_t dtype; /* of x and y */
 } allmrec_copy_2d_args;
 
-/* y (float32) = x of dtype F16, BF16 or F32. */
+/* y = x, each of dtype F16, BF16 or F32. */
 typedef struct {
   int64_t n;
   const void* x;
   int32_t x_dtype;
-  float* y;
+  void* y;
+  int32_t y_dtype;
 } allmrec_cast_args;
 
+/* x (rows, cols) of F32, F16 or BF16 → quants and scales of dtype I8 or I4 as described at the top. */
+typedef struct {
+  int64_t rows, cols;
+  const void* x;
+  int32_t x_dtype;
+  int32_t dtype;
+  void* quants;
+  void* scales;
+} allmrec_quantize_args;
+
+/* x[i] += by. A captured decoding step advances its own positions and lengths. */
+typedef struct {
+  int64_t n;
+  int32_t* x;
+  int32_t by;
+} allmrec_advance_args;
+
+/* Dilated causal convolution over a batch padded to `steps` (NextItNet's layer):
+ * y[b, t] (c_out) = bias + Σ_{j < taps} w[j] (c_out, c_in) · x[b, t − (taps − 1 − j) · dilation], rows before
+ * the beginning being zero. x (B, S, c_in), w (taps, c_out, c_in), y (B, S, c_out). */
+typedef struct {
+  int64_t batch, steps, c_in, c_out;
+  int32_t taps, dilation;
+  const float* x;
+  const float* w;
+  const float* bias; /* or NULL */
+  float* y;
+} allmrec_conv_args;
+
+/* dx overwritten or added to; d_w and d_bias added to; each NULL when not needed. */
+typedef struct {
+  allmrec_conv_args forward;
+  const float* dy;
+  float* dx;
+  int32_t accumulate;
+  float* d_w;
+  float* d_bias;
+} allmrec_conv_backward_args;
+
+/* out (rows, C) (+)= Σ over the edges e of a row: values[e] · x[columns[e]]. CSR: offsets (rows + 1). Edges
+ * are summed in their order. LightGCN's propagation; of a symmetric matrix also its own backward. */
+typedef struct {
+  int64_t rows, cols;
+  const int32_t* offsets;
+  const int32_t* columns;
+  const float* values;
+  const float* x;
+  float* out;
+  int32_t accumulate;
+} allmrec_spmm_args;
+
+/* top_k of the scores queries (R, C) · items (N, C)ᵀ + item_bias (N, or NULL), which are never stored whole.
+ * Ties, exclusions and short rows as in top_k. */
+typedef struct {
+  int64_t rows, items_count, cols;
+  const float* queries;
+  const float* items;
+  const float* item_bias;
+  const int32_t* exclude_offsets;
+  const int32_t* exclude_columns;
+  int32_t k;
+  int32_t* indices; /* (R, k) */
+  float* values;    /* (R, k) */
+} allmrec_rank_catalogue_args;
+
 typedef struct allmrec_device allmrec_device;
+typedef struct allmrec_graph allmrec_graph;
+
+typedef struct {
+  int64_t in_use;  /* bytes handed out */
+  int64_t cached;  /* bytes kept for the next request */
+  int64_t peak;    /* the most ever in use */
+  int64_t free;    /* bytes the device still has, or −1 */
+  int64_t total;   /* bytes of the device, or −1 */
+} allmrec_memory_info;
+
+typedef struct {
+  const char* op;
+  int64_t calls;
+  double milliseconds; /* on the device */
+  double flops;        /* multiply-adds count two */
+  double bytes;        /* read and written at least once */
+} allmrec_profile_row;
 
 typedef struct {
   const char* name;        /* "AMD EPYC …", "NVIDIA H200" */
@@ -488,7 +605,12 @@ typedef struct {
 typedef struct allmrec_backend {
   uint32_t abi_version;
   uint32_t struct_size;
-  const char* name; /* "cpu", "cuda", "cudaemu" */
+  const char* name;    /* "cpu", "cuda", "cudaemu" */
+  const char* version; /* of the package it was built from */
+
+  /* Settings of the back end as a whole, before a device is opened. cuda: "cublaslt" = a library's path,
+   * "auto" (default) or "off". Unknown keys are an error. */
+  allmrec_status (*configure)(const char* key, const char* value);
 
   /* threads: 0 = as many as the machine has. reason (capacity `reason_size`) gets a code and a sentence on
    * failure. */
@@ -506,6 +628,24 @@ typedef struct allmrec_backend {
   allmrec_status (*fill)(allmrec_device*, float* x, int64_t n, float value);
   allmrec_status (*synchronize)(allmrec_device*);
 
+  allmrec_status (*memory)(allmrec_device*, allmrec_memory_info* out);
+  allmrec_status (*trim)(allmrec_device*); /* gives cached memory back */
+
+  /* Between begin and end ops are recorded instead of run. Uploads are recorded with a copy of their data;
+   * downloads and synchronize are errors. Memory freed meanwhile stays the graph's. end: *graph NULL makes a
+   * new graph; otherwise that graph is brought up to date with what was recorded. launch runs it, in order
+   * with everything else. A device without graphs says UNSUPPORTED at begin. cancel ends a recording that
+   * failed. */
+  allmrec_status (*capture_begin)(allmrec_device*);
+  allmrec_status (*capture_end)(allmrec_device*, allmrec_graph** graph);
+  void (*capture_cancel)(allmrec_device*);
+  allmrec_status (*graph_launch)(allmrec_device*, allmrec_graph*);
+  void (*graph_free)(allmrec_device*, allmrec_graph*);
+
+  /* Between begin and end every op is timed. end: rows by op name, valid until the next call. */
+  allmrec_status (*profile_begin)(allmrec_device*);
+  allmrec_status (*profile_end)(allmrec_device*, const allmrec_profile_row** rows, int64_t* count);
+
 #define ALLMREC_OPS(X)                                         \
   X(gemm, allmrec_gemm_args)                                   \
   X(column_sum, allmrec_column_sum_args)                       \
@@ -522,6 +662,7 @@ typedef struct allmrec_backend {
   X(embedding_backward, allmrec_embedding_backward_args)       \
   X(gather_rows, allmrec_rows_args)                            \
   X(scatter_add_rows, allmrec_rows_args)                       \
+  X(put_rows, allmrec_rows_args)                               \
   X(segment_mean, allmrec_segment_mean_args)                   \
   X(segment_mean_backward, allmrec_segment_mean_args)          \
   X(row_dot, allmrec_row_dot_args)                             \
@@ -539,7 +680,13 @@ typedef struct allmrec_backend {
   X(squared_norm, allmrec_squared_norm_args)                   \
   X(random, allmrec_random_args)                               \
   X(copy_2d, allmrec_copy_2d_args)                             \
-  X(cast, allmrec_cast_args)
+  X(cast, allmrec_cast_args)                                   \
+  X(quantize, allmrec_quantize_args)                           \
+  X(advance, allmrec_advance_args)                             \
+  X(conv, allmrec_conv_args)                                   \
+  X(conv_backward, allmrec_conv_backward_args)                 \
+  X(spmm, allmrec_spmm_args)                                   \
+  X(rank_catalogue, allmrec_rank_catalogue_args)
 
 #define ALLMREC_DECLARE(op, args) allmrec_status (*op)(allmrec_device*, const args*);
   ALLMREC_OPS(ALLMREC_DECLARE)

@@ -81,6 +81,50 @@ void Device::synchronize() {
   check(table_->synchronize(handle_), "synchronize");
 }
 
+allmrec_memory_info Device::memory() {
+  allmrec_memory_info info{};
+  check(table_->memory(handle_, &info), "memory");
+  return info;
+}
+
+void Device::trim() {
+  check(table_->trim(handle_), "trim");
+}
+
+void Device::capture_begin() {
+  check(table_->capture_begin(handle_), "capture_begin");
+}
+
+void Device::capture_end(allmrec_graph** graph) {
+  check(table_->capture_end(handle_, graph), "capture_end");
+}
+
+void Device::capture_cancel() noexcept {
+  table_->capture_cancel(handle_);
+}
+
+void Device::launch(allmrec_graph* graph) {
+  check(table_->graph_launch(handle_, graph), "graph_launch");
+}
+
+void Device::free(allmrec_graph* graph) noexcept {
+  table_->graph_free(handle_, graph);
+}
+
+void Device::profile_begin() {
+  check(table_->profile_begin(handle_), "profile_begin");
+}
+
+std::vector<ProfileRow> Device::profile_end() {
+  const allmrec_profile_row* rows = nullptr;
+  int64_t count = 0;
+  check(table_->profile_end(handle_, &rows, &count), "profile_end");
+  std::vector<ProfileRow> result;
+  for (int64_t i = 0; i < count; ++i)
+    result.push_back({rows[i].op, rows[i].calls, rows[i].milliseconds, rows[i].flops, rows[i].bytes});
+  return result;
+}
+
 void Device::check(allmrec_status status, const char* op) {
   if (status == ALLMREC_OK) return;
   const char* text = table_->last_error(handle_);
@@ -94,6 +138,8 @@ void Device::check(allmrec_status status, const char* op) {
       throw Error(ErrorCode::unsupported, message);
     case ALLMREC_DEVICE_ERROR:
       throw Error(ErrorCode::device, message);
+    case ALLMREC_DEVICE_LOST:
+      throw Error(ErrorCode::device_lost, message);
     default:
       throw Error(ErrorCode::internal, message);
   }

@@ -21,6 +21,15 @@ struct DeviceDescription {
   std::string reason;  // a reason code and a sentence when not available
 };
 
+// Time of one op while a profile was taken.
+struct ProfileRow {
+  std::string op;
+  int64_t calls = 0;
+  double milliseconds = 0;
+  double flops = 0;  // multiply-adds count two
+  double bytes = 0;  // read and written at least once
+};
+
 // An opened device: the op table as methods that throw `Error` instead of returning a status.
 class Device {
  public:
@@ -48,6 +57,21 @@ class Device {
   void copy_bytes(void* dst, const void* src, size_t bytes);
   void fill(float* x, int64_t n, float value);
   void synchronize();
+
+  allmrec_memory_info memory();
+  // Gives cached memory back.
+  void trim();
+
+  // Ops between begin and end are recorded instead of run; see Graph.
+  void capture_begin();
+  void capture_end(allmrec_graph** graph);
+  void capture_cancel() noexcept;
+  void launch(allmrec_graph* graph);
+  void free(allmrec_graph* graph) noexcept;
+
+  // Between begin and end every op is timed; ops that did not run have no row.
+  void profile_begin();
+  std::vector<ProfileRow> profile_end();
 
  private:
   void check(allmrec_status status, const char* op);
@@ -84,6 +108,44 @@ class DeviceBuffer {
   std::shared_ptr<Device> device_;
   void* data_ = nullptr;
   size_t bytes_ = 0;
+};
+
+// A recorded sequence of ops, with its owner. Recording again brings it up to date with what was recorded
+// then.
+class Graph {
+ public:
+  explicit Graph(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  Graph(Graph&& other) noexcept { swap(other); }
+  Graph& operator=(Graph&& other) noexcept {
+    swap(other);
+    return *this;
+  }
+  ~Graph() {
+    if (graph_) device_->free(graph_);
+  }
+
+  // Calls fn, whose ops are recorded; when it throws, the graph stays as it was.
+  template <typename Fn>
+  void record(Fn&& fn) {
+    device_->capture_begin();
+    try {
+      fn();
+    } catch (...) {
+      device_->capture_cancel();
+      throw;
+    }
+    device_->capture_end(&graph_);
+  }
+  bool recorded() const { return graph_ != nullptr; }
+  void launch() { device_->launch(graph_); }
+
+ private:
+  void swap(Graph& other) noexcept {
+    std::swap(device_, other.device_);
+    std::swap(graph_, other.graph_);
+  }
+  std::shared_ptr<Device> device_;
+  allmrec_graph* graph_ = nullptr;
 };
 
 }  // namespace allmrec

@@ -235,6 +235,8 @@ const char* code_name(ErrorCode code) {
       return "ERR_ALLMREC_OUT_OF_MEMORY";
     case ErrorCode::device:
       return "ERR_ALLMREC_DEVICE";
+    case ErrorCode::device_lost:
+      return "ERR_ALLMREC_DEVICE_LOST";
     case ErrorCode::numeric:
       return "ERR_ALLMREC_NUMERIC";
     case ErrorCode::cancelled:

@@ -15,6 +15,7 @@ enum class ErrorCode {
   unknown_item,
   out_of_memory,
   device,
+  device_lost,
   numeric,
   cancelled,
   disposed,

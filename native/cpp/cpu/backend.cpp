@@ -3,28 +3,56 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <new>
 #include <string>
+#include <vector>
 
+#include "../backend/costs.h"
+#include "../backend/validate.h"
+#include "../core/version.h"
 #include "device.h"
-#include "validate.h"
+#include "half_adapter.h"
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
 #endif
 
+namespace allmrec::cpu {
+namespace {
+
+enum Op {
+#define ALLMREC_ENTRY(op, args) op_##op,
+  ALLMREC_OPS(ALLMREC_ENTRY)
+#undef ALLMREC_ENTRY
+      kOps
+};
+
+// Wall-clock time of every op while it is on.
+struct Profile {
+  bool on = false;
+  allmrec_profile_row ops[kOps];
+  std::vector<allmrec_profile_row> rows;  // of the last profile, ops that ran only
+};
+
+}  // namespace
+}  // namespace allmrec::cpu
+
 struct allmrec_device {
   allmrec_device(int threads, const allmrec::cpu::Kernels& kernels) : device(threads, kernels) {}
   allmrec::cpu::Device device;
+  allmrec::cpu::Profile profile;
   std::string name;
 };
 
 namespace allmrec::cpu {
 
 namespace {
+
+using validation::Check;
 
 allmrec_status to_status(ErrorCode code) {
   switch (code) {
@@ -36,6 +64,8 @@ allmrec_status to_status(ErrorCode code) {
       return ALLMREC_OUT_OF_MEMORY;
     case ErrorCode::device:
       return ALLMREC_DEVICE_ERROR;
+    case ErrorCode::device_lost:
+      return ALLMREC_DEVICE_LOST;
     default:
       return ALLMREC_INTERNAL;
   }
@@ -64,20 +94,34 @@ allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
 }
 
 template <typename Args>
-allmrec_status dispatch(const char* op, allmrec_device* device, const Args* args,
+void run_timed(allmrec_profile_row& row, Device& device, void (*kernel)(Device&, const Args&),
+               const Args& args) {
+  const auto begin = std::chrono::steady_clock::now();
+  run(device, kernel, args);
+  const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - begin;
+  ++row.calls;
+  row.milliseconds += time.count();
+  const Cost cost = cost_of(args);
+  row.flops += cost.flops;
+  row.bytes += cost.bytes;
+}
+
+template <typename Args>
+allmrec_status dispatch(const char* name, Op op, allmrec_device* device, const Args* args,
                         void (*Kernels::*kernel)(Device&, const Args&)) noexcept {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
   Device& d = device->device;
   return guarded(d.last_error, [&] {
-    if (!args) throw Error(ErrorCode::invalid_argument, std::string(op) + ": args must not be null");
-    validate(Check(op), *args);
-    (d.kernels->*kernel)(d, *args);
+    if (!args) throw Error(ErrorCode::invalid_argument, std::string(name) + ": args must not be null");
+    validation::validate(Check(name), *args);
+    if (device->profile.on) return run_timed(device->profile.ops[op], d, d.kernels->*kernel, *args);
+    run(d, d.kernels->*kernel, *args);
   });
 }
 
 #define ALLMREC_ENTRY(op, args)                                      \
   allmrec_status op##_entry(allmrec_device* device, const args* a) { \
-    return dispatch<args>(#op, device, a, &Kernels::op);             \
+    return dispatch<args>(#op, op_##op, device, a, &Kernels::op);    \
   }
 ALLMREC_OPS(ALLMREC_ENTRY)
 #undef ALLMREC_ENTRY
@@ -128,6 +172,20 @@ int64_t memory_bytes() {
   if (pages > 0 && size > 0) return static_cast<int64_t>(pages) * size;
 #endif
   return 0;
+}
+
+// Of what the machine has, what is not in use; −1 where that cannot be said.
+int64_t free_bytes() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.rfind("MemAvailable:", 0) == 0) return std::atoll(line.c_str() + 13) * 1024;
+  }
+  return -1;
+}
+
+// There is nothing to set.
+allmrec_status configure(const char*, const char*) {
+  return ALLMREC_INVALID_ARGUMENT;
 }
 
 allmrec_status open(int32_t index, int32_t threads, allmrec_device** out, char* reason, size_t reason_size) {
@@ -198,6 +256,65 @@ allmrec_status synchronize(allmrec_device* device) {
   return device ? ALLMREC_OK : ALLMREC_INVALID_ARGUMENT;
 }
 
+allmrec_status memory(allmrec_device* device, allmrec_memory_info* out) {
+  if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] {
+    const MemoryCache::Usage usage = device->device.memory.usage();
+    const int64_t total = memory_bytes();
+    *out = {static_cast<int64_t>(usage.in_use), static_cast<int64_t>(usage.kept),
+            static_cast<int64_t>(usage.peak), free_bytes(), total > 0 ? total : -1};
+  });
+}
+
+allmrec_status trim(allmrec_device* device) {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] { device->device.trim(); });
+}
+
+allmrec_status no_graphs(allmrec_device* device) {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [] {
+    throw Error(ErrorCode::unsupported, "The cpu runs every op at once and has no graphs to record");
+  });
+}
+
+allmrec_status capture_end(allmrec_device* device, allmrec_graph**) {
+  return no_graphs(device);
+}
+
+void capture_cancel(allmrec_device*) {}
+
+allmrec_status graph_launch(allmrec_device* device, allmrec_graph*) {
+  return no_graphs(device);
+}
+
+void graph_free(allmrec_device*, allmrec_graph*) {}
+
+allmrec_status profile_begin(allmrec_device* device) {
+  if (!device) return ALLMREC_INVALID_ARGUMENT;
+  int op = 0;
+#define ALLMREC_ENTRY(op_name, args) device->profile.ops[op++] = {#op_name, 0, 0.0, 0.0, 0.0};
+  ALLMREC_OPS(ALLMREC_ENTRY)
+#undef ALLMREC_ENTRY
+  device->profile.on = true;
+  return ALLMREC_OK;
+}
+
+allmrec_status profile_end(allmrec_device* device, const allmrec_profile_row** rows, int64_t* count) {
+  if (!device || !rows || !count) return ALLMREC_INVALID_ARGUMENT;
+  return guarded(device->device.last_error, [&] {
+    Profile& profile = device->profile;
+    if (!profile.on) throw Error(ErrorCode::invalid_argument, "profile_end: no profile was begun");
+    profile.on = false;
+    profile.rows.clear();
+    for (const allmrec_profile_row& row : profile.ops) {
+      if (row.calls > 0) profile.rows.push_back(row);
+    }
+    *rows = profile.rows.data();
+    *count = static_cast<int64_t>(profile.rows.size());
+  });
+}
+
 }  // namespace
 }  // namespace allmrec::cpu
 
@@ -209,6 +326,8 @@ const allmrec_backend* cpu_backend() {
   static constexpr allmrec_backend backend = {ALLMREC_BACKEND_ABI,
                                               sizeof(allmrec_backend),
                                               "cpu",
+                                              kVersion,
+                                              configure,
                                               open,
                                               close,
                                               last_error,
@@ -220,6 +339,15 @@ const allmrec_backend* cpu_backend() {
                                               copy,
                                               fill,
                                               synchronize,
+                                              memory,
+                                              trim,
+                                              no_graphs,
+                                              capture_end,
+                                              capture_cancel,
+                                              graph_launch,
+                                              graph_free,
+                                              profile_begin,
+                                              profile_end,
                                               ALLMREC_OPS(ALLMREC_ENTRY)};
 #undef ALLMREC_ENTRY
   return &backend;

@@ -69,18 +69,20 @@ void* MemoryCache::alloc(size_t bytes) {
 #endif
     best = new (memory) Header{bytes, nullptr, nullptr};
   }
-  if (keeps) in_use_ += best->bytes;
+  in_use_ += best->bytes;
+  if (in_use_ > peak_) peak_ = in_use_;
   return best + 1;
 }
 
 void MemoryCache::free(void* memory) noexcept {
   if (!memory) return;
   Header* block = static_cast<Header*>(memory) - 1;
+  std::lock_guard<std::mutex> lock(mutex_);
   if (block->bytes < kSmallestKept) {
+    in_use_ -= block->bytes;
     ::operator delete(block, alignment_of(block->bytes));
     return;
   }
-  std::lock_guard<std::mutex> lock(mutex_);
   const size_t limit = std::max(kLeastLimit, in_use_ / 4);
   in_use_ -= block->bytes;
   block->older = newest_;
@@ -89,6 +91,16 @@ void MemoryCache::free(void* memory) noexcept {
   newest_ = block;
   kept_ += block->bytes;
   trim(limit);
+}
+
+void MemoryCache::trim() noexcept {
+  std::lock_guard<std::mutex> lock(mutex_);
+  trim(0);
+}
+
+MemoryCache::Usage MemoryCache::usage() {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return {in_use_, kept_, peak_};
 }
 
 void MemoryCache::trim(size_t limit) noexcept {
@@ -117,6 +129,12 @@ void* Device::scratch(int thread, int slot, size_t bytes) {
 
 void* Device::shared_scratch(int slot, size_t bytes) {
   return shared_.buffers[slot].ensure(bytes);
+}
+
+void Device::trim() {
+  memory.trim();
+  for (Slots& slots : scratch_) slots = Slots{};
+  shared_ = Slots{};
 }
 
 }  // namespace allmrec::cpu

@@ -14,10 +14,22 @@ namespace allmrec::cpu {
 
 class Device;
 
+// A matrix converted between F32, F16 and BF16.
+struct CastRows {
+  int64_t rows, cols;
+  const void* x;
+  int64_t ldx;
+  int32_t x_dtype;
+  void* y;
+  int64_t ldy;
+  int32_t y_dtype;
+};
+
 // Every op for one instruction set. The files of ops/ are compiled once per set, each time into its own
 // namespace (ALLMREC_ISA), and the best table the processor can run is chosen when a device is opened.
 struct Kernels {
   const char* instruction;
+  void (*cast_rows)(Device&, const CastRows&);
 #define ALLMREC_DECLARE(op, args) void (*op)(Device&, const args&);
   ALLMREC_OPS(ALLMREC_DECLARE)
 #undef ALLMREC_DECLARE
@@ -40,6 +52,12 @@ class MemoryCache {
 
   void* alloc(size_t bytes);  // uninitialised, 64-byte aligned; null when there is none to be had
   void free(void* memory) noexcept;
+  void trim() noexcept;  // gives all kept blocks back
+
+  struct Usage {
+    size_t in_use, kept, peak;  // bytes
+  };
+  Usage usage();
 
  private:
   struct Header;
@@ -50,7 +68,8 @@ class MemoryCache {
   Header* oldest_ = nullptr;  // kept blocks, in the order in which they were freed
   Header* newest_ = nullptr;
   size_t kept_ = 0;    // bytes in kept blocks
-  size_t in_use_ = 0;  // bytes handed out, blocks too small to be kept left out
+  size_t in_use_ = 0;  // bytes handed out
+  size_t peak_ = 0;    // the most ever handed out
 };
 
 class Device {
@@ -63,6 +82,8 @@ class Device {
   // The same for memory that all threads of an op share (packed panels, partial sums): ask before the
   // parallel part.
   void* shared_scratch(int slot, size_t bytes);
+  // Gives cached and scratch memory back.
+  void trim();
 
   ThreadPool pool;
   const Kernels* kernels;

@@ -277,6 +277,76 @@ ALLMREC_INLINE Vec load_bf16_n(const uint16_t* p, int64_t n) {
   return load_bf16(bits);
 }
 
+// Rounded to nearest even; NaN stays a quiet NaN.
+ALLMREC_INLINE uint16_t float_to_bf16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
+  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+ALLMREC_INLINE uint16_t float_to_f16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  uint32_t rounded;
+  if (magnitude > 0x7f800000u) {
+    rounded = 0x7e00u | (magnitude >> 13 & 0x3ffu);
+  } else if (magnitude >= 0x477ff000u) {  // 65520 and up is infinity
+    rounded = 0x7c00u;
+  } else if (magnitude < 0x33000000u) {  // below half of 2^-24
+    rounded = 0;
+  } else {
+    // A subnormal half counts units of 2^-24.
+    const bool subnormal = magnitude < 0x38800000u;
+    const uint32_t significand = subnormal ? (magnitude & 0x7fffffu) | 0x800000u : magnitude - (112u << 23);
+    const uint32_t shift = subnormal ? 126u - (magnitude >> 23) : 13u;
+    rounded = (significand + (1u << (shift - 1)) - 1 + (significand >> shift & 1u)) >> shift;
+  }
+  return static_cast<uint16_t>(sign | rounded);
+}
+
+#if ALLMREC_LANES == 16
+ALLMREC_INLINE void store_f16(uint16_t* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#elif ALLMREC_LANES == 8
+ALLMREC_INLINE void store_f16(uint16_t* p, Vec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+#else
+ALLMREC_INLINE void store_f16(uint16_t* p, Vec v) {
+  for (int i = 0; i < kLanes; ++i) p[i] = float_to_f16(v[i]);
+}
+#endif
+ALLMREC_INLINE void store_bf16(uint16_t* p, Vec v) {
+  typedef uint16_t Halves __attribute__((vector_size(2 * ALLMREC_LANES)));
+  const UVec bits = reinterpret_cast<UVec>(v);
+  const UVec rounded = (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+  const UVec quiet = bits >> 16 | 0x40u;
+  const Halves halves = __builtin_convertvector(v != v ? quiet : rounded, Halves);
+  std::memcpy(p, &halves, sizeof halves);
+}
+ALLMREC_INLINE void store_f16_n(uint16_t* p, Vec v, int64_t n) {
+  uint16_t bits[kLanes];
+  store_f16(bits, v);
+  if (n > 0) std::memcpy(p, bits, static_cast<size_t>(n < kLanes ? n : kLanes) * 2);
+}
+ALLMREC_INLINE void store_bf16_n(uint16_t* p, Vec v, int64_t n) {
+  uint16_t bits[kLanes];
+  store_bf16(bits, v);
+  if (n > 0) std::memcpy(p, bits, static_cast<size_t>(n < kLanes ? n : kLanes) * 2);
+}
+
+// The kernels' activations are float32: half ones are widened before (half_adapter.h).
+ALLMREC_INLINE const float* f32(const void* p) {
+  return static_cast<const float*>(p);
+}
+ALLMREC_INLINE float* f32(void* p) {
+  return static_cast<float*>(p);
+}
+
 // Over the lanes of one vector, always in the same tree: the upper half onto the lower.
 #if ALLMREC_LANES == 16
 ALLMREC_INLINE float horizontal_sum(Vec v) {

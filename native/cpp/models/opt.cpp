@@ -1,6 +1,7 @@
 #include "opt.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 namespace allmrec {
@@ -8,6 +9,11 @@ namespace {
 
 constexpr int kPositionOffset = 2;
 constexpr float kEps = 1e-5f;
+
+int32_t activation_dtype_of(const Device& device, int32_t weights) {
+  if (weights == ALLMREC_F32 || std::strcmp(device.backend_name(), "cpu") == 0) return ALLMREC_F32;
+  return weights == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F16;
+}
 
 }  // namespace
 
@@ -17,53 +23,66 @@ void LlmBatch::number_positions() {
     for (int32_t t = offsets[s]; t < offsets[s + 1]; ++t) positions[t] = t - offsets[s];
 }
 
-KvCache::KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity)
+KvCache::KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity,
+                 int32_t dtype)
     : capacity_(capacity),
       width_(2 * static_cast<int64_t>(config.hidden_size)),
+      dtype_(dtype),
       lengths_(static_cast<size_t>(sequences), 0) {
   for (int i = 0; i < config.num_layers; ++i)
-    layers_.emplace_back(device, static_cast<size_t>(sequences * capacity * width_) * sizeof(float));
+    layers_.emplace_back(device, static_cast<size_t>(bytes_of(dtype, sequences * capacity * width_)));
 }
 
 Tensor KvCache::layer(int i) const {
   Tensor t;
-  t.data = layers_[static_cast<size_t>(i)].as<float>();
+  t.data = layers_[static_cast<size_t>(i)].as<void>();
+  t.dtype = dtype_;
   t.rows = sequences() * capacity_;
   t.cols = width_;
   return t;
 }
 
 Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
-    : config_(config), parameters_(std::move(device)) {
+    : config_(config),
+      activation_dtype_(activation_dtype_of(*device, config.dtype)),
+      parameters_(std::move(device)) {
   const int64_t c = config.hidden_size, e = config.embed_size, f = config.ffn_size;
   if (config.num_heads < 1 || c % config.num_heads != 0)
     throw Error(ErrorCode::checkpoint, "OPT config: hidden size " + std::to_string(c) +
                                            " is not a multiple of the number of heads " +
                                            std::to_string(config.num_heads) + ".");
   const std::string root = "model.decoder.";
-  auto add = [this](const std::string& name, std::vector<int64_t> shape) {
-    return &parameters_.add(name, std::move(shape));
+  const int32_t d = config.dtype;
+  auto matrix = [&](const std::string& name, int64_t rows, int64_t cols) {
+    return &parameters_.add(name, {rows, cols}, d);
   };
-  embed_tokens_ = add(root + "embed_tokens.weight", {config.vocab_size, e});
-  embed_positions_ = add(root + "embed_positions.weight", {config.max_positions + kPositionOffset, c});
+  auto vector = [&](const std::string& name, int64_t size) { return &parameters_.add(name, {size}); };
+  embed_tokens_ = matrix(root + "embed_tokens.weight", config.vocab_size, e);
+  embed_positions_ =
+      &parameters_.add(root + "embed_positions.weight", {config.max_positions + kPositionOffset, c});
   if (e != c) {
-    project_in_ = add(root + "project_in.weight", {c, e});
-    project_out_ = add(root + "project_out.weight", {e, c});
+    project_in_ = matrix(root + "project_in.weight", c, e);
+    project_out_ = matrix(root + "project_out.weight", e, c);
   }
   if (config.norm_before && config.final_norm) {
-    final_norm_weight_ = add(root + "final_layer_norm.weight", {c});
-    final_norm_bias_ = add(root + "final_layer_norm.bias", {c});
+    final_norm_weight_ = vector(root + "final_layer_norm.weight", c);
+    final_norm_bias_ = vector(root + "final_layer_norm.bias", c);
   }
   for (int i = 0; i < config.num_layers; ++i) {
     const std::string p = root + "layers." + std::to_string(i) + ".";
     auto pair = [&](Parameter*& weight, Parameter*& bias, const std::string& name, int64_t out, int64_t in) {
-      weight = add(p + name + ".weight", in ? std::vector<int64_t>{out, in} : std::vector<int64_t>{out});
-      bias = add(p + name + ".bias", {out});
+      weight = in ? matrix(p + name + ".weight", out, in) : vector(p + name + ".weight", out);
+      bias = vector(p + name + ".bias", out);
     };
     Layer l{};
-    pair(l.q_weight, l.q_bias, "self_attn.q_proj", c, c);
-    pair(l.k_weight, l.k_bias, "self_attn.k_proj", c, c);
-    pair(l.v_weight, l.v_bias, "self_attn.v_proj", c, c);
+    // Queries, keys and values lie side by side and take one product.
+    const std::string a = p + "self_attn.";
+    const std::vector<Parameter*> weights = parameters_.add_together(
+        {{a + "q_proj.weight", {c, c}}, {a + "k_proj.weight", {c, c}}, {a + "v_proj.weight", {c, c}}}, d);
+    const std::vector<Parameter*> biases = parameters_.add_together(
+        {{a + "q_proj.bias", {c}}, {a + "k_proj.bias", {c}}, {a + "v_proj.bias", {c}}});
+    l.q_weight = weights[0], l.k_weight = weights[1], l.v_weight = weights[2];
+    l.q_bias = biases[0], l.k_bias = biases[1], l.v_bias = biases[2];
     pair(l.out_weight, l.out_bias, "self_attn.out_proj", c, c);
     pair(l.attention_norm_weight, l.attention_norm_bias, "self_attn_layer_norm", c, 0);
     pair(l.fc1_weight, l.fc1_bias, "fc1", f, c);
@@ -121,7 +140,8 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
 Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows,
                      KvCache* cache) const {
   const int64_t sequences = batch.sequences();
-  std::vector<int32_t> kv_start, kv_len, own_end(batch.ids.size()), row_offsets{0};
+  std::vector<int32_t> kv_start, kv_len, own_end(batch.ids.size()), row_offsets{0}, cache_rows;
+  int64_t longest = 0, longest_rows = 0, longest_keys = 0;
   std::vector<int32_t> own_begin =
       batch.own_begin.empty() ? std::vector<int32_t>(batch.ids.size(), 0) : batch.own_begin;
   size_t row = 0;
@@ -130,8 +150,14 @@ Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
     kv_start.push_back(cache ? static_cast<int32_t>(s * cache->capacity()) : batch.offsets[s]);
     kv_len.push_back(cached + length);
-    for (int32_t i = 0; i < length; ++i) own_end[batch.offsets[s] + i] = cached + i + 1;
+    for (int32_t i = 0; i < length; ++i) {
+      own_end[batch.offsets[s] + i] = cached + i + 1;
+      if (cache) cache_rows.push_back(kv_start.back() + cached + i);
+    }
     while (row < rows.size() && rows[row] < batch.offsets[s + 1]) ++row;
+    longest = std::max<int64_t>(longest, length);
+    longest_rows = std::max<int64_t>(longest_rows, static_cast<int64_t>(row) - row_offsets.back());
+    longest_keys = std::max<int64_t>(longest_keys, kv_len.back());
     row_offsets.push_back(static_cast<int32_t>(row));
   }
   auto pick = [&rows](const std::vector<int32_t>& values) {
@@ -148,35 +174,36 @@ Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_
   if (!batch.prefix.empty()) plans.all.prefix = tape.ints(batch.prefix);
   plans.all.own_begin = tape.ints(own_begin);
   plans.all.own_end = tape.ints(own_end);
+  plans.all.max_q_length = longest;
+  plans.all.max_kv_length = longest_keys;
   plans.last = plans.all;
+  plans.last.max_q_length = longest_rows;
   plans.last.tokens = static_cast<int64_t>(rows.size());
   plans.last.q_offsets = tape.ints(row_offsets);
   if (!batch.prefix.empty()) plans.last.prefix = tape.ints(pick(batch.prefix));
   plans.last.own_begin = tape.ints(pick(own_begin));
   plans.last.own_end = tape.ints(pick(own_end));
   plans.last_rows = tape.ints(rows);
+  if (cache) plans.cache_rows = tape.ints(cache_rows);
   return plans;
 }
 
-Tensor Opt::embed(Tape& tape, const LlmBatch& batch, const Tensor& soft) {
-  std::vector<int32_t> positions(batch.positions);
-  for (int32_t& p : positions) p += kPositionOffset;
+Tensor Opt::embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, const Tensor& soft) {
   ops::EmbeddingInput in;
-  in.ids = tape.ints(batch.ids);
+  in.ids = ids;
   in.table = embed_tokens_;
   in.soft = soft;
-  const IntTensor position_ids = tape.ints(positions);
+  in.dtype = activation_dtype_;
   if (project_in_ == nullptr) {
     in.positions = embed_positions_;
-    in.position_ids = position_ids;
+    in.position_ids = positions;
     return ops::embedding(tape, in);
   }
-  const Tensor position_rows = ops::gather_rows(tape, *embed_positions_, position_ids);
+  const Tensor position_rows = ops::gather_rows(tape, *embed_positions_, positions, activation_dtype_);
   return ops::linear(tape, ops::embedding(tape, in), project_in_, {}, ALLMREC_ACT_NONE, &position_rows);
 }
 
-Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans,
-                  bool last, KvCache* cache) {
+Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache) {
   const Layer& l = layers_[static_cast<size_t>(index)];
   const int64_t c = config_.hidden_size;
   auto norm1 = [&](const Tensor& t) {
@@ -189,7 +216,7 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch,
   // In the last layer only the wanted rows need queries, output and feed-forward.
   Tensor residual = x;
   ops::AttentionInput a;
-  if (last) {
+  if (last && plans.last_rows.data) {
     residual = ops::gather_rows(tape, x, plans.last_rows);
     const Tensor query_input =
         config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : residual;
@@ -204,12 +231,8 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch,
   }
   if (cache) {
     const Tensor slab = cache->layer(index);
-    for (int64_t s = 0; s < batch.sequences(); ++s) {
-      const int64_t first = s * cache->capacity() + cache->lengths()[static_cast<size_t>(s)];
-      const int64_t rows = batch.offsets[s + 1] - batch.offsets[s];
-      tape.device().copy_2d({rows, 2 * c, a.kv.data + batch.offsets[s] * a.kv.cols + a.k_column, a.kv.cols,
-                             slab.data + first * slab.cols, slab.cols, 0});
-    }
+    tape.device().put_rows({plans.cache_rows.size, 2 * c, plans.cache_rows.data, a.kv.at(0, a.k_column), a.kv.cols,
+                            slab.data, slab.cols, slab.dtype});
     a.kv = slab;
     a.k_column = 0;
     a.v_column = c;
@@ -241,69 +264,135 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
           cache->capacity())
         throw Error(ErrorCode::internal, "The key-value cache is full.");
   }
+  if (tape.recording() && activation_dtype_ == ALLMREC_F16)
+    throw Error(ErrorCode::unsupported,
+                "Gradients through a language model in float16, int8 or int4 would be lost to rounding; load it in "
+                "bfloat16 or float32 to train the projector.");
   const Plans plans = plan(tape, batch, rows, cache);
-  Tensor x = embed(tape, batch, soft);
-  for (int i = 0; i < config_.num_layers; ++i)
-    x = layer(tape, i, x, batch, plans, i + 1 == config_.num_layers, cache);
-  if (config_.num_layers == 0) x = ops::gather_rows(tape, x, plans.last_rows);
+  std::vector<int32_t> positions(batch.positions);
+  for (int32_t& p : positions) p += kPositionOffset;
+  const Tensor x = layers(tape, embed(tape, tape.ints(batch.ids), tape.ints(positions), soft), plans, cache);
   if (cache)
     for (int64_t s = 0; s < batch.sequences(); ++s)
       cache->lengths()[static_cast<size_t>(s)] += batch.offsets[s + 1] - batch.offsets[s];
+  return x;
+}
+
+Tensor Opt::layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache) {
+  for (int i = 0; i < config_.num_layers; ++i)
+    x = layer(tape, i, x, plans, i + 1 == config_.num_layers, cache);
+  if (config_.num_layers == 0 && plans.last_rows.data) x = ops::gather_rows(tape, x, plans.last_rows);
   if (final_norm_weight_) x = ops::layer_norm(tape, x, *final_norm_weight_, *final_norm_bias_, kEps);
   return project_out_ ? ops::linear(tape, x, project_out_) : x;
 }
 
+void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
+  const int64_t sequences = cache.sequences();
+  Plans plans;
+  plans.all.num_sequences = sequences;
+  plans.all.tokens = sequences;
+  plans.all.q_offsets = state.q_offsets;
+  plans.all.kv_start = state.kv_start;
+  plans.all.kv_len = state.kv_len;
+  plans.all.own_begin = state.zeros;
+  plans.all.own_end = state.kv_len;
+  plans.all.max_q_length = 1;
+  plans.all.max_kv_length = cache.capacity();
+  plans.last = plans.all;
+  plans.cache_rows = state.cache_row;
+  const Tensor x = layers(tape, embed(tape, state.ids, state.positions, {}), plans, &cache);
+  allmrec_top_k_args best{};
+  best.rows = sequences;
+  best.cols = config_.vocab_size;
+  best.scores = logits(tape, x).f32();
+  best.ld = config_.vocab_size;
+  best.k = 1;
+  best.indices = state.ids.data;
+  best.values = state.best.f32();
+  Device& device = tape.device();
+  device.top_k(best);
+  device.advance({sequences, state.positions.data, 1});
+  device.advance({sequences, state.kv_len.data, 1});
+  device.advance({sequences, state.cache_row.data, 1});
+}
+
 Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
-  return ops::linear(tape, hidden, embed_tokens_);
+  return ops::linear(tape, hidden, embed_tokens_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
 }
 
 std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
                                   const std::vector<int32_t>& pair_targets) {
+  // Logits of a block of rows at a time; from each row its log-sum-exp, which is the logit of token 0 less its
+  // log-probability, and the logits of its targets.
   Device& device = tape.device();
-  const auto rows = static_cast<size_t>(hidden.rows);
-  // log-sum-exp of each row, from the log-probability and the logit of token 0.
-  std::vector<float> lse(rows), first_logit(rows), logit(pair_rows.size());
-  const int64_t block =
-      std::max<int64_t>(1, std::min<int64_t>(hidden.rows, (int64_t{4} << 20) / config_.vocab_size));
-  const Tensor buffer = tape.tensor(block, config_.vocab_size);
-  const Tensor log_prob = tape.tensor(hidden.rows, 1);
-  const IntTensor zeros = tape.ints(std::vector<int32_t>(rows, 0));
-  for (int64_t r = 0; r < hidden.rows; r += block) {
+  const int64_t vocabulary = config_.vocab_size, rows = hidden.rows;
+  const int64_t budget = std::strcmp(device.backend_name(), "cpu") == 0 ? int64_t{4} << 20 : int64_t{32} << 20;
+  const int64_t block = std::max<int64_t>(1, std::min(rows, budget / vocabulary));
+  std::vector<size_t> order(pair_rows.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return pair_rows[a] < pair_rows[b]; });
+  // Elements of a block's logits: each row's token 0, then the block's pairs.
+  std::vector<int32_t> elements;
+  std::vector<int64_t> first_element{0};
+  size_t pair = 0;
+  for (int64_t r = 0; r < rows; r += block) {
+    const int64_t end = std::min(r + block, rows);
+    for (int64_t i = r; i < end; ++i) elements.push_back(static_cast<int32_t>((i - r) * vocabulary));
+    for (; pair < order.size() && pair_rows[order[pair]] < end; ++pair)
+      elements.push_back(
+          static_cast<int32_t>((pair_rows[order[pair]] - r) * vocabulary + pair_targets[order[pair]]));
+    first_element.push_back(static_cast<int64_t>(elements.size()));
+  }
+  const IntTensor wanted = tape.ints(elements);
+  const Tensor picked = tape.tensor(wanted.size, 1);
+  const Tensor buffer = tape.tensor(block, vocabulary);
+  const Tensor log_prob = tape.tensor(rows, 1);
+  const IntTensor zeros = tape.ints(std::vector<int32_t>(static_cast<size_t>(rows), 0));
+  for (int64_t r = 0, i = 0; r < rows; r += block, ++i) {
     allmrec_gemm_args g{};
-    g.m = std::min(block, hidden.rows - r);
-    g.n = config_.vocab_size;
+    g.m = std::min(block, rows - r);
+    g.n = vocabulary;
     g.k = hidden.cols;
-    g.a = hidden.data + r * hidden.cols;
+    g.a = hidden.at(r);
+    g.a_dtype = hidden.dtype;
     g.lda = hidden.cols;
     g.b = embed_tokens_->value.data;
+    g.b_dtype = embed_tokens_->dtype();
+    g.b_scales = embed_tokens_->scales;
     g.ldb = hidden.cols;
     g.trans_b = 1;
     g.c = buffer.data;
-    g.ldc = config_.vocab_size;
+    g.ldc = vocabulary;
     g.alpha = 1.0f;
     device.gemm(g);
+    const int64_t first = first_element[i], count = first_element[i + 1] - first;
+    device.gather_rows({count, 1, wanted.data + first, buffer.data, 1, picked.at(first), 1, ALLMREC_F32});
     allmrec_cross_entropy_args a{};
     a.rows = g.m;
-    a.cols = config_.vocab_size;
-    a.logits = buffer.data;
-    a.ld = config_.vocab_size;
+    a.cols = vocabulary;
+    a.logits = buffer.f32();
+    a.ld = vocabulary;
     a.targets = zeros.data + r;
     a.scale = 1.0f;
-    a.log_prob = log_prob.data + r;
+    a.log_prob = log_prob.f32() + r;
     device.cross_entropy(a);
   }
-  const Tensor plain = ops::detach(hidden);
-  auto dots = [&](const Tensor& left, const IntTensor& targets, std::vector<float>& out) {
-    const Tensor right = ops::gather_rows(tape, ops::detach(embed_tokens_->value), targets);
-    const Tensor product = ops::row_dot(tape, left, right);
-    device.download(out.data(), product.data, out.size() * sizeof(float));
-  };
-  dots(plain, zeros, first_logit);
-  device.download(lse.data(), log_prob.data, rows * sizeof(float));
-  for (size_t r = 0; r < rows; ++r) lse[r] = first_logit[r] - lse[r];
-  dots(ops::gather_rows(tape, plain, tape.ints(pair_rows)), tape.ints(pair_targets), logit);
-  for (size_t p = 0; p < logit.size(); ++p) logit[p] -= lse[static_cast<size_t>(pair_rows[p])];
-  return logit;
+  std::vector<float> logits(static_cast<size_t>(wanted.size)), first_log_prob(static_cast<size_t>(rows));
+  device.download(logits.data(), picked.data, logits.size() * sizeof(float));
+  device.download(first_log_prob.data(), log_prob.data, first_log_prob.size() * sizeof(float));
+  std::vector<float> result(pair_rows.size());
+  pair = 0;
+  for (int64_t r = 0, i = 0; r < rows; r += block, ++i) {
+    const int64_t count = std::min(block, rows - r);
+    const float* values = logits.data() + first_element[i];
+    for (int64_t at = count; at < first_element[i + 1] - first_element[i]; ++at, ++pair) {
+      const int32_t row = pair_rows[order[pair]];
+      const float log_sum = values[row - r] - first_log_prob[static_cast<size_t>(row)];
+      result[order[pair]] = values[at] - log_sum;
+    }
+  }
+  return result;
 }
 
 }  // namespace allmrec

@@ -22,6 +22,7 @@ struct OptConfig {
   bool norm_before = true;  // false: 350m's post-norm
   bool final_norm = true;   // pre-norm only
   int activation = ALLMREC_ACT_RELU;
+  int32_t dtype = ALLMREC_F32;  // of the weights; norms, biases and positions are always float32
 };
 
 // Packed sequences of tokens. ids: >= 0 a token, −k − 1 the row k of the soft tokens given beside. positions
@@ -42,7 +43,8 @@ struct LlmBatch {
 // Keys and values of every layer: one slab per layer, contiguous per sequence.
 class KvCache {
  public:
-  KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity);
+  KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity,
+          int32_t dtype = ALLMREC_F32);
   int64_t capacity() const { return capacity_; }
   std::vector<int32_t>& lengths() { return lengths_; }
   Tensor layer(int i) const;
@@ -51,11 +53,29 @@ class KvCache {
  private:
   int64_t capacity_;
   int64_t width_;
+  int32_t dtype_;
   std::vector<DeviceBuffer> layers_;
   std::vector<int32_t> lengths_;
 };
 
+// One token of every sequence, read from and advanced on the device: what a decoding step needs of its
+// predecessor never leaves it, so that a recorded step can be launched again and again.
+struct DecodeState {
+  IntTensor ids;        // (B): the tokens to read, and after the step the most likely next ones
+  IntTensor positions;  // (B): rows of the position table
+  IntTensor kv_len;     // (B): keys each token sees, itself included
+  IntTensor cache_row;  // (B): where its keys and values go
+  IntTensor zeros;      // (B)
+  IntTensor kv_start;   // (B)
+  IntTensor q_offsets;  // (B + 1)
+  Tensor best;          // (B, 1): the logits of `ids` after the step
+};
+
 // OPT (Zhang et al., 2022): learned positions with an offset of 2, tied head.
+//
+// Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
+// bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients: those
+// of float16 would be lost below 6e-8.
 class Opt {
  public:
   Opt(std::shared_ptr<Device> device, const OptConfig& config);
@@ -66,7 +86,10 @@ class Opt {
   // embed) may be empty, and may want a gradient. With a cache, each sequence goes on where its cache ends.
   Tensor hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
                 KvCache* cache = nullptr);
-  Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V)
+  Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V), float32
+  // One step of greedy decoding for every sequence of the cache: reads state.ids, leaves the next ids and advances
+  // everything else. The cache's own lengths are the caller's to keep.
+  void decode_step(Tape& tape, KvCache& cache, const DecodeState& state);
   // log p(target | row) for pairs of a row of `hidden` and a token, (P, 1), without keeping all logits.
   std::vector<float> log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
                                const std::vector<int32_t>& pair_targets);
@@ -74,6 +97,7 @@ class Opt {
   const OptConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }
   Parameter& token_embedding() { return *embed_tokens_; }
+  int32_t activation_dtype() const { return activation_dtype_; }
 
  private:
   struct Layer {
@@ -83,17 +107,19 @@ class Opt {
   };
   struct Plans {
     ops::AttentionPlan all, last;
-    IntTensor last_rows;
+    IntTensor last_rows;   // no data: all rows, in order
+    IntTensor cache_rows;  // of the cache's slabs, for the new keys and values
   };
 
   void check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
              KvCache* cache) const;
   Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
-  Tensor embed(Tape& tape, const LlmBatch& batch, const Tensor& soft);
-  Tensor layer(Tape& tape, int index, const Tensor& x, const LlmBatch& batch, const Plans& plans, bool last,
-               KvCache* cache);
+  Tensor embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, const Tensor& soft);
+  Tensor layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache);
+  Tensor layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache);
 
   OptConfig config_;
+  int32_t activation_dtype_;
   ParameterSet parameters_;
   Parameter *embed_tokens_, *embed_positions_;
   Parameter *project_in_ = nullptr, *project_out_ = nullptr;

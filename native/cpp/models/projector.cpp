@@ -66,7 +66,7 @@ void Projector::initialise(uint64_t seed, float scale) {
     parameters_.xavier_normal(*m->w3, seed);
     if (scale != 1.0f)
       parameters_.device()->add(
-          {m->w3->value.size(), scale, m->w3->value.data, 0.0f, nullptr, m->w3->value.data, 0});
+          {m->w3->value.size(), scale, m->w3->value.data, 0.0f, nullptr, m->w3->value.data, 0, ALLMREC_F32});
   }
 }
 

@@ -61,9 +61,9 @@ void SasRec::initialise(uint64_t seed) {
       parameters_.fill(*p, 0.0f);  // attention biases
   }
   Device& device = *parameters_.device();
-  device.fill(item_embedding_->value.data, config_.hidden_units, 0.0f);
+  device.fill(item_embedding_->value.f32(), config_.hidden_units, 0.0f);
   if (config_.variant != SasRecVariant::reference)
-    device.fill(position_embedding_->value.data, config_.hidden_units, 0.0f);
+    device.fill(position_embedding_->value.f32(), config_.hidden_units, 0.0f);
 }
 
 void SasRec::load(const std::vector<std::string>& paths) {
@@ -149,7 +149,7 @@ Tensor SasRec::run(Tape& tape, const SequenceBatch& batch, bool last_only) {
   if (static_cast<int64_t>(rows.size()) == batch.size()) return x;
   const Tensor padded = tape.zeros(batch.size(), x.cols);
   const IntTensor targets = tape.ints(sequences);
-  tape.device().scatter_add_rows({targets.size, x.cols, targets.data, x.data, x.cols, padded.data, x.cols});
+  tape.device().scatter_add_rows({targets.size, x.cols, targets.data, x.data, x.cols, padded.data, x.cols, x.dtype});
   return padded;
 }
 
@@ -193,8 +193,8 @@ Tensor SasRec::block(Tape& tape, const Block& b, const Tensor& x, Packed& packed
   Tensor pad_kv;
   if (reference) {
     // A zeroed position projects to the biases alone.
-    in.pad_k = b.in_proj_bias->value.data + c;
-    in.pad_v = b.in_proj_bias->value.data + 2 * c;
+    in.pad_k = b.in_proj_bias->value.f32() + c;
+    in.pad_v = b.in_proj_bias->value.f32() + 2 * c;
     if (tape.recording() && b.in_proj_bias->grad) {
       in.d_pad_k = b.in_proj_bias->grad + c;
       in.d_pad_v = b.in_proj_bias->grad + 2 * c;
@@ -202,8 +202,8 @@ Tensor SasRec::block(Tape& tape, const Block& b, const Tensor& x, Packed& packed
   } else {
     const Tensor pad_input = pre_norm ? norm1(packed.pad) : packed.pad;
     pad_kv = ops::linear(tape, pad_input, wkv, bkv);
-    in.pad_k = pad_kv.data;
-    in.pad_v = pad_kv.data + c;
+    in.pad_k = pad_kv.f32();
+    in.pad_v = pad_kv.f32() + c;
   }
   const Tensor attended = ops::attention(tape, in);
   if (!reference) advance_pad(tape, b, packed, pad_kv);
@@ -234,7 +234,7 @@ Tensor SasRec::feed_forward(Tape& tape, const Block& b, const Tensor& x, const T
 void SasRec::advance_pad(Tape& tape, const Block& b, Packed& packed, const Tensor& pad_kv) {
   const int64_t c = config_.hidden_units;
   Tensor value;
-  value.data = pad_kv.data + c;
+  value.data = pad_kv.at(0, c);
   value.rows = 1;
   value.cols = c;
   const Tensor sum =

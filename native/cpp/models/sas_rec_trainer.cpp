@@ -134,15 +134,15 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
   // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient
   // λE/‖E‖₂.
   if (options_.l2_embedding > 0.0f) {
-    const float* pointers[1] = {table.value.data};
+    const float* pointers[1] = {table.value.f32()};
     const int64_t sizes[1] = {table.value.size()};
-    float* squared = tape.tensor(1, 1).data;
+    float* squared = tape.tensor(1, 1).f32();
     device.squared_norm({pointers, sizes, 1, squared});
     float host = 0.0f;
     device.download(&host, squared, sizeof host);
     if (host > 0.0f)
       device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
-                  nullptr, table.grad, 1});
+                  nullptr, table.grad, 1, ALLMREC_F32});
   }
   std::map<std::string, double> losses = tape.read_losses();
   if (!std::isfinite(losses["loss"]))
@@ -226,7 +226,7 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
   std::shared_ptr<Device> device = model.parameters().device();
   Arena arena(device);
   Tensor table = model.item_embedding().value;
-  table.data += c;  // items from 1
+  table.data = table.at(1);  // items from 1
   table.rows = items;
   std::vector<float> host;
   for (int64_t first = 0; first < count && !stopped(cancelled); first += block) {
@@ -248,13 +248,13 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
       allmrec_top_k_args a{};
       a.rows = rows;
       a.cols = items;
-      a.scores = scores.data;
+      a.scores = scores.f32();
       a.ld = items;
       a.exclude_offsets = tape.ints(offsets).data;
       a.exclude_columns = tape.ints(columns).data;
       a.k = k;
       a.indices = tape.ints(std::vector<int32_t>(static_cast<size_t>(rows * k))).data;
-      a.values = tape.tensor(rows, k).data;
+      a.values = tape.tensor(rows, k).f32();
       device->top_k(a);
       device->download(result.top.data() + first * k, a.indices,
                        static_cast<size_t>(rows * k) * sizeof(int32_t));

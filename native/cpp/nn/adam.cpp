@@ -41,7 +41,7 @@ void Adam::step() {
   std::vector<allmrec_adam_tensor> tensors;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     Parameter* p = parameters_[i];
-    tensors.push_back({p->value.data, p->grad, m_[i].as<float>(), v_[i].as<float>(), p->value.size()});
+    tensors.push_back({p->value.f32(), p->grad, m_[i].as<float>(), v_[i].as<float>(), p->value.size()});
   }
   ++steps_;
   device_->adam({tensors.data(), static_cast<int64_t>(tensors.size()), options_.learning_rate, options_.beta1,

@@ -13,19 +13,46 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-Parameter& ParameterSet::add(const std::string& name, std::vector<int64_t> shape) {
-  auto parameter = std::make_unique<Parameter>();
-  parameter->name = name;
-  int64_t size = 1;
-  for (int64_t axis : shape) size *= axis;
-  parameter->value.rows = shape.size() == 1 ? 1 : shape.front();
-  parameter->value.cols = parameter->value.rows ? size / parameter->value.rows : 0;
-  parameter->shape = std::move(shape);
-  values_.emplace_back(device_, static_cast<size_t>(size) * sizeof(float));
-  parameter->value.data = values_.back().as<float>();
-  index_[name] = parameters_.size();
-  parameters_.push_back(std::move(parameter));
-  return *parameters_.back();
+Parameter& ParameterSet::add(const std::string& name, std::vector<int64_t> shape, int32_t dtype) {
+  return *add_together({{name, std::move(shape)}}, dtype).front();
+}
+
+std::vector<Parameter*> ParameterSet::add_together(const std::vector<Entry>& entries, int32_t dtype) {
+  std::vector<Parameter*> added;
+  int64_t bytes = 0, scales = 0;
+  for (const Entry& entry : entries) {
+    auto parameter = std::make_unique<Parameter>();
+    parameter->name = entry.name;
+    parameter->shape = entry.shape;
+    int64_t size = 1;
+    for (int64_t axis : entry.shape) size *= axis;
+    Tensor& value = parameter->value;
+    value.rows = entry.shape.size() == 1 ? 1 : entry.shape.front();
+    value.cols = value.rows ? size / value.rows : 0;
+    value.dtype = dtype;
+    if (dtype == ALLMREC_I4 && value.cols % 32 != 0)
+      throw Error(ErrorCode::unsupported, "`" + entry.name + "` has rows of " + std::to_string(value.cols) +
+                                              " numbers; int4 needs a multiple of 32. Use int8.");
+    bytes += value.bytes();
+    scales += scale_bytes(dtype, value.rows, value.cols);
+    added.push_back(parameter.get());
+    index_[entry.name] = parameters_.size();
+    parameters_.push_back(std::move(parameter));
+  }
+  values_.emplace_back(device_, static_cast<size_t>(bytes));
+  auto* data = values_.back().as<unsigned char>();
+  if (scales > 0) values_.emplace_back(device_, static_cast<size_t>(scales));
+  auto* scale = scales > 0 ? values_.back().as<unsigned char>() : nullptr;
+  for (Parameter* parameter : added) {
+    Tensor& value = parameter->value;
+    value.data = data;
+    data += value.bytes();
+    if (scale) {
+      parameter->scales = scale;
+      scale += scale_bytes(dtype, value.rows, value.cols);
+    }
+  }
+  return added;
 }
 
 Parameter* ParameterSet::find(const std::string& name) const {
@@ -35,6 +62,8 @@ Parameter* ParameterSet::find(const std::string& name) const {
 
 void ParameterSet::set_trainable(Parameter& parameter, bool trainable) {
   if (trainable == parameter.trainable()) return;
+  if (trainable && parameter.dtype() != ALLMREC_F32)
+    throw Error(ErrorCode::unsupported, "`" + parameter.name + "` is not stored in float32 and cannot be trained.");
   if (!trainable) {
     parameter.grad = nullptr;
     grads_.erase(&parameter);
@@ -66,13 +95,26 @@ void ParameterSet::zero_grad() {
   for (Parameter* parameter : trainable()) device_->fill(parameter->grad, parameter->value.size(), 0.0f);
 }
 
+void ParameterSet::write(Parameter& parameter, const std::function<void(float*)>& fn) {
+  const Tensor& value = parameter.value;
+  if (value.dtype == ALLMREC_F32) return fn(value.f32());
+  const DeviceBuffer wide(device_, static_cast<size_t>(value.size()) * sizeof(float));
+  fn(wide.as<float>());
+  if (parameter.scales)
+    device_->quantize({value.rows, value.cols, wide.as<float>(), ALLMREC_F32, value.dtype, value.data,
+                       parameter.scales});
+  else
+    device_->cast({value.size(), wide.as<float>(), ALLMREC_F32, value.data, value.dtype});
+}
+
 void ParameterSet::upload(Parameter& parameter, const float* host) {
-  device_->upload(parameter.value.data, host, static_cast<size_t>(parameter.value.size()) * sizeof(float));
+  const auto bytes = static_cast<size_t>(parameter.value.size()) * sizeof(float);
+  write(parameter, [&](float* device) { device_->upload(device, host, bytes); });
 }
 
 std::vector<float> ParameterSet::value_to_host(const Parameter& parameter) const {
   std::vector<float> host(static_cast<size_t>(parameter.value.size()));
-  device_->download(host.data(), parameter.value.data, host.size() * sizeof(float));
+  device_->download(host.data(), parameter.value.f32(), host.size() * sizeof(float));
   return host;
 }
 
@@ -83,7 +125,7 @@ std::vector<float> ParameterSet::grad_to_host(const Parameter& parameter) const 
 }
 
 void ParameterSet::fill(Parameter& parameter, float value) {
-  device_->fill(parameter.value.data, parameter.value.size(), value);
+  write(parameter, [&](float* device) { device_->fill(device, parameter.value.size(), value); });
 }
 
 uint64_t ParameterSet::stream_of(const Parameter& parameter) const {
@@ -91,12 +133,15 @@ uint64_t ParameterSet::stream_of(const Parameter& parameter) const {
 }
 
 void ParameterSet::normal(Parameter& parameter, uint64_t seed, float std) {
-  device_->random({parameter.value.size(), seed, stream_of(parameter), 1, 0.0f, std, parameter.value.data});
+  write(parameter, [&](float* device) {
+    device_->random({parameter.value.size(), seed, stream_of(parameter), 1, 0.0f, std, device});
+  });
 }
 
 void ParameterSet::uniform(Parameter& parameter, uint64_t seed, float bound) {
-  device_->random(
-      {parameter.value.size(), seed, stream_of(parameter), 0, -bound, bound, parameter.value.data});
+  write(parameter, [&](float* device) {
+    device_->random({parameter.value.size(), seed, stream_of(parameter), 0, -bound, bound, device});
+  });
 }
 
 void ParameterSet::xavier_normal(Parameter& parameter, uint64_t seed) {

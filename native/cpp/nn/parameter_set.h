@@ -17,8 +17,15 @@ class ParameterSet {
  public:
   explicit ParameterSet(std::shared_ptr<Device> device) : device_(std::move(device)) {}
 
-  // Uninitialised. References stay valid as long as the set.
-  Parameter& add(const std::string& name, std::vector<int64_t> shape);
+  // Uninitialised. References stay valid as long as the set. dtype: how the values are stored; only F32 can be
+  // trained.
+  Parameter& add(const std::string& name, std::vector<int64_t> shape, int32_t dtype = ALLMREC_F32);
+  // Weights of one dtype that lie one behind another in memory.
+  struct Entry {
+    std::string name;
+    std::vector<int64_t> shape;
+  };
+  std::vector<Parameter*> add_together(const std::vector<Entry>& entries, int32_t dtype = ALLMREC_F32);
   Parameter* find(const std::string& name) const;
   const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
 
@@ -31,8 +38,9 @@ class ParameterSet {
   std::vector<Parameter*> train_all();
   void zero_grad();
 
+  // Converts to the parameter's dtype.
   void upload(Parameter& parameter, const float* host);
-  std::vector<float> value_to_host(const Parameter& parameter) const;
+  std::vector<float> value_to_host(const Parameter& parameter) const;  // float32 parameters only
   std::vector<float> grad_to_host(const Parameter& parameter) const;
 
   void fill(Parameter& parameter, float value);
@@ -53,6 +61,8 @@ class ParameterSet {
   std::shared_ptr<Device> device() const { return device_; }
 
  private:
+  // Runs fn with float32 memory that ends up as the parameter's value.
+  void write(Parameter& parameter, const std::function<void(float*)>& fn);
   uint64_t stream_of(const Parameter& parameter) const;
   std::shared_ptr<Device> device_;
   std::vector<std::unique_ptr<Parameter>> parameters_;

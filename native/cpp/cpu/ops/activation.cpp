@@ -37,21 +37,22 @@ ALLMREC_INLINE Vec gelu_tanh_slope(Vec x) {
 template <typename Function>
 void apply(Device& device, const allmrec_activation_args& a, Function function) {
   device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
-    sweep(end - begin,
-          [&](int64_t i, auto lanes) { put(a.y + begin + i, function(get(a.x + begin + i, lanes)), lanes); });
+    sweep(end - begin, [&](int64_t i, auto lanes) {
+      put(f32(a.y) + begin + i, function(get(f32(a.x) + begin + i, lanes)), lanes);
+    });
   });
 }
 
 // slope(dy, saved) gives dy · act'.
 template <typename Slope>
 void apply_backward(Device& device, const allmrec_activation_backward_args& a, Slope slope) {
-  const float* saved = a.saved ? a.saved : a.dy;  // NONE needs none
+  const float* saved = f32(a.saved ? a.saved : a.dy);  // NONE needs none
   device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
     sweep(end - begin, [&](int64_t j, auto lanes) {
       const int64_t i = begin + j;
-      Vec d = slope(get(a.dy + i, lanes), get(saved + i, lanes));
-      if (a.accumulate) d += get(a.dx + i, lanes);
-      put(a.dx + i, d, lanes);
+      Vec d = slope(get(f32(a.dy) + i, lanes), get(saved + i, lanes));
+      if (a.accumulate) d += get(f32(a.dx) + i, lanes);
+      put(f32(a.dx) + i, d, lanes);
     });
   });
 }

@@ -24,10 +24,10 @@ struct Task {
   const allmrec_attention_args& a;
   int64_t s, h, t0, t1;
   int64_t length() const { return a.kv_len[s]; }
-  const float* q(int64_t t) const { return a.q + t * a.ldq + h * a.head_dim; }
-  const float* k() const { return a.k + a.kv_start[s] * a.ldk + h * a.head_dim; }
-  const float* v() const { return a.v + a.kv_start[s] * a.ldv + h * a.head_dim; }
-  float* out(int64_t t) const { return a.out + t * a.ldout + h * a.head_dim; }
+  const float* q(int64_t t) const { return f32(a.q) + t * a.ldq + h * a.head_dim; }
+  const float* k() const { return f32(a.k) + a.kv_start[s] * a.ldk + h * a.head_dim; }
+  const float* v() const { return f32(a.v) + a.kv_start[s] * a.ldv + h * a.head_dim; }
+  float* out(int64_t t) const { return f32(a.out) + t * a.ldout + h * a.head_dim; }
 };
 
 // One number for each of up to kMR rows, in whole vectors.

@@ -60,12 +60,12 @@ class HeadBackward {
     const int64_t kv = a_.kv_start[s_];
     const Runs all(a_, t0, t1);
     for (const Run& run : all) {
-      pack_transposed(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, k_transposed_);
-      pack_transposed(a_.v + kv * a_.ldv + h_ * D_, a_.ldv, D_, run, v_transposed_);
-      key_rows_ = pack_rows(a_.k + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
+      pack_transposed(f32(a_.k) + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, k_transposed_);
+      pack_transposed(f32(a_.v) + kv * a_.ldv + h_ * D_, a_.ldv, D_, run, v_transposed_);
+      key_rows_ = pack_rows(f32(a_.k) + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
     }
-    float* dk = b_.dk + kv * b_.ld_dk + h_ * D_;
-    float* dv = b_.dv + kv * b_.ld_dv + h_ * D_;
+    float* dk = f32(b_.dk) + kv * b_.ld_dk + h_ * D_;
+    float* dv = f32(b_.dv) + kv * b_.ld_dv + h_ * D_;
     if (t1 - t0 <= block_ && all.count == 1 && all.run[0].begin == 0 && all.run[0].end == length_) {
       // Each key's sum is whole after one product: it goes where it belongs.
       block(t0, t1, {dk, b_.ld_dk, dv, b_.ld_dv, b_.accumulate != 0});
@@ -80,9 +80,9 @@ class HeadBackward {
   }
 
  private:
-  const float* q(int64_t t) const { return a_.q + t * a_.ldq + h_ * D_; }
-  const float* g(int64_t t) const { return b_.d_out + t * b_.ld_dout + h_ * D_; }
-  float* dq(int64_t t) const { return b_.dq + t * b_.ld_dq + h_ * D_; }
+  const float* q(int64_t t) const { return f32(a_.q) + t * a_.ldq + h_ * D_; }
+  const float* g(int64_t t) const { return f32(b_.d_out) + t * b_.ld_dout + h_ * D_; }
+  float* dq(int64_t t) const { return f32(b_.dq) + t * b_.ld_dq + h_ * D_; }
 
   // Where the gradients of keys and values go.
   struct Sums {
@@ -140,7 +140,7 @@ class HeadBackward {
     dropout_.fill(t, h_, rows, padding_.count + runs.last());
     float delta[kMR];
     for (int r = 0; r < rows; ++r) {
-      const float* out = a_.out + (t + r) * a_.ldout + h_ * D_;
+      const float* out = f32(a_.out) + (t + r) * a_.ldout + h_ * D_;
       const float* gradient = g(t + r);
       delta[r] = sum_over(D_, [&](int64_t i, auto n) { return get(out + i, n) * get(gradient + i, n); });
       differentiate_row(t + r, r, delta[r], runs, ds + r * stride_, p + r * stride_);

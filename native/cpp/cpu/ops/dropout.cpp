@@ -11,9 +11,9 @@ constexpr int64_t kGrain = 1 << 14;  // a multiple of 8: tasks begin at a whole 
 
 void dropout(Device& device, const allmrec_dropout_args& a) {
   device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
-    const float* x = a.x + begin;
-    const float* residual = a.residual ? a.residual + begin : nullptr;
-    float* y = a.y + begin;
+    const float* x = f32(a.x) + begin;
+    const float* residual = a.residual ? f32(a.residual) + begin : nullptr;
+    float* y = f32(a.y) + begin;
     sweep_dropout(a.dropout, begin, end - begin, [&](int64_t i, Vec factor, auto lanes) {
       Vec value = get(x + i, lanes) * factor;
       if (residual) value += get(residual + i, lanes);

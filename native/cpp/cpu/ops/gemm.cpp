@@ -90,14 +90,14 @@ void multiply_block(const allmrec_gemm_args& g, const Blocks& blocks, int64_t bl
       e.alpha = g.alpha;
       if (first) {
         e.bias = g.bias ? g.bias + j : nullptr;
-        e.residual = g.residual ? g.residual + i * g.ld_residual + j : nullptr;
+        e.residual = g.residual ? f32(g.residual) + i * g.ld_residual + j : nullptr;
         e.ld_residual = g.ld_residual;
       }
       e.add_c = !first || (g.accumulate && !relu);
       e.relu = last && relu;
       e.add_c_after_relu = g.accumulate && relu;
       t.b = b_rows ? b_rows + j : packed + (j - j0) * k;
-      t.c = g.c + i * g.ldc + j;
+      t.c = f32(g.c) + i * g.ldc + j;
       t.cols = static_cast<int>(std::min<int64_t>(kNR, j1 - j));
       multiply(t, e, !g.trans_a);
     }
@@ -197,7 +197,8 @@ void split_k(Device& device, const allmrec_gemm_args& g) {
     part.c = partial + chunk * outputs;
     part.ldc = g.n;
     part.alpha = 1.0f;
-    part.bias = part.residual = nullptr;
+    part.bias = nullptr;
+    part.residual = nullptr;
     part.activation = ALLMREC_ACT_NONE;
     part.accumulate = 0;
     const int64_t width = std::min(kNC, ceil_div(g.n, kNR) * kNR), depth = Blocks(part).size;
@@ -219,10 +220,10 @@ void split_k(Device& device, const allmrec_gemm_args& g) {
         e.add_c = g.accumulate && !relu;
         e.relu = relu;
         e.add_c_after_relu = g.accumulate && relu;
-        float* c = g.c + i * g.ldc + j;
+        float* c = f32(g.c) + i * g.ldc + j;
         store_n(c,
                 finish(sum, e, g.bias ? g.bias + j : nullptr,
-                       g.residual ? g.residual + i * g.ld_residual + j : nullptr, c, n),
+                       g.residual ? f32(g.residual) + i * g.ld_residual + j : nullptr, c, n),
                 n);
       }
     }
@@ -234,10 +235,12 @@ void multiply_dots(Device& device, const allmrec_gemm_args& g) {
   // A task reads about 512 KB of B, or a sixth of a thread's share.
   const int64_t share = ceil_div(g.n, 6 * device.pool.size());
   const int64_t step = std::max<int64_t>(16, std::min(share, 128 * 1024 / std::max<int64_t>(1, g.k)));
-  device.pool.parallel_for(g.n, step, [&](int64_t begin, int64_t end, int) {
+  device.pool.parallel_for(g.n, step, [&](int64_t begin, int64_t end, int thread) {
     if (g.b_dtype == ALLMREC_F32) return dot_columns<ALLMREC_F32>(g, begin, end);
     if (g.b_dtype == ALLMREC_F16) return dot_columns<ALLMREC_F16>(g, begin, end);
-    return dot_columns<ALLMREC_BF16>(g, begin, end);
+    if (g.b_dtype == ALLMREC_BF16) return dot_columns<ALLMREC_BF16>(g, begin, end);
+    float* rows = static_cast<float*>(device.scratch(thread, 0, dequantized_bytes(g.k)));
+    return dot_quantized_columns(g, begin, end, rows);
   });
 }
 
@@ -246,7 +249,9 @@ void multiply_dots(Device& device, const allmrec_gemm_args& g) {
 void gemm(Device& device, const allmrec_gemm_args& g) {
   if (g.m == 0 || g.n == 0) return;
   if (g.k > 0 && g.m <= kDotMaxRows && g.trans_b && !g.trans_a) return multiply_dots(device, g);
-  if (g.k >= kSplitMinK && g.m * g.n <= kSplitMaxOutputs) return split_k(device, g);
+  // Quantised weights are no gradient's operand, and their groups do not end where the chunks do.
+  if (g.k >= kSplitMinK && g.m * g.n <= kSplitMaxOutputs && !is_quantized(g.b_dtype))
+    return split_k(device, g);
   const int64_t packed_bytes = ceil_div(g.n, kNR) * kNR * g.k * 4;
   if (packed_bytes <= kSharedBytes) return multiply_shared(device, g);
   multiply_strips(device, g);

@@ -9,7 +9,7 @@
 // contiguous).
 
 #include "../../backend/backend.h"
-#include "../vec.h"
+#include "dtype.h"
 
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
@@ -298,11 +298,35 @@ void pack_panel(const void* b, int64_t ldb, bool transposed, int64_t k0, int64_t
   }
 }
 
+// The same from I8 or I4, dequantised.
+inline void pack_quantized(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0, int64_t cols,
+                           float* to) {
+  constexpr int64_t kStep = 64;
+  float row[kStep + 2 * kGroup];
+  if (!g.trans_b) {
+    static_assert(kNR <= kStep, "a panel's columns are dequantised at once");
+    for (int64_t p = 0; p < k; ++p) {
+      const float* x = dequantize(g.b, g.b_scales, g.b_dtype, g.ldb, k0 + p, j0, cols, row);
+      for (int64_t j = 0; j < kNR; ++j) to[p * kNR + j] = j < cols ? x[j] : 0.0f;
+    }
+    return;
+  }
+  for (int64_t j = 0; j < kNR; ++j) {
+    for (int64_t p = 0; p < k; p += kStep) {
+      const int64_t n = k - p < kStep ? k - p : kStep;
+      const float* x =
+          j < cols ? dequantize(g.b, g.b_scales, g.b_dtype, g.ldb, j0 + j, k0 + p, n, row) : nullptr;
+      for (int64_t i = 0; i < n; ++i) to[(p + i) * kNR + j] = x ? x[i] : 0.0f;
+    }
+  }
+}
+
 inline void pack_b(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0, int64_t cols, float* to) {
   const bool t = g.trans_b != 0;
   if (g.b_dtype == ALLMREC_F32) return pack_panel<ALLMREC_F32>(g.b, g.ldb, t, k0, k, j0, cols, to);
   if (g.b_dtype == ALLMREC_F16) return pack_panel<ALLMREC_F16>(g.b, g.ldb, t, k0, k, j0, cols, to);
-  return pack_panel<ALLMREC_BF16>(g.b, g.ldb, t, k0, k, j0, cols, to);
+  if (g.b_dtype == ALLMREC_BF16) return pack_panel<ALLMREC_BF16>(g.b, g.ldb, t, k0, k, j0, cols, to);
+  pack_quantized(g, k0, k, j0, cols, to);
 }
 
 // A's side of one row of tiles, copied so that it lies in a few pages and cache sets whatever lda is: kMR

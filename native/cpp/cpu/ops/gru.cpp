@@ -107,7 +107,7 @@ void gru_backward(Device& device, const allmrec_gru_backward_args& args) {
   }
   if (args.d_w_hh)
     product(device, 3 * h, h, tokens, d_gates, 3 * h, true, before, h, false, nullptr, args.d_w_hh, h, true);
-  if (args.d_b_hh) column_sum(device, {tokens, 3 * h, d_gates, 3 * h, args.d_b_hh, 1});
+  if (args.d_b_hh) column_sum(device, {tokens, 3 * h, d_gates, 3 * h, args.d_b_hh, 1, ALLMREC_F32});
 }
 
 }  // namespace allmrec::cpu::ALLMREC_ISA

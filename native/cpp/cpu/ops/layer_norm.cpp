@@ -38,8 +38,8 @@ ALLMREC_INLINE Statistics statistics(const float* x, int64_t cols, float eps) {
 template <bool Parameters>
 ALLMREC_INLINE void backward_row(const allmrec_layer_norm_backward_args& a, int64_t row, float* d_gamma,
                                  float* d_beta) {
-  const float* x = a.x + row * a.cols;  // (cols)
-  const float* dy = a.dy + row * a.cols;
+  const float* x = f32(a.x) + row * a.cols;  // (cols)
+  const float* dy = f32(a.dy) + row * a.cols;
   const float mean = a.mean[row], rstd = a.rstd[row];
   Vec sum_g = zero(), sum_gx = zero();
   sweep(a.cols, [&](int64_t i, auto lanes) {
@@ -57,7 +57,7 @@ ALLMREC_INLINE void backward_row(const allmrec_layer_norm_backward_args& a, int6
   if (!a.dx) return;
   const float n = static_cast<float>(a.cols);
   const float mean_g = horizontal_sum(sum_g) / n, mean_gx = horizontal_sum(sum_gx) / n;
-  float* dx = a.dx + row * a.cols;
+  float* dx = f32(a.dx) + row * a.cols;
   sweep(a.cols, [&](int64_t i, auto lanes) {
     const Vec normal = (get(x + i, lanes) - mean) * rstd;
     Vec d = (get(dy + i, lanes) * get(a.gamma + i, lanes) - mean_g - normal * mean_gx) * rstd;
@@ -72,8 +72,8 @@ void layer_norm(Device& device, const allmrec_layer_norm_args& a) {
   if (a.cols == 0) return;
   device.pool.parallel_for(a.rows, kGrain / a.cols + 1, [&](int64_t begin, int64_t end, int) {
     for (int64_t row = begin; row < end; ++row) {
-      const float* x = a.x + row * a.cols;  // (cols)
-      float* y = a.y + row * a.cols;
+      const float* x = f32(a.x) + row * a.cols;  // (cols)
+      float* y = f32(a.y) + row * a.cols;
       const Statistics s = statistics(x, a.cols, a.eps);
       sweep(a.cols, [&](int64_t i, auto lanes) {
         const Vec normal = (get(x + i, lanes) - s.mean) * s.rstd;

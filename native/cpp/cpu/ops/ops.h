@@ -8,5 +8,6 @@ namespace allmrec::cpu::ALLMREC_ISA {
 #define ALLMREC_DECLARE(op, args) void op(Device& device, const args& a);
 ALLMREC_OPS(ALLMREC_DECLARE)
 #undef ALLMREC_DECLARE
+void cast_rows(Device& device, const CastRows& a);
 
 }  // namespace allmrec::cpu::ALLMREC_ISA

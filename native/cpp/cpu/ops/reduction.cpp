@@ -44,7 +44,7 @@ void column_sum(Device& device, const allmrec_column_sum_args& a) {
     const int64_t end = (block + 1) * block_rows < a.rows ? (block + 1) * block_rows : a.rows;
     int64_t row = block * block_rows;
     for (; row + 4 <= end; row += 4) {
-      const float* x = a.x + row * a.ldx;
+      const float* x = f32(a.x) + row * a.ldx;
       sweep(a.cols, [&](int64_t i, auto lanes) {
         const Vec ab = get(x + i, lanes) + get(x + a.ldx + i, lanes);
         const Vec cd = get(x + 2 * a.ldx + i, lanes) + get(x + 3 * a.ldx + i, lanes);
@@ -52,7 +52,7 @@ void column_sum(Device& device, const allmrec_column_sum_args& a) {
       });
     }
     for (; row < end; ++row) {
-      const float* x = a.x + row * a.ldx;
+      const float* x = f32(a.x) + row * a.ldx;
       sweep(a.cols,
             [&](int64_t i, auto lanes) { put(sums + i, get(sums + i, lanes) + get(x + i, lanes), lanes); });
     }

@@ -1,0 +1,169 @@
+// The most a device can do: of known cards from a table, of other cards by our own product and copy, of
+// processors by chains of multiply-adds and a triad.
+
+#include <algorithm>
+#include <chrono>
+#include <thread>
+
+#include "harness.h"
+
+namespace allmrec::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// Measured: an 8192³ product of random halves, and a device copy (read + written). The others are NVIDIA's data
+// sheets, without sparsity; no program reaches them, so shares of them look smaller than those of measured ones.
+struct Card {
+  const char* name;  // part of the device's name
+  double half_teraflops, float32_teraflops, int8_teraops, gigabytes;
+  const char* source;
+};
+constexpr Card kCards[] = {
+    {"H200", 790, 66.9, 1979, 4300, "half and bytes measured on an H200; float32 and int8 by data sheet"},
+    {"H100 80GB HBM3", 989, 66.9, 1979, 3350, "data sheet, H100 SXM"},
+    {"H100 PCIe", 756, 51.2, 1513, 2000, "data sheet, H100 PCIe"},
+    {"A100-SXM4-80GB", 312, 19.5, 624, 2039, "data sheet, A100 SXM 80 GB"},
+    {"A100", 312, 19.5, 624, 1555, "data sheet, A100 40 GB"},
+    {"L40S", 362, 91.6, 733, 864, "data sheet, L40S"},
+    {"RTX A6000", 155, 38.7, 310, 768, "data sheet, RTX A6000"},
+    {"RTX 4090", 165, 82.6, 661, 1008, "data sheet, RTX 4090"},
+};
+
+// Least seconds of several repetitions in which all threads work at once.
+double best_time(int threads, const std::function<void(int)>& work) {
+  double best = 1e30;
+  for (int repetition = 0; repetition < 5; ++repetition) {
+    const auto start = Clock::now();
+    std::vector<std::thread> team;
+    for (int t = 1; t < threads; ++t) team.emplace_back([&work, t] { work(t); });
+    work(0);
+    for (auto& thread : team) thread.join();
+    best = std::min(best, std::chrono::duration<double>(Clock::now() - start).count());
+  }
+  return best;
+}
+
+// As many independent chains as hide the latency of a multiply-add in both pipes.
+template <typename V>
+__attribute__((always_inline)) inline float multiply_add_chains(int64_t loops) {
+  V x[12];
+  for (int i = 0; i < 12; ++i) x[i] = V{} + static_cast<float>(i);
+  const V a = V{} + 0.999f, b = V{} + 0.001f;
+  for (int64_t k = 0; k < loops; ++k) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) x[i] = x[i] * a + b;
+  }
+  float sum = 0;
+  for (auto& v : x) sum += v[0];
+  return sum;
+}
+
+typedef float Vector16 __attribute__((vector_size(64)));
+typedef float Vector8 __attribute__((vector_size(32)));
+typedef float Vector4 __attribute__((vector_size(16)));
+#if defined(__x86_64__)
+__attribute__((target("avx512f,fma"))) float chains_avx512(int64_t loops) {
+  return multiply_add_chains<Vector16>(loops);
+}
+__attribute__((target("avx2,fma"))) float chains_avx2(int64_t loops) {
+  return multiply_add_chains<Vector8>(loops);
+}
+#endif
+float chains_generic(int64_t loops) {
+  return multiply_add_chains<Vector4>(loops);
+}
+
+volatile float sink;
+
+}  // namespace
+
+double Ceilings::flops(Arithmetic kind) const {
+  return kind == Arithmetic::half ? half_flops : kind == Arithmetic::int8 ? int8_flops : float32_flops;
+}
+
+double Ceilings::floor(const Cost& cost, Arithmetic kind) const {
+  const double rate = flops(kind);
+  return std::max(rate > 0 ? cost.flops / rate : 0.0, bytes > 0 ? cost.bytes / bytes : 0.0);
+}
+
+Ceilings measure_cpu(const std::string& instruction, int threads) {
+  auto chains = chains_generic;
+  int lanes = 4;
+#if defined(__x86_64__)
+  if (instruction.rfind("avx512", 0) == 0) chains = chains_avx512, lanes = 16;
+  if (instruction.rfind("avx2", 0) == 0) chains = chains_avx2, lanes = 8;
+#endif
+  constexpr int64_t kLoops = 2000000;
+  const double fma = best_time(threads, [&](int) { sink = chains(kLoops); });
+  Ceilings c;
+  c.float32_flops = 2.0 * 12 * lanes * kLoops * threads / fma;
+  // The CPU back end computes with float32 whatever is stored.
+  c.half_flops = c.int8_flops = c.float32_flops;
+  // Triad a = b + s · c over 64 MB each; the line that is written is also read first.
+  const size_t n = (size_t{64} << 20) / sizeof(float) / static_cast<size_t>(threads);
+  std::vector<std::vector<float>> a(static_cast<size_t>(threads), std::vector<float>(n, 0.0f)), b = a, d = a;
+  const double triad = best_time(threads, [&](int t) {
+    float* x = a[static_cast<size_t>(t)].data();
+    const float *y = b[static_cast<size_t>(t)].data(), *z = d[static_cast<size_t>(t)].data();
+    for (size_t i = 0; i < n; ++i) x[i] = y[i] + 0.5f * z[i];
+  });
+  c.bytes = 16.0 * static_cast<double>(n) * threads / triad;
+  c.source = "measured: multiply-add chains and a triad, " + std::to_string(threads) + " threads";
+  return c;
+}
+
+Ceilings card_ceilings(const std::string& name) {
+  Ceilings c;
+  for (const Card& card : kCards) {
+    if (name.find(card.name) == std::string::npos) continue;
+    c.half_flops = card.half_teraflops * 1e12;
+    c.float32_flops = card.float32_teraflops * 1e12;
+    c.int8_flops = card.int8_teraops * 1e12;
+    c.bytes = card.gigabytes * 1e9;
+    c.source = card.source;
+    break;
+  }
+  return c;
+}
+
+// A card that is not in the table: the best our own product and copy do, which is a low ceiling but an honest
+// one.
+Ceilings measure_card(Device& device) {
+  // The buffers go back when this returns.
+  const auto best = [&device](const std::function<void()>& call) {
+    double seconds = 1e30;
+    call();
+    for (int i = 0; i < 5; ++i) {
+      device.synchronize();
+      const auto start = Clock::now();
+      for (int j = 0; j < 4; ++j) call();
+      device.synchronize();
+      seconds = std::min(seconds, std::chrono::duration<double>(Clock::now() - start).count() / 4);
+    }
+    return seconds;
+  };
+  std::shared_ptr<Device> shared(&device, [](Device*) {});
+  constexpr int64_t kSize = 4096;
+  const auto floats = static_cast<size_t>(kSize * kSize);
+  DeviceBuffer a(shared, floats * 4), b(shared, floats * 4), out(shared, floats * 4);
+  device.random({kSize * kSize, 1, 1, 1, 0.0f, 1.0f, a.as<float>()});
+  allmrec_gemm_args g{};
+  g.m = g.n = g.k = g.lda = g.ldb = g.ldc = kSize;
+  g.a = a.as<void>(), g.b = b.as<void>(), g.c = out.as<void>(), g.alpha = 1, g.trans_b = 1;
+  device.copy_bytes(b.as<void>(), a.as<void>(), floats * 4);
+  Ceilings c;
+  const double flops = 2.0 * static_cast<double>(kSize) * kSize * kSize;
+  c.float32_flops = flops / best([&] { device.gemm(g); });
+  device.cast({kSize * kSize, a.as<void>(), ALLMREC_F32, b.as<void>(), ALLMREC_F16});
+  g.a = g.b = b.as<void>(), g.a_dtype = g.b_dtype = g.c_dtype = ALLMREC_F16;
+  c.half_flops = c.int8_flops = flops / best([&] { device.gemm(g); });
+  constexpr int64_t kCopy = int64_t{256} << 20;
+  DeviceBuffer from(shared, static_cast<size_t>(kCopy)), to(shared, static_cast<size_t>(kCopy));
+  device.fill(from.as<float>(), kCopy / 4, 1.0f);
+  c.bytes = 2.0 * kCopy / best([&] { device.copy_bytes(to.as<void>(), from.as<void>(), kCopy); });
+  c.source = "not in the table: our own products of 4096 cubed and a copy";
+  return c;
+}
+
+}  // namespace allmrec::bench

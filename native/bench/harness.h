@@ -1,0 +1,115 @@
+#pragma once
+
+// What the suites of a-llmrec-bench share: the device, its ceilings, the clock, and the rows of the report.
+
+#include <chrono>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "../cpp/backend/costs.h"
+#include "../cpp/backend/device.h"
+#include "../cpp/io/json.h"
+
+namespace allmrec::bench {
+
+// Which of a device's arithmetic rates bounds a row.
+enum class Arithmetic { float32, half, int8 };
+Arithmetic arithmetic_of(int32_t dtype);
+const char* dtype_name(int32_t dtype);
+
+// The most a device can do, per second; 0 = not known.
+struct Ceilings {
+  double float32_flops = 0;
+  double half_flops = 0;
+  double int8_flops = 0;
+  double bytes = 0;
+  std::string source;
+
+  double flops(Arithmetic kind) const;
+  // Seconds that work must take at least.
+  double floor(const Cost& cost, Arithmetic kind) const;
+};
+
+struct Options {
+  std::string device = "cpu";
+  std::string suite = "all";
+  std::string filter;
+  std::string json;
+  std::string models;  // comma-separated OPT sizes; empty = what suits the device
+  int threads = 0;
+  double seconds = 0.3;  // how long each row is repeated
+  double limit = 1e9;    // seconds after which no row begins
+  bool quick = false;
+};
+
+// A row's work: what one call costs, how many units it makes, and the calls themselves, one for each set of
+// buffers, taken in turn.
+struct Work {
+  Cost cost{0, 0};
+  double units = 0;  // 0 = GFLOP, or GB where there is no arithmetic to speak of
+  std::vector<std::function<void()>> calls;
+};
+
+struct RowName {
+  std::string suite, op, name, shape;
+  int32_t dtype = ALLMREC_F32;
+  std::string unit;  // "tokens/s"; empty = GFLOP/s or GB/s, whichever bounds the row
+};
+
+class Bench {
+ public:
+  explicit Bench(const Options& options);
+
+  Device& device() { return *device_; }
+  const std::shared_ptr<Device>& shared_device() const { return device_; }
+  const Options& options() const { return options_; }
+  const Ceilings& ceilings() const { return ceilings_; }
+  bool on_cpu() const { return options_.device == "cpu"; }
+  bool quick() const { return options_.quick; }
+
+  // Whether a row of this name is asked for; rows that cannot run still appear, with the reason.
+  bool wants(const RowName& name) const;
+  // Times `make`'s calls. What an op does not support, or does not fit, becomes the row's note.
+  void row(const RowName& name, const std::function<Work()>& make);
+  // A row that was timed elsewhere: seconds of one call.
+  void timed_row(const RowName& name, double units, const Cost& cost, const std::function<double()>& seconds);
+
+  // How many sets of buffers it takes that none is in a cache when its turn comes again.
+  int64_t sets(double bytes) const;
+  bool op_was_timed(const std::string& op) const;
+  bool failed() const { return failed_; }
+  void write_json() const;
+
+ private:
+  void finish(const RowName& name, double units, const Cost& cost, double seconds, int64_t calls,
+              const std::string& note);
+  double time_calls(const Work& work, int64_t* calls);
+  bool out_of_time() const;
+
+  Options options_;
+  std::shared_ptr<Device> device_;
+  allmrec_device_info info_{};
+  std::string device_name_, instruction_;
+  Ceilings ceilings_;
+  std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  io::Json::Array rows_;
+  std::vector<std::string> timed_ops_;
+  bool failed_ = false;
+};
+
+// Median; the vector is sorted.
+double median(std::vector<double>& values);
+
+// ceilings.cpp
+Ceilings measure_cpu(const std::string& instruction, int threads);
+Ceilings card_ceilings(const std::string& name);  // zeros where the card is not in the table
+Ceilings measure_card(Device& device);
+
+// The suites.
+void op_suite(Bench& bench);
+void model_suite(Bench& bench);
+void scoring_suite(Bench& bench);
+
+}  // namespace allmrec::bench

@@ -1,0 +1,220 @@
+// The matrix product of halves (F16 or BF16, float32 sums) on the matrix units: the language model's layers,
+// and their gradients, wherever cuBLASLt does not do them.
+//
+// Bound: above about 200 rows the matrix units (790 TFLOP/s measured on an H200, with instructions mma.sync
+// does not have; mma.sync itself ends near 60 % of that), below it 2 bytes per weight (4.3 TB/s).
+//
+// - mma m16n8k16 on tiles of 128 × 256, 128 × 128 or 64 × 64 outputs, depth 32. What limits the tile from
+//   below is the L2 cache: one step of a 128 × 128 tile reads 16 KB for 0.5 M multiply-adds, at 5.6 TB/s that
+//   is 360 TFLOP/s; 128 × 256 allows 480; 64 × 64 180, enough where weights come from memory anyway.
+// - A warp holds 64 × 64 sums (32 × 32 in the small tile): per 16 of k it reads 4 KB of shared memory for 64 K
+//   multiply-adds, half of what the 64 × 32 warp tile would need.
+// - Four stages of cp.async; one barrier a step, passed before the step's second half is multiplied, so that
+//   the next step's first fragments are on their way while the matrix units work.
+// - Shared memory is swizzled (gemm_mma.h), nothing is padded; ldmatrix.trans reads the operands that lie
+//   across k, so dX = dY · W and dW = dYᵀ · X need no transposed copies.
+// - Blocks are numbered in groups of eight tile rows, so that those under way share their operands in L2.
+// - Bias, residual, ReLU, accumulation and rounding happen in registers.
+// - Few tiles and long k (up to 64 rows; gradients of small weights) are split along k; parts are added in
+//   order.
+// - What cannot be loaded 16 bytes at a time (odd row lengths, Aᵀ · Bᵀ) and float32 weights of up to 128 rows
+//   go through registers element by element, rounded on the way, in a simpler 64 × 64 kernel.
+//
+// Not yet measured on hardware.
+
+#include "gemm_mma.h"
+
+namespace allmrec::cuda {
+
+namespace {
+
+// TFLOP/s of one of 132 multiprocessors, from the L2 bounds above; a step waits 1/3 of L2's latency.
+const GemmTile kTiles[] = {{128, 256, kMmaDepth, 1, 3.6, 0.25},
+                           {128, 128, kMmaDepth, 2, 2.7, 0.2},
+                           {64, 64, kMmaDepth, 4, 1.35, 0.15}};
+const GemmTile kElementTile = {64, 64, kMmaDepth, 4, 0.5, 0.8};
+
+// The tile of M × N outputs; Warps down and across it.
+template <int M, int N, int WarpsDown, int WarpsAcross>
+struct Shape {
+  static constexpr int kM = M, kN = N, kDown = WarpsDown;
+  static constexpr int kThreads = WarpsDown * WarpsAcross * kWarp;
+  static constexpr int kStages = 4;
+  static constexpr int kBlocks = M * N >= 128 * 256 ? 1 : M * N >= 128 * 128 ? 2 : 4;  // on a multiprocessor
+  static constexpr int kRows = M / WarpsDown, kCols = N / WarpsAcross;                // of a warp
+  static constexpr size_t kShared = size_t{2} * kStages * (M + N) * kMmaDepth;
+};
+using Large = Shape<128, 256, 2, 4>;
+using Medium = Shape<128, 128, 2, 2>;
+using Small = Shape<64, 64, 2, 2>;
+
+template <typename T, typename S, bool TransA, bool TransB>
+__global__ void __launch_bounds__(S::kThreads, S::kBlocks)
+    gemm_half_kernel(GemmOperands<T, T> p, GemmEpilogue e) {
+  using TileA = MmaTile<T, S::kM, !TransA>;
+  using TileB = MmaTile<T, S::kN, TransB>;
+  constexpr int kStages = S::kStages, kRowFragments = S::kRows / 16, kColFragments = S::kCols / 8;
+  T* tiles_a = static_cast<T*>(dynamic_shared());
+  T* tiles_b = tiles_a + kStages * TileA::kElements;
+  int tile_m, tile_n;
+  tile_at(static_cast<int>(blockIdx.x), p.tiles_m, p.tiles_n, tile_m, tile_n);
+  const int64_t m0 = int64_t{tile_m} * S::kM, n0 = int64_t{tile_n} * S::kN;
+  const int64_t k_begin = int64_t{blockIdx.y} * p.k_part, k_end = min(p.k, k_begin + p.k_part);
+  const int steps = static_cast<int>((max(k_end - k_begin, int64_t{0}) + kMmaDepth - 1) / kMmaDepth);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int row0 = warp % S::kDown * S::kRows, col0 = warp / S::kDown * S::kCols;
+
+  MmaLoader<T, S::kM, !TransA, S::kThreads> loader_a(p.a, p.lda, m0, e.m, k_begin, k_end);
+  MmaLoader<T, S::kN, TransB, S::kThreads> loader_b(p.b, p.ldb, n0, e.n, k_begin, k_end);
+  int load_stage = 0, loaded = 0;
+  const auto load_next = [&] {
+    if (loaded < steps) {
+      loader_a.load(tiles_a + load_stage * TileA::kElements, p.a);
+      loader_b.load(tiles_b + load_stage * TileB::kElements, p.b);
+    }
+    cp_async_commit();  // even when empty: the waits count groups
+    ++loaded;
+    load_stage = load_stage + 1 == kStages ? 0 : load_stage + 1;
+  };
+#pragma unroll
+  for (int s = 0; s < kStages - 1; ++s) load_next();
+
+  float sum[kRowFragments][kColFragments][4] = {};
+  uint32_t a[2][kRowFragments][4], b[2][kColFragments][2];
+  const auto fetch = [&](int into, int stage) {
+    TileA::load_a(a[into], tiles_a + stage * TileA::kElements, row0, into, lane);
+    TileB::load_b(b[into], tiles_b + stage * TileB::kElements, col0, into, lane);
+  };
+  if (steps > 0) {
+    cp_async_wait<kStages - 2>();
+    __syncthreads();
+    fetch(0, 0);
+  }
+  int stage = 0;
+  for (int step = 0; step < steps; ++step) {
+    fetch(1, stage);
+    load_next();  // into the stage that all warps left at the last barrier
+    multiply<T>(sum, a[0], b[0]);
+    stage = stage + 1 == kStages ? 0 : stage + 1;
+    if (step + 1 < steps) {
+      cp_async_wait<kStages - 2>();
+      __syncthreads();
+      fetch(0, stage);
+    }
+    multiply<T>(sum, a[1], b[1]);
+  }
+  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane);
+}
+
+// A tile's share of a thread, element by element; zeros outside.
+template <int Threads, typename T, typename S>
+__device__ __forceinline__ void load_elements(T (&share)[64 * kMmaDepth / Threads], const S* x, int64_t ld,
+                                              bool along_k, int64_t row0, int64_t rows, int64_t k0,
+                                              int64_t k_end) {
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int i = 0; i < 64 * kMmaDepth / Threads; ++i) {
+    const int element = thread + i * Threads;
+    const int64_t row = row0 + (along_k ? element / kMmaDepth : element % 64);
+    const int64_t k = k0 + (along_k ? element % kMmaDepth : element / 64);
+    const bool inside = row < rows && k < k_end;
+    share[i] = from_float<T>(inside ? to_float(x[along_k ? row * ld + k : k * ld + row]) : 0.0f);
+  }
+}
+template <int Threads, typename T>
+__device__ __forceinline__ void keep_elements(const T (&share)[64 * kMmaDepth / Threads], bool along_k, T* tile) {
+  const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll
+  for (int i = 0; i < 64 * kMmaDepth / Threads; ++i) {
+    const int element = thread + i * Threads;
+    const int row = along_k ? element / kMmaDepth : element % 64;
+    const int k = along_k ? element % kMmaDepth : element / 64;
+    tile[MmaTile<T, 64, true>::chunk_at(row, k / 8) + k % 8] = share[i];
+  }
+}
+
+template <typename T, typename B>
+__global__ void __launch_bounds__(Small::kThreads)
+    gemm_half_elements_kernel(GemmOperands<T, B> p, GemmEpilogue e) {
+  using Tile = MmaTile<T, 64, true>;  // whatever the orientation in memory
+  constexpr int kThreads = Small::kThreads, kShare = Tile::kElements / kThreads;
+  __shared__ __align__(16) T tiles_a[2][Tile::kElements];
+  __shared__ __align__(16) T tiles_b[2][Tile::kElements];
+  int tile_m, tile_n;
+  tile_at(static_cast<int>(blockIdx.x), p.tiles_m, p.tiles_n, tile_m, tile_n);
+  const int64_t m0 = int64_t{tile_m} * 64, n0 = int64_t{tile_n} * 64;
+  const int64_t k_begin = int64_t{blockIdx.y} * p.k_part, k_end = min(p.k, k_begin + p.k_part);
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int row0 = warp % 2 * 32, col0 = warp / 2 * 32;
+
+  T share_a[kShare], share_b[kShare];
+  const auto load = [&](int64_t k0) {
+    load_elements<kThreads>(share_a, p.a, p.lda, !p.trans_a, m0, e.m, k0, k_end);
+    load_elements<kThreads>(share_b, p.b, p.ldb, p.trans_b, n0, e.n, k0, k_end);
+  };
+  const auto keep = [&](int buffer) {
+    keep_elements<kThreads>(share_a, !p.trans_a, tiles_a[buffer]);
+    keep_elements<kThreads>(share_b, p.trans_b, tiles_b[buffer]);
+  };
+  float sum[2][4][4] = {};
+  if (k_begin < k_end) {
+    load(k_begin);
+    keep(0);
+    __syncthreads();
+  }
+  int buffer = 0;
+  for (int64_t k0 = k_begin; k0 < k_end; k0 += kMmaDepth) {
+    const bool more = k0 + kMmaDepth < k_end;
+    if (more) load(k0 + kMmaDepth);
+    multiply_tiles<T, Tile, Tile>(sum, tiles_a[buffer], tiles_b[buffer], row0, col0, lane);
+    if (more) {
+      buffer ^= 1;
+      keep(buffer);
+      __syncthreads();
+    }
+  }
+  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane);
+}
+
+template <typename T, typename S>
+void run(Context& context, const allmrec_gemm_args& g, const GemmPlan& plan) {
+  GemmLaunch parts(context, g, plan);
+  const GemmOperands<T, T> p = operands_of<T, T>(g, plan);
+  const auto kernel = g.trans_a   ? gemm_half_kernel<T, S, true, false>
+                      : g.trans_b ? gemm_half_kernel<T, S, false, true>
+                                  : gemm_half_kernel<T, S, false, false>;
+  launch(kernel, parts.grid(), dim3(S::kThreads), S::kShared, context.stream, p, parts.kernel);
+  parts.finish();
+}
+
+template <typename T, typename B>
+void run_elements(Context& context, const allmrec_gemm_args& g) {
+  const GemmPlan plan = plan_gemm(&kElementTile, 1, g.m, g.n, g.k, context.sm_count);
+  GemmLaunch parts(context, g, plan);
+  launch(gemm_half_elements_kernel<T, B>, parts.grid(), dim3(Small::kThreads), 0, context.stream,
+         operands_of<T, B>(g, plan), parts.kernel);
+  parts.finish();
+}
+
+template <typename T>
+void run_half(Context& context, const allmrec_gemm_args& g) {
+  if (g.b_dtype == ALLMREC_F32) return run_elements<T, float>(context, g);
+  const GemmOperands<T, T> p = operands_of<T, T>(g, {});
+  if (!p.vector_a || !p.vector_b || (g.trans_a && g.trans_b)) return run_elements<T, T>(context, g);
+  const int first = context.shared_per_block >= Large::kShared    ? 0
+                    : context.shared_per_block >= Medium::kShared ? 1
+                                                                  : 2;
+  const int tile = first + plan_gemm(kTiles + first, 3 - first, g.m, g.n, g.k, context.sm_count).tile;
+  const GemmPlan plan = plan_gemm(kTiles + tile, 1, g.m, g.n, g.k, context.sm_count);
+  if (tile == 0) return run<T, Large>(context, g, plan);
+  if (tile == 1) return run<T, Medium>(context, g, plan);
+  run<T, Small>(context, g, plan);
+}
+
+}  // namespace
+
+void gemm_half(Context& context, const allmrec_gemm_args& g) {
+  g.a_dtype == ALLMREC_F16 ? run_half<__half>(context, g) : run_half<__nv_bfloat16>(context, g);
+}
+
+}  // namespace allmrec::cuda

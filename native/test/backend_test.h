@@ -1,0 +1,9 @@
+#pragma once
+
+#include "check.h"
+
+namespace allmrec::test {
+
+void cpu_half_tests();
+
+}  // namespace allmrec::test
