@@ -50,6 +50,7 @@ export {
 	recommendationTemplate,
 	referenceTemplate,
 } from './llm/prompt-template.js';
+export type { LlmDtype } from './native/addon.js';
 export type { DeviceOptions } from './native/session.js';
 export type { LongCallOptions, Progress } from './progress.js';
 export { Projection, type ProjectionOptions } from './projection/projection.js';

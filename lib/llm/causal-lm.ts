@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
-import type { LlmBatch, NativeOpt, OptConfig } from '../native/addon.js';
+import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { ConfigReader, readModelConfig, weightFiles } from '../text/checkpoint.js';
@@ -9,6 +9,11 @@ import type { Tokenizer } from '../text/tokenizer.js';
 import { loadLanguageTokenizer } from './tokenizer.js';
 
 export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
+	/**
+	 * How the weights are kept in memory; default `float32`. Checkpoints in another dtype are converted as they are
+	 * read. Stage 2 trains through `float32` and `bfloat16` alone.
+	 */
+	dtype?: LlmDtype | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -23,7 +28,7 @@ export interface GenerateOptions {
 	signal?: AbortSignal | undefined;
 }
 
-/** A frozen causal language model of the OPT family (Zhang et al., 2022), in float32. */
+/** A frozen causal language model of the OPT family (Zhang et al., 2022). */
 export class CausalLM {
 	readonly config: Readonly<OptConfig>;
 	readonly tokenizer: Tokenizer;
@@ -54,9 +59,9 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
-		const { signal, onProgress, session: given, ...device } = options;
+		const { signal, onProgress, session: given, dtype, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
-		const config = optConfig(await readModelConfig(folder), folder);
+		const config = { ...optConfig(await readModelConfig(folder), folder), ...(dtype ? { dtype } : {}) };
 		const tokenizer = await loadLanguageTokenizer(folder);
 		if (tokenizer.vocabSize > config.vocabSize)
 			throw new ALLMRecError(

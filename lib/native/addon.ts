@@ -26,8 +26,21 @@ export interface NativeCancelFlag {
 	cancel(): void;
 }
 
+/** Device memory in bytes; −1 where the device does not say. */
+export interface NativeMemory {
+	inUse: number;
+	/** Kept for the next request. */
+	cached: number;
+	peak: number;
+	free: number;
+	total: number;
+}
+
 export interface NativeEngine {
 	info(): DeviceDescription;
+	memory(): Promise<NativeMemory>;
+	/** Gives cached memory back once the calls before it are done. */
+	trim(): void;
 	/** Idempotent. Frees the device once running jobs have ended and models are disposed. */
 	dispose(): void;
 }
@@ -235,7 +248,15 @@ export interface OptConfig {
 	/** A final layer norm exists (pre-norm only). */
 	finalNorm: boolean;
 	activation: 'relu' | 'gelu' | 'gelu_tanh';
+	/** Of the weights; default float32. */
+	dtype?: LlmDtype;
 }
+
+/**
+ * How the language model's matrices are stored. `int8`: one scale a row; `int4`: one scale for 32 numbers, rows a
+ * multiple of 32 long. Norms, biases and positions are always float32.
+ */
+export type LlmDtype = 'float32' | 'bfloat16' | 'float16' | 'int8' | 'int4';
 
 /** Packed sequences; see LlmBatch in native/cpp/models/opt.h. */
 export interface LlmBatch {
@@ -343,7 +364,12 @@ export interface NativeAddon {
 	openTensorFile(path: string): NativeTensorFile;
 	writeSafetensors(path: string, tensors: NativeTensorToWrite[], metadata: Record<string, string>): void;
 	CancelFlag: new () => NativeCancelFlag;
-	Engine: new (options: { device: string; threads: number }) => NativeEngine;
+	Engine: new (options: {
+		device: string;
+		threads: number;
+		cudaLibrary?: string;
+		cublasLt?: string;
+	}) => NativeEngine;
 	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;
 	/** known: every item of each user that is never drawn as a negative. */
 	SasRecTrainer: new (

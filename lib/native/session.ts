@@ -9,10 +9,17 @@ import {
 
 /** Where models run. */
 export interface DeviceOptions {
-	/** `auto` (default) takes a GPU when one can be used and the CPU otherwise; `cuda` fails when there is none. */
-	device?: 'auto' | 'cpu' | 'cuda' | undefined;
+	/**
+	 * `auto` (default) takes a GPU when one can be used and the CPU otherwise; `cuda` fails when there is none.
+	 * `cudaemu` runs the CUDA kernels on the CPU, thousands of times slower: for tests of the kernels alone.
+	 */
+	device?: 'auto' | 'cpu' | 'cuda' | 'cudaemu' | undefined;
 	/** CPU threads. Default: as many as the process may use. */
 	threads?: number | undefined;
+	/** Path of the CUDA back end's library; see docs/cuda.md for where it is looked for otherwise. */
+	cudaLibrary?: string | undefined;
+	/** Path of cuBLASLt, `auto` (default: it is looked for) or `off`. For the whole process. */
+	cublasLt?: string | undefined;
 }
 
 /** An opened device, shared by the models created on it; its jobs run one after another. */
@@ -43,35 +50,24 @@ export class Session {
 		const key = `${device}:${threads}`;
 		const known = Session.#open.get(key);
 		if (known) return known.share();
-		const session = Session.#create(key, device, threads);
+		const session = Session.#create(key, options);
 		Session.#open.set(key, session);
 		return session;
 	}
 
-	static #create(key: string, device: string, threads: number): Session {
+	static #create(key: string, options: DeviceOptions): Session {
+		const { device = 'auto', threads = 0, cudaLibrary, cublasLt } = options;
 		const addon = loadAddon();
-		if (device !== 'auto')
-			return new Session(
-				key,
-				addon,
-				guard(() => new addon.Engine({ device, threads })),
-				'',
-			);
-		const cuda = addon.listDevices().find(({ backend }) => backend === 'cuda');
-		let reason = cuda?.reason ?? 'no_backend: this build has no CUDA back end.';
-		if (cuda?.available) {
-			try {
-				return new Session(key, addon, new addon.Engine({ device: 'cuda', threads }), '');
-			} catch (error) {
-				reason = (error as Error).message;
-			}
-		}
-		return new Session(
-			key,
-			addon,
-			guard(() => new addon.Engine({ device: 'cpu', threads })),
-			reason,
+		const engine = guard(
+			() =>
+				new addon.Engine({
+					device,
+					threads,
+					...(cudaLibrary ? { cudaLibrary } : {}),
+					...(cublasLt ? { cublasLt } : {}),
+				}),
 		);
+		return new Session(key, addon, engine, device === 'auto' ? engine.info().reason : '');
 	}
 
 	/** One more owner; each calls {@link release} once. */
@@ -81,7 +77,10 @@ export class Session {
 	}
 
 	release(): void {
-		if (--this.#owners > 0) return;
+		if (--this.#owners > 0) {
+			this.engine.trim();
+			return;
+		}
 		Session.#open.delete(this.#key);
 		this.engine.dispose();
 	}

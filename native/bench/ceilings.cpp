@@ -12,8 +12,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Measured: an 8192³ product of random halves, and a device copy (read + written). The others are NVIDIA's data
-// sheets, without sparsity; no program reaches them, so shares of them look smaller than those of measured ones.
+// Measured: an 8192³ product of random halves, and a device copy (read + written). The others are NVIDIA's
+// data sheets, without sparsity; no program reaches them, so shares of them look smaller than those of
+// measured ones.
 struct Card {
   const char* name;  // part of the device's name
   double half_teraflops, float32_teraflops, int8_teraops, gigabytes;

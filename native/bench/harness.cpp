@@ -1,6 +1,7 @@
 #include "harness.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -47,7 +48,8 @@ const char* dtype_name(int32_t dtype) {
   return kNames[dtype];
 }
 
-Bench::Bench(const Options& options) : options_(options), device_(Device::open(options.device, options.threads)) {
+Bench::Bench(const Options& options)
+    : options_(options), device_(Device::open(options.device, options.threads)) {
   info_ = device_->info();
   device_name_ = info_.name, instruction_ = info_.instruction;
   // The emulator's times say nothing.
@@ -56,10 +58,12 @@ Bench::Bench(const Options& options) : options_(options), device_(Device::open(o
     ceilings_ = card_ceilings(device_name_);
     if (ceilings_.bytes == 0) ceilings_ = measure_card(*device_);
   }
-  std::printf("%s, %s, %d threads\n", device_name_.c_str(), instruction_.c_str(), info_.threads);
+  std::printf("%s, %s, %d %s\n", device_name_.c_str(), instruction_.c_str(), info_.threads,
+              on_cpu() ? "threads" : "multiprocessors");
   if (ceilings_.bytes > 0)
-    std::printf("ceilings: float32 %.1f, half %.1f TFLOP/s, %.1f GB/s (%s)\n", ceilings_.float32_flops * 1e-12,
-                ceilings_.half_flops * 1e-12, ceilings_.bytes * 1e-9, ceilings_.source.c_str());
+    std::printf("ceilings: float32 %.4g, half %.4g TFLOP/s, %.4g GB/s (%s)\n",
+                ceilings_.float32_flops * 1e-12, ceilings_.half_flops * 1e-12, ceilings_.bytes * 1e-9,
+                ceilings_.source.c_str());
 }
 
 bool Bench::out_of_time() const {
@@ -79,8 +83,8 @@ int64_t Bench::sets(double bytes) const {
 }
 
 // Median seconds of one call. Calls between two waits for the device are timed together, so that neither the
-// clock nor the wait is part of a short op; what cannot be queued that fast is bound by launches, and is shown
-// as it is.
+// clock nor the wait is part of a short op; what cannot be queued that fast is bound by launches, and is
+// shown as it is.
 double Bench::time_calls(const Work& work, int64_t* calls) {
   size_t turn = 0;
   const auto batch = [&](int64_t n) {
@@ -219,7 +223,8 @@ void Bench::write_json() const {
   std::ofstream file(options_.json);
   file << report.to_text() << "\n";
   if (!file.flush())
-    throw Error(ErrorCode::file_not_found, "Cannot write `" + options_.json + "`: " + std::strerror(errno) + ".");
+    throw Error(ErrorCode::file_not_found,
+                "Cannot write `" + options_.json + "`: " + std::strerror(errno) + ".");
 }
 
 }  // namespace allmrec::bench

@@ -2,7 +2,8 @@
 // candidate scoring, each beside the floor its device allows.
 //   a-llmrec-bench --device cpu|cuda|cudaemu --suite ops|models|scoring|all [--quick] [--filter TEXT]
 //                  [--threads N] [--seconds S] [--limit S] [--models 125m,6.7b] [--json out.json]
-// --quick: tiny sizes, each row once: whether it runs. --filter: rows whose name, shape or dtype contain TEXT.
+// --quick: tiny sizes, each row once: whether it runs. --filter: rows whose name, shape or dtype contain
+// TEXT.
 
 #include <cstdio>
 #include <cstdlib>

@@ -133,8 +133,8 @@ class Suite {
   struct Product {
     int64_t m, n, k;
     bool trans_a = false, trans_b = true;
-    int32_t dtype = ALLMREC_F32;          // of B
-    int32_t activations = -1;             // of A and C; −1 = as B, or half beside quantised weights
+    int32_t dtype = ALLMREC_F32;  // of B
+    int32_t activations = -1;     // of A and C; −1 = as B, or half beside quantised weights
     bool bias = false, relu = false, residual = false;
   };
   void gemm(const std::string& name, Product p);
@@ -166,8 +166,7 @@ void Suite::gemm(const std::string& name, Product p) {
   const int32_t a_dtype = p.activations >= 0 ? p.activations : quantised ? ALLMREC_F16 : p.dtype;
   const std::string shape = dims({p.m, p.n, p.k}) + (p.trans_a ? " T" : " N") + (p.trans_b ? "T" : "N");
   add<allmrec_gemm_args>(
-      "gemm", "gemm " + name, shape, p.dtype, &Device::gemm,
-      [=](Buffers& b, allmrec_gemm_args& g, Cost&) {
+      "gemm", "gemm " + name, shape, p.dtype, &Device::gemm, [=](Buffers& b, allmrec_gemm_args& g, Cost&) {
         g.m = p.m, g.n = p.n, g.k = p.k, g.trans_a = p.trans_a, g.trans_b = p.trans_b;
         g.a_dtype = g.c_dtype = a_dtype, g.b_dtype = p.dtype;
         g.lda = p.trans_a ? p.m : p.k, g.ldb = p.trans_b ? p.k : p.n, g.ldc = g.ld_residual = p.n;
@@ -229,7 +228,8 @@ void Suite::dense() {
     const int64_t rows = tokens(encoder_tokens), cols = width(3072);
     add<allmrec_column_sum_args>("column_sum", "column_sum distilbert", dims({rows, cols}), dtype,
                                  &Device::column_sum, [=](Buffers& b, allmrec_column_sum_args& a, Cost&) {
-                                   a = {rows, cols, b.values(dtype, rows * cols), cols, b.floats(cols), 0, dtype};
+                                   a = {rows, cols, b.values(dtype, rows * cols), cols, b.floats(cols),
+                                        0,    dtype};
                                  });
   }
 }
@@ -357,7 +357,8 @@ void Suite::rows() {
     add<allmrec_layer_norm_args>("layer_norm", std::string("layer_norm ") + s.name, dims({r, c}), dtype,
                                  &Device::layer_norm, [=](Buffers& b, allmrec_layer_norm_args& a, Cost&) {
                                    a.rows = r, a.cols = c, a.x = b.values(dtype, n), a.y = b.bytes(4 * n);
-                                   a.gamma = b.floats(c), a.beta = b.floats(c), a.eps = 1e-5f, a.dtype = dtype;
+                                   a.gamma = b.floats(c), a.beta = b.floats(c), a.eps = 1e-5f,
+                                   a.dtype = dtype;
                                    a.mean = b.floats(r), a.rstd = b.floats(r);
                                  });
     for (bool frozen : {false, true}) {
@@ -372,8 +373,8 @@ void Suite::rows() {
     }
   }
 
-  add<allmrec_embedding_args>("embedding", "embedding sasrec", dims({sasrec, 50}), ALLMREC_F32, &Device::embedding,
-                              [=](Buffers& b, allmrec_embedding_args& a, Cost&) {
+  add<allmrec_embedding_args>("embedding", "embedding sasrec", dims({sasrec, 50}), ALLMREC_F32,
+                              &Device::embedding, [=](Buffers& b, allmrec_embedding_args& a, Cost&) {
                                 Ints positions(static_cast<size_t>(sasrec));
                                 for (size_t i = 0; i < positions.size(); ++i)
                                   positions[i] = static_cast<int32_t>(i % 50);
@@ -426,38 +427,37 @@ void Suite::rows() {
   const int64_t segments = texts(), length = bench_.quick() ? 5 : 128;
   for (bool backward : {false, true}) {
     const char* op = backward ? "segment_mean_backward" : "segment_mean";
-    add<allmrec_segment_mean_args>(op, op, dims({segments, length, c}), ALLMREC_F32,
-                                   backward ? &Device::segment_mean_backward : &Device::segment_mean,
-                                   [=](Buffers& b, allmrec_segment_mean_args& a, Cost& cost) {
-                                     Ints offsets;
-                                     for (int64_t i = 0; i <= segments; ++i)
-                                       offsets.push_back(static_cast<int32_t>(i * length));
-                                     const int64_t small = segments * c, large = small * length;
-                                     a.segments = segments, a.cols = c, a.offsets = b.ints(offsets);
-                                     a.x = b.floats(backward ? small : large);
-                                     a.out = b.bytes(4 * (backward ? large : small));
-                                     cost = {static_cast<double>(large), 4.0 * static_cast<double>(small + large)};
-                                   });
+    add<allmrec_segment_mean_args>(
+        op, op, dims({segments, length, c}), ALLMREC_F32,
+        backward ? &Device::segment_mean_backward : &Device::segment_mean,
+        [=](Buffers& b, allmrec_segment_mean_args& a, Cost& cost) {
+          Ints offsets;
+          for (int64_t i = 0; i <= segments; ++i) offsets.push_back(static_cast<int32_t>(i * length));
+          const int64_t small = segments * c, large = small * length;
+          a.segments = segments, a.cols = c, a.offsets = b.ints(offsets);
+          a.x = b.floats(backward ? small : large);
+          a.out = b.bytes(4 * (backward ? large : small));
+          cost = {static_cast<double>(large), 4.0 * static_cast<double>(small + large)};
+        });
   }
   const int64_t n = sasrec * 50;
   add<allmrec_row_dot_args>("row_dot", "row_dot sasrec", dims({sasrec, 50}), ALLMREC_F32, &Device::row_dot,
                             [=](Buffers& b, allmrec_row_dot_args& a, Cost&) {
                               a = {sasrec, 50, b.floats(n), b.floats(n), 1.0f, b.floats(sasrec)};
                             });
-  add<allmrec_row_dot_backward_args>("row_dot_backward", "row_dot backward sasrec", dims({sasrec, 50}),
-                                     ALLMREC_F32, &Device::row_dot_backward,
-                                     [=](Buffers& b, allmrec_row_dot_backward_args& a, Cost&) {
-                                       a = {sasrec,   50,          b.floats(n), b.floats(n), 1.0f,
-                                            b.floats(sasrec), b.floats(n), 0,           b.floats(n), 0};
-                                     });
+  add<allmrec_row_dot_backward_args>(
+      "row_dot_backward", "row_dot backward sasrec", dims({sasrec, 50}), ALLMREC_F32,
+      &Device::row_dot_backward, [=](Buffers& b, allmrec_row_dot_backward_args& a, Cost&) {
+        a = {sasrec, 50, b.floats(n), b.floats(n), 1.0f, b.floats(sasrec), b.floats(n), 0, b.floats(n), 0};
+      });
   const int64_t r = tokens(texts() * 64);
-  add<allmrec_l2_normalize_args>("l2_normalize", "l2_normalize", dims({r, c}), ALLMREC_F32, &Device::l2_normalize,
-                                 [=](Buffers& b, allmrec_l2_normalize_args& a, Cost&) {
+  add<allmrec_l2_normalize_args>("l2_normalize", "l2_normalize", dims({r, c}), ALLMREC_F32,
+                                 &Device::l2_normalize, [=](Buffers& b, allmrec_l2_normalize_args& a, Cost&) {
                                    a = {r, c, b.floats(r * c), 1e-12f, b.floats(r * c), b.floats(r)};
                                  });
   add<allmrec_l2_normalize_backward_args>(
-      "l2_normalize_backward", "l2_normalize backward", dims({r, c}), ALLMREC_F32, &Device::l2_normalize_backward,
-      [=](Buffers& b, allmrec_l2_normalize_backward_args& a, Cost&) {
+      "l2_normalize_backward", "l2_normalize backward", dims({r, c}), ALLMREC_F32,
+      &Device::l2_normalize_backward, [=](Buffers& b, allmrec_l2_normalize_backward_args& a, Cost&) {
         float* norm = static_cast<float*>(b.bytes(4 * r));
         bench_.device().fill(norm, r, 27.0f);
         a = {r, c, b.floats(r * c), b.floats(r * c), norm, b.floats(r * c), 0};
@@ -476,8 +476,9 @@ void Suite::losses() {
     const int64_t r = s.rows, v = s.cols;
     for (bool gradient : {false, true}) {
       add<allmrec_cross_entropy_args>(
-          "cross_entropy", std::string("cross_entropy ") + (gradient ? "gradient " : "") + s.name, dims({r, v}),
-          ALLMREC_F32, &Device::cross_entropy, [=](Buffers& b, allmrec_cross_entropy_args& a, Cost&) {
+          "cross_entropy", std::string("cross_entropy ") + (gradient ? "gradient " : "") + s.name,
+          dims({r, v}), ALLMREC_F32, &Device::cross_entropy,
+          [=](Buffers& b, allmrec_cross_entropy_args& a, Cost&) {
             auto* logits = b.floats(r * v);
             a.rows = r, a.cols = a.ld = a.ld_d = v, a.logits = logits, a.targets = b.ints(b.indices(r, v));
             a.scale = 1e-3f, a.log_prob = b.floats(r), a.loss = b.zeros(1);
@@ -491,11 +492,11 @@ void Suite::losses() {
                         [=](Buffers& b, allmrec_bce_args& a, Cost&) {
                           a = {n, b.floats(n), nullptr, 1.0f, b.floats(n), 1e-3f, b.zeros(1), 1, b.floats(n)};
                         });
-  add<allmrec_mse_args>("mse", "mse", dims({large}), ALLMREC_F32, &Device::mse,
-                        [=](Buffers& b, allmrec_mse_args& a, Cost&) {
-                          a = {large, b.floats(large), b.floats(large), 1e-3f, b.zeros(1), 1,
-                               b.zeros(large), 0, b.zeros(large), 0};
-                        });
+  add<allmrec_mse_args>(
+      "mse", "mse", dims({large}), ALLMREC_F32, &Device::mse, [=](Buffers& b, allmrec_mse_args& a, Cost&) {
+        a = {large, b.floats(large), b.floats(large), 1e-3f, b.zeros(1), 1, b.zeros(large), 0, b.zeros(large),
+             0};
+      });
   add<allmrec_sum_args>("sum", "sum", dims({large}), ALLMREC_F32, &Device::sum,
                         [=](Buffers& b, allmrec_sum_args& a, Cost&) {
                           a = {large, b.floats(large), 1.0f, b.zeros(1), 0};
@@ -503,18 +504,22 @@ void Suite::losses() {
   // DistilBERT's weights: a hundred tensors of all sizes, 66 million numbers.
   const int64_t tensors = bench_.quick() ? 5 : 100;
   const auto size_of = [this](int64_t i) {
-    return bench_.quick() ? 37 * (i + 1) : i % 2 ? int64_t{768} : i == 0 ? int64_t{23440896} : int64_t{873600};
+    return bench_.quick() ? 37 * (i + 1)
+           : i % 2        ? int64_t{768}
+           : i == 0       ? int64_t{23440896}
+                          : int64_t{873600};
   };
-  add<allmrec_adam_args>("adam", "adam distilbert", std::to_string(tensors) + " tensors", ALLMREC_F32,
-                         &Device::adam, [=](Buffers& b, allmrec_adam_args& a, Cost&) {
-                           for (int64_t i = 0; i < tensors; ++i) {
-                             const int64_t s = size_of(i);
-                             b.tensors.push_back({b.floats(s), b.floats(s, 1e-3f), b.zeros(s), b.zeros(s), s});
-                           }
-                           a = {b.tensors.data(), tensors, 1e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, 3, 1.0f, 1};
-                         });
-  add<allmrec_squared_norm_args>("squared_norm", "squared_norm distilbert", std::to_string(tensors) + " tensors",
-                                 ALLMREC_F32, &Device::squared_norm,
+  add<allmrec_adam_args>(
+      "adam", "adam distilbert", std::to_string(tensors) + " tensors", ALLMREC_F32, &Device::adam,
+      [=](Buffers& b, allmrec_adam_args& a, Cost&) {
+        for (int64_t i = 0; i < tensors; ++i) {
+          const int64_t s = size_of(i);
+          b.tensors.push_back({b.floats(s), b.floats(s, 1e-3f), b.zeros(s), b.zeros(s), s});
+        }
+        a = {b.tensors.data(), tensors, 1e-4f, 0.9f, 0.98f, 1e-8f, 0.0f, 3, 1.0f, 1};
+      });
+  add<allmrec_squared_norm_args>("squared_norm", "squared_norm distilbert",
+                                 std::to_string(tensors) + " tensors", ALLMREC_F32, &Device::squared_norm,
                                  [=](Buffers& b, allmrec_squared_norm_args& a, Cost&) {
                                    for (int64_t i = 0; i < tensors; ++i) {
                                      b.sizes.push_back(size_of(i));
@@ -530,7 +535,8 @@ void Suite::sequences() {
     const int64_t cells = batch * steps * hidden;
     const auto fill = [=](Buffers& b, allmrec_gru_args& a) {
       a.batch = batch, a.steps = steps, a.hidden = hidden;
-      a.gates_x = b.floats(3 * cells), a.w_hh = b.floats(3 * hidden * hidden, 0.05f), a.b_hh = b.floats(3 * hidden);
+      a.gates_x = b.floats(3 * cells), a.w_hh = b.floats(3 * hidden * hidden, 0.05f),
+      a.b_hh = b.floats(3 * hidden);
       a.h0 = b.floats(batch * hidden), a.out = b.floats(cells), a.saved = b.floats(4 * cells);
     };
     add<allmrec_gru_args>("gru", "gru", dims({batch, steps, hidden}), ALLMREC_F32, &Device::gru,
@@ -551,8 +557,8 @@ void Suite::sequences() {
   };
   add<allmrec_conv_args>("conv", "conv nextitnet", dims({batch, steps, c, c}) + " taps 3", ALLMREC_F32,
                          &Device::conv, [=](Buffers& b, allmrec_conv_args& a, Cost&) { convolution(b, a); });
-  add<allmrec_conv_backward_args>("conv_backward", "conv backward nextitnet", dims({batch, steps, c, c}) + " taps 3",
-                                  ALLMREC_F32, &Device::conv_backward,
+  add<allmrec_conv_backward_args>("conv_backward", "conv backward nextitnet",
+                                  dims({batch, steps, c, c}) + " taps 3", ALLMREC_F32, &Device::conv_backward,
                                   [=](Buffers& b, allmrec_conv_backward_args& a, Cost&) {
                                     convolution(b, a.forward);
                                     a.dy = b.floats(in), a.dx = b.floats(in);
@@ -566,24 +572,27 @@ void Suite::sequences() {
                              offsets.push_back(static_cast<int32_t>(i * degree));
                            a.rows = nodes, a.cols = c, a.offsets = b.ints(offsets);
                            a.columns = b.ints(b.indices(nodes * degree, nodes));
-                           a.values = b.floats(nodes * degree), a.x = b.floats(nodes * c), a.out = b.floats(nodes * c);
+                           a.values = b.floats(nodes * degree), a.x = b.floats(nodes * c),
+                           a.out = b.floats(nodes * c);
                            cost = spmm_cost(a, static_cast<double>(nodes * degree));
                          });
   const int64_t users = bench_.quick() ? 5 : 256;
   for (int64_t items : {vocabulary(24000), cards_only() ? vocabulary(1000000) : int64_t{0}}) {
     if (items == 0) continue;
-    add<allmrec_rank_catalogue_args>(
-        "rank_catalogue", "rank_catalogue", dims({users, items, 50}) + " k 20", ALLMREC_F32,
-        &Device::rank_catalogue, [=](Buffers& b, allmrec_rank_catalogue_args& a, Cost&) {
-          a.rows = users, a.items_count = items, a.cols = 50, a.k = 20;
-          a.queries = b.floats(users * 50), a.items = b.floats(items * 50);
-          a.indices = static_cast<int32_t*>(b.bytes(users * 80)), a.values = static_cast<float*>(b.bytes(users * 80));
-        });
+    add<allmrec_rank_catalogue_args>("rank_catalogue", "rank_catalogue", dims({users, items, 50}) + " k 20",
+                                     ALLMREC_F32, &Device::rank_catalogue,
+                                     [=](Buffers& b, allmrec_rank_catalogue_args& a, Cost&) {
+                                       a.rows = users, a.items_count = items, a.cols = 50, a.k = 20;
+                                       a.queries = b.floats(users * 50), a.items = b.floats(items * 50);
+                                       a.indices = static_cast<int32_t*>(b.bytes(users * 80)),
+                                       a.values = static_cast<float*>(b.bytes(users * 80));
+                                     });
   }
   const int64_t columns = vocabulary(24000);
   add<allmrec_top_k_args>("top_k", "top_k", dims({users, columns}) + " k 20", ALLMREC_F32, &Device::top_k,
                           [=](Buffers& b, allmrec_top_k_args& a, Cost&) {
-                            a.rows = users, a.cols = a.ld = columns, a.k = 20, a.scores = b.floats(users * columns);
+                            a.rows = users, a.cols = a.ld = columns, a.k = 20,
+                            a.scores = b.floats(users * columns);
                             a.indices = static_cast<int32_t*>(b.bytes(users * 80));
                             a.values = static_cast<float*>(b.bytes(users * 80));
                           });
@@ -592,28 +601,32 @@ void Suite::sequences() {
 void Suite::elements() {
   const int64_t small = tokens(6400) * 50, large = tokens(texts() * 128) * width(3072);
   for (int32_t dtype : {ALLMREC_F32, ALLMREC_F16, ALLMREC_BF16}) {
-    add<allmrec_activation_args>("activation", "activation gelu distilbert", dims({large}), dtype,
-                                 &Device::activation, [=](Buffers& b, allmrec_activation_args& a, Cost&) {
-                                   a = {large, ALLMREC_ACT_GELU, b.values(dtype, large), b.bytes(4 * large), dtype};
-                                 });
+    add<allmrec_activation_args>(
+        "activation", "activation gelu distilbert", dims({large}), dtype, &Device::activation,
+        [=](Buffers& b, allmrec_activation_args& a, Cost&) {
+          a = {large, ALLMREC_ACT_GELU, b.values(dtype, large), b.bytes(4 * large), dtype};
+        });
     add<allmrec_activation_backward_args>(
         "activation_backward", "activation gelu backward distilbert", dims({large}), dtype,
         &Device::activation_backward, [=](Buffers& b, allmrec_activation_backward_args& a, Cost&) {
-          a = {large, ALLMREC_ACT_GELU, b.values(dtype, large), b.values(dtype, large), b.bytes(4 * large), 0, dtype};
+          a = {large, ALLMREC_ACT_GELU, b.values(dtype, large), b.values(dtype, large), b.bytes(4 * large), 0,
+               dtype};
         });
     for (int64_t n : {small, large}) {
-      add<allmrec_add_args>("add", "add", dims({n}), dtype, &Device::add,
-                            [=](Buffers& b, allmrec_add_args& a, Cost&) {
-                              a = {n, 1.0f, b.values(dtype, n), 1.0f, b.values(dtype, n), b.bytes(4 * n), 0, dtype};
-                            });
-      add<allmrec_dropout_args>("dropout", "dropout", dims({n}), dtype, &Device::dropout,
-                                [=](Buffers& b, allmrec_dropout_args& a, Cost&) {
-                                  a = {n, {0.2f, 1, 2}, b.values(dtype, n), b.values(dtype, n), b.bytes(4 * n), 0, dtype};
-                                });
+      add<allmrec_add_args>(
+          "add", "add", dims({n}), dtype, &Device::add, [=](Buffers& b, allmrec_add_args& a, Cost&) {
+            a = {n, 1.0f, b.values(dtype, n), 1.0f, b.values(dtype, n), b.bytes(4 * n), 0, dtype};
+          });
+      add<allmrec_dropout_args>(
+          "dropout", "dropout", dims({n}), dtype, &Device::dropout,
+          [=](Buffers& b, allmrec_dropout_args& a, Cost&) {
+            a = {n, {0.2f, 1, 2}, b.values(dtype, n), b.values(dtype, n), b.bytes(4 * n), 0, dtype};
+          });
     }
     add<allmrec_copy_2d_args>("copy_2d", "copy_2d", dims({large / 64, 64}), dtype, &Device::copy_2d,
                               [=](Buffers& b, allmrec_copy_2d_args& a, Cost&) {
-                                a = {large / 64, 64, b.values(dtype, large), 64, b.bytes(4 * large), 64, 0, dtype};
+                                a = {large / 64, 64,   b.values(dtype, large), 64, b.bytes(4 * large), 64,
+                                     0,          dtype};
                               });
   }
   add<allmrec_mul_args>("mul", "mul", dims({large}), ALLMREC_F32, &Device::mul,
@@ -633,7 +646,12 @@ void Suite::elements() {
   for (int32_t dtype : {ALLMREC_I8, ALLMREC_I4})
     add<allmrec_quantize_args>("quantize", "quantize", dims({rows, cols}), dtype, &Device::quantize,
                                [=](Buffers& b, allmrec_quantize_args& a, Cost&) {
-                                 a = {rows, cols, b.floats(rows * cols), ALLMREC_F32, dtype, b.bytes(rows * cols),
+                                 a = {rows,
+                                      cols,
+                                      b.floats(rows * cols),
+                                      ALLMREC_F32,
+                                      dtype,
+                                      b.bytes(rows * cols),
                                       b.bytes(4 * rows + rows * cols)};
                                });
   add<allmrec_advance_args>("advance", "advance", "64", ALLMREC_I32, &Device::advance,

@@ -1,5 +1,5 @@
-// Candidate scoring: each user's prompt and candidates packed into one sequence, in which a candidate's tokens
-// see the prompt and themselves. Equals one run for each candidate; the prompt is computed once.
+// Candidate scoring: each user's prompt and candidates packed into one sequence, in which a candidate's
+// tokens see the prompt and themselves. Equals one run for each candidate; the prompt is computed once.
 
 #include "language_model.h"
 
@@ -66,8 +66,8 @@ void scoring_suite(Bench& bench) {
       for (int64_t users : batches) {
         RowName name;
         name.suite = "scoring", name.name = size.name + " scoring", name.dtype = dtype, name.unit = "users/s";
-        name.shape = std::to_string(users) + "x(" + std::to_string(prompt) + "+" + std::to_string(candidates) +
-                     "x" + std::to_string(title) + ")";
+        name.shape = std::to_string(users) + "x(" + std::to_string(prompt) + "+" +
+                     std::to_string(candidates) + "x" + std::to_string(title) + ")";
         bench.row(name, [&] {
           Opt& model = random_opt(bench, size, dtype);
           auto arena = std::make_shared<Arena>(bench.shared_device());

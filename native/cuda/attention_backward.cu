@@ -163,6 +163,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
   // More than one turn only when the longest sequence was not known.
   for (int first = static_cast<int>(blockIdx.x) % tiles * M; first < kv_len; first += tiles * M) {
     const int count = lesser(M, kv_len - first);
+    int64_t t = next_row(a, t0, t1, first, first + count);
     __syncthreads();  // the keys before have been used
     load_rows<T, Tile, M>(ks, k + first * a.ldk, a.ldk, count, D, vectors);
     load_rows<T, Tile, M>(vs, v + first * a.ldv, a.ldv, count, D, vectors);
@@ -172,8 +173,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
 #pragma unroll
       for (int c = 0; c < 4 * Tile::NJ; ++c) dk[i][c] = dv[i][c] = 0;
     }
-    for (int64_t t = next_row(a, t0, t1, first, first + count); t < t1;
-         t = next_row(a, t + N, t1, first, first + count)) {
+    for (; t < t1; t = next_row(a, t + N, t1, first, first + count)) {
       const int rows = static_cast<int>(t1 - t < N ? t1 - t : N);
       __syncthreads();  // the rows before have been used
       load_rows<T, Tile, N>(qs, q + t * a.ldq, a.ldq, rows, D, vectors);

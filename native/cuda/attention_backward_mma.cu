@@ -3,10 +3,9 @@
 // The same two kernels as attention_backward.cu: dQ (and D = rowsum(dO ∘ O), kept for the other) by tiles of 64
 // query rows, dK and dV by tiles of 64 keys. Scores and P are computed again from lse; in the second kernel they
 // are computed transposed, so that Pᵀ and dSᵀ leave one product in the layout in which the next takes them, and
-// nothing but the operands passes through shared memory. dQ: the next keys arrive while a tile is worked on, the
-// next values while dS meets the keys. dK, dV: the next tile of queries and dO arrives meanwhile; a tile starts
-// at the first row that sees the keys. P and dS are rounded to the storage type, the scale of the scores is
-// applied to the sums.
+// nothing but the operands passes through shared memory. The next tile arrives while one is worked on; in the
+// second kernel it starts at the next row that sees the keys. P and dS are rounded to the storage type, the scale
+// of the scores is applied to the sums.
 //
 // Bound: the matrix units, 14 · D flops a visible pair (seven products; five would need atomics or a second pass
 // over partial dQ). Expected on an H200: 200 TFLOP/s, counting the five. Not yet measured on hardware.
@@ -16,17 +15,21 @@ namespace allmrec::cuda {
 
 namespace {
 
-constexpr int M = 64, N = 64;
+constexpr int M = 64;  // rows of a block
+
+// The other side of a tile: its scores stand beside one or two sums of the head's width in registers.
+template <int DP>
+constexpr int kInner = DP <= 64 ? 64 : 32;
 
 template <typename T, int DP, bool Drops>
 __global__ void __launch_bounds__(kMmaThreads)
     attention_dq_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, float* delta_out) {
-  constexpr int kTile = N * (DP + 8);
-  T* qs = static_cast<T*>(dynamic_shared());  // (M, DP)
-  T* gs = qs + kTile;                         // (M, DP) dO
-  T* vs = gs + kTile;                         // (N, DP)
-  T* ks = vs + kTile;                         // (2, N, DP)
-  unsigned char* masks = reinterpret_cast<unsigned char*>(ks + 2 * kTile);
+  constexpr int N = kInner<DP>, kTile = N * (DP + 8);
+  T* qs = static_cast<T*>(dynamic_shared());                                // (M, DP)
+  T* gs = qs + M * (DP + 8);                                                // (M, DP) dO
+  T* ks = gs + M * (DP + 8);                                                // (2, N, DP)
+  T* vs = ks + 2 * kTile;                                                   // (2, N, DP)
+  unsigned char* masks = reinterpret_cast<unsigned char*>(vs + 2 * kTile);  // (2, M, …)
 
   const allmrec_attention_args& a = b.forward;
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
@@ -46,11 +49,15 @@ __global__ void __launch_bounds__(kMmaThreads)
   copy_rows<T, DP, M, kMmaThreads>(gs, g, b.ld_dout, tile.rows, D, thread);
   const KeyRange range = key_range<M>(a, tile);
   const int tiles = range.tiles<N>();
+  const auto load_tile = [&](int first, int buffer) {
+    copy_rows<T, DP, N, kMmaThreads>(ks + buffer * kTile, k + first * a.ldk, a.ldk, kv_len - first, D, thread);
+    copy_rows<T, DP, N, kMmaThreads>(vs + buffer * kTile, v + first * a.ldv, a.ldv, kv_len - first, D, thread);
+    if (Drops)
+      drop_masks<N>(a, dropout, tile.first, tile.rows, h, first, thread, kMmaThreads,
+                    masks + buffer * M * kMaskBytes<N>);
+  };
   int j = range.next_tile<N>(-1), buffer = 0;
-  if (j < tiles) {
-    copy_rows<T, DP, N, kMmaThreads>(ks, k + j * N * a.ldk, a.ldk, kv_len - j * N, D, thread);
-    copy_rows<T, DP, N, kMmaThreads>(vs, v + j * N * a.ldv, a.ldv, kv_len - j * N, D, thread);
-  }
+  if (j < tiles) load_tile(j * N, 0);
   cp_async_commit();
 
   // Rows lane / 4 and lane / 4 + 8 of the warp's 16; four lanes share a row.
@@ -78,22 +85,18 @@ __global__ void __launch_bounds__(kMmaThreads)
   while (j < tiles) {
     const int first = j * N;
     const T* keys_here = ks + buffer * kTile;
+    const T* values_here = vs + buffer * kTile;
+    const unsigned char* mask = masks + buffer * M * kMaskBytes<N>;
     cp_async_wait<0>();
-    __syncthreads();  // the tile is here; nobody uses the keys before it any more
+    __syncthreads();  // the tile is here; nobody uses the one before any more
     j = range.next_tile<N>(j);
     buffer ^= 1;
-    if (j < tiles)
-      copy_rows<T, DP, N, kMmaThreads>(ks + buffer * kTile, k + j * N * a.ldk, a.ldk, kv_len - j * N, D, thread);
-    if (Drops) drop_masks<N>(a, dropout, tile.first, tile.rows, h, first, thread, kMmaThreads, masks);
+    if (j < tiles) load_tile(j * N, buffer);
+    cp_async_commit();
 
     float s[N / 8][4], dp[N / 8][4];
     multiply_scores<T, DP, N>(s, qs + 16 * warp * (DP + 8), keys_here, lane);
-    multiply_scores<T, DP, N>(dp, gs + 16 * warp * (DP + 8), vs, lane);
-    __syncthreads();  // nobody uses the values any more
-    if (j < tiles)
-      copy_rows<T, DP, N, kMmaThreads>(vs, v + j * N * a.ldv, a.ldv, kv_len - j * N, D, thread);
-    cp_async_commit();
-
+    multiply_scores<T, DP, N>(dp, gs + 16 * warp * (DP + 8), values_here, lane);
     const bool all = range.all_see(first, first + N);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -103,7 +106,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       uint64_t kept = ~uint64_t{0};
       if (Drops && valid) {
         const uint64_t element = first_element(a, tile.first + rows[half], h) + static_cast<uint64_t>(first);
-        kept = kept_bits(masks + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
+        kept = kept_bits<N>(mask + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
       }
 #pragma unroll
       for (int n = 0; n < N / 8; ++n) {
@@ -127,10 +130,6 @@ __global__ void __launch_bounds__(kMmaThreads)
   }
 }
 
-// Query rows a tile: their scores stand beside two sums of the head's width in registers.
-template <int DP>
-constexpr int kQueryRows = DP <= 64 ? 64 : 32;
-
 // What a tile of query rows is known by, beside Q and dO.
 template <int Rows>
 struct RowValues {
@@ -141,7 +140,7 @@ struct RowValues {
 template <typename T, int DP, bool Drops>
 __global__ void __launch_bounds__(kMmaThreads)
     attention_dkv_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, const float* delta, int tiles) {
-  constexpr int R = kQueryRows<DP>, kTile = R * (DP + 8);
+  constexpr int N = M, R = kInner<DP>, kTile = R * (DP + 8);
   T* ks = static_cast<T*>(dynamic_shared());  // (N, DP)
   T* vs = ks + N * (DP + 8);                  // (N, DP)
   T* qs = vs + N * (DP + 8);                  // (2, R, DP)
@@ -180,9 +179,6 @@ __global__ void __launch_bounds__(kMmaThreads)
       if (Drops)
         drop_masks<N>(a, dropout, t, rows, h, first, thread, kMmaThreads, masks + buffer * R * kMaskBytes<N>);
     };
-    __syncthreads();  // the keys and rows before have been used
-    copy_rows<T, DP, N, kMmaThreads>(ks, k + first * a.ldk, a.ldk, count, D, thread);
-    copy_rows<T, DP, N, kMmaThreads>(vs, v + first * a.ldv, a.ldv, count, D, thread);
     float dk[DP / 8][4], dv[DP / 8][4];
 #pragma unroll
     for (int n = 0; n < DP / 8; ++n) {
@@ -191,7 +187,12 @@ __global__ void __launch_bounds__(kMmaThreads)
     }
     int buffer = 0;
     int64_t t = next_row(a, t0, t1, first, first + count);
-    if (t < t1) load_tile(t, 0);
+    __syncthreads();  // the keys and rows before have been used
+    if (t < t1) {     // else nothing would wait for the copies
+      copy_rows<T, DP, N, kMmaThreads>(ks, k + first * a.ldk, a.ldk, count, D, thread);
+      copy_rows<T, DP, N, kMmaThreads>(vs, v + first * a.ldv, a.ldv, count, D, thread);
+      load_tile(t, 0);
+    }
     cp_async_commit();
     while (t < t1) {
       cp_async_wait<0>();
@@ -257,17 +258,17 @@ template <typename T>
 void run(Context& context, const allmrec_attention_backward_args& b, float* delta) {
   const allmrec_attention_args& a = b.forward;
   by_width(a.head_dim, [&](auto width) {
-    constexpr int DP = decltype(width)::value, R = kQueryRows<DP>;
+    constexpr int DP = decltype(width)::value, R = kInner<DP>;
     const bool drops = a.dropout.p > 0;
     const unsigned heads = static_cast<unsigned>(a.heads);
     launch(drops ? attention_dq_mma_kernel<T, DP, true> : attention_dq_mma_kernel<T, DP, false>,
            dim3(query_slots(a, M), heads), dim3(kMmaThreads),
-           5 * N * (DP + 8) * sizeof(T) + (drops ? M * kMaskBytes<N> : 0), context.stream, b,
+           (2 * M + 4 * R) * (DP + 8) * sizeof(T) + (drops ? 2 * M * kMaskBytes<R> : 0), context.stream, b,
            dropout_of(a.dropout), delta);
-    const int tiles = key_tiles(a, N);
+    const int tiles = key_tiles(a, M);
     launch(drops ? attention_dkv_mma_kernel<T, DP, true> : attention_dkv_mma_kernel<T, DP, false>,
            dim3(static_cast<unsigned>(a.num_sequences * tiles), heads), dim3(kMmaThreads),
-           (2 * N + 4 * R) * (DP + 8) * sizeof(T) + 2 * sizeof(RowValues<R>) + (drops ? 2 * R * kMaskBytes<N> : 0),
+           (2 * M + 4 * R) * (DP + 8) * sizeof(T) + 2 * sizeof(RowValues<R>) + (drops ? 2 * R * kMaskBytes<M> : 0),
            context.stream, b, dropout_of(a.dropout), static_cast<const float*>(delta), tiles);
   });
 }

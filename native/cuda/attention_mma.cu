@@ -111,7 +111,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       uint64_t kept = ~uint64_t{0};
       if (Drops && rows[half] < tile.rows) {
         const uint64_t element = first_element(a, tile.first + rows[half], h) + static_cast<uint64_t>(first);
-        kept = kept_bits(masks + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
+        kept = kept_bits<N>(masks + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
       }
       float sum = 0;
 #pragma unroll

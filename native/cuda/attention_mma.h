@@ -14,10 +14,11 @@ constexpr int kMmaThreads = 128;
 // By thread `index` of `Threads`; the caller commits and waits.
 template <typename T, int DP, int Rows, int Threads>
 __device__ __forceinline__ void copy_rows(T* shared, const T* x, int64_t ld, int valid, int D, int index) {
-  constexpr int kChunks = DP / 8;
+  constexpr int kChunks = DP / 8;  // of eight values
 #pragma unroll
-  for (int i = 0; i < Rows * kChunks / Threads; ++i) {
+  for (int i = 0; i < (Rows * kChunks + Threads - 1) / Threads; ++i) {
     const int chunk = index + i * Threads, row = chunk / kChunks, c = chunk % kChunks * 8;
+    if (Rows * kChunks % Threads != 0 && row >= Rows) break;
     const bool inside = row < valid && c < D;
     cp_async_16(shared + row * (DP + 8) + c, inside ? x + row * ld + c : x, inside);
   }
@@ -51,7 +52,7 @@ template <typename T, int DP, int N>
 __device__ __forceinline__ void multiply_scores(float (&s)[N / 8][4], const T* a, const T* b, int lane) {
 #pragma unroll
   for (int n = 0; n < N / 8; ++n) s[n][0] = s[n][1] = s[n][2] = s[n][3] = 0;
-#pragma unroll
+#pragma unroll 2  // all at once, the fragments loaded ahead would fill the registers
   for (int d = 0; d < DP; d += 16) {
     uint32_t x[4];
     load_a<DP>(x, a + d, lane);
@@ -105,14 +106,17 @@ __device__ __forceinline__ void store_fragment_row(T* row, const float (&x)[DP /
   }
 }
 
-// The kept bits of a row's 64 keys, of a mask whose first element is bit `shift`.
+// The kept bits of a row's N keys, of a mask whose first element is bit `shift`.
+template <int N>
 __device__ __forceinline__ uint64_t kept_bits(const unsigned char* mask, int shift) {
+  static_assert(N == 32 || N == 64, "a mask of one or two words and a byte");
   const uint32_t* words = reinterpret_cast<const uint32_t*>(mask);
+  if (N == 32) return (static_cast<uint64_t>(mask[4]) << 32 | words[0]) >> shift;
   const uint64_t low = static_cast<uint64_t>(words[1]) << 32 | words[0];
-  return shift == 0 ? low : low >> shift | static_cast<uint64_t>(words[2]) << (64 - shift);
+  return shift == 0 ? low : low >> shift | static_cast<uint64_t>(mask[8]) << (64 - shift);
 }
 
-// Calls fn(std::integral_constant<int, DP>) for a head's width.
+// Calls fn(Width<DP>) for a head's width.
 template <int DP>
 struct Width {
   static constexpr int value = DP;

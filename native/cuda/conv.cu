@@ -87,6 +87,7 @@ __global__ void __launch_bounds__(kThreads, 4) conv_kernel(const Conv g, bool ve
     token[u] = P == Product::weights ? token_begin + q / 16 : m0 + q / 4;
     place[u] = token[u] % g.steps;
   }
+  const int64_t advance = P == Product::weights ? kSlab % g.steps : 0;
   int tap = P == Product::weights ? static_cast<int>(blockIdx.y) : 0;
   int64_t k0 = 0;  // of the slab to be fetched next
   Vector<float> next_a[kQuads], next_b[kQuads];
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kThreads, 4) conv_kernel(const Conv g, bool ve
                 load_quad(g.rows + (token[u] - distance) * g.c_in, n0 + q % 16 * 4, g.c_in, vectors_b);
         }
         token[u] += kSlab;
-        place[u] += kSlab % g.steps;
+        place[u] += advance;
         if (place[u] >= g.steps) place[u] -= g.steps;
         continue;
       }

@@ -3,6 +3,7 @@
 #include "cublaslt.h"
 
 #include <cstdlib>
+#include <iterator>
 #include <mutex>
 #include <utility>
 
@@ -135,9 +136,18 @@ std::string find_all(void* library, lt::Functions& f) {
   return missing;
 }
 
-std::string version_text(size_t version) {
-  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
-         std::to_string(version % 100);
+struct Version {
+  size_t major, minor, patch;
+  std::string text() const {
+    return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(patch);
+  }
+};
+
+// From 12 on 120103 is 12.1.3. Before, minor versions from 10 on ran into the major's digit: 12103 is 11.11.3.
+Version version_of(size_t number) {
+  if (number >= 100000) return {number / 10000, number / 100 % 100, number % 100};
+  if (number >= 11000) return {11, (number - 11000) / 100, number % 100};
+  return {number / 1000, number / 100 % 10, number % 100};
 }
 
 std::string cudart_text(size_t version) {
@@ -178,15 +188,15 @@ std::unique_ptr<CublasLt> CublasLt::open(std::string& why) {
     const std::string missing = find_all(library, functions);
     std::string problem;
     lt::Handle handle = nullptr;
-    size_t version = 0;
+    Version version = {};
     if (!missing.empty()) {
       problem = "lacks " + missing;
     } else {
-      version = functions.get_version();
-      if (version / 10000 < kOldest || version / 10000 > kNewest) {
-        problem = "is version " + version_text(version) + ", not 11 to 13";
+      version = version_of(functions.get_version());
+      if (version.major < kOldest || version.major > kNewest) {
+        problem = "is version " + version.text() + ", not 11 to 13";
       } else if (const lt::Status status = functions.create(&handle)) {
-        problem = "(version " + version_text(version) + ", for CUDA " +
+        problem = "(version " + version.text() + ", for CUDA " +
                   cudart_text(functions.get_cudart_version()) + ") does not start: status " +
                   std::to_string(status) + "; the driver may be too old for it";
       }
@@ -194,7 +204,7 @@ std::unique_ptr<CublasLt> CublasLt::open(std::string& why) {
     if (problem.empty()) {
       why.clear();
       return std::unique_ptr<CublasLt>(
-          new CublasLt(library, functions, handle, path + ", " + version_text(version)));
+          new CublasLt(library, functions, handle, path + ", " + version.text()));
     }
     dlclose(library);
     if (refused.empty()) refused = "cuBLASLt at " + path + " " + problem + ".";

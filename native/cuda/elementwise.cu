@@ -216,17 +216,21 @@ struct Drop {
 constexpr float kUnit = 5.9604644775390625e-8f;  // 2^-24
 constexpr float kTwoPi = 6.28318530717958648f;
 
-// sin 2πt and cos 2πt for t in [0, 1). The nearest quarter turn is taken off exactly, so that the argument of
-// sine and cosine is at most π/4 and is rounded once, relative to itself.
+// sin 2πt and cos 2πt for t in [0, 1): the CPU's polynomials (vec_math.h). The nearest quarter turn is taken off
+// exactly, so that they see at most π/4; sinf would bring a path for huge arguments, and a stack, along.
 __device__ __forceinline__ void sin_cos_turns(float t, float& sine, float& cosine) {
   const int quarter = static_cast<int>(t * 4.0f + 0.5f);  // 0 … 4
-  const float angle = kTwoPi * (t - 0.25f * static_cast<float>(quarter));
-  const float s = sinf(angle), c = cosf(angle);
-  const bool swap = quarter % 2 == 1;
-  sine = swap ? c : s;
-  cosine = swap ? s : c;
-  if (quarter == 2 || quarter == 3) sine = -sine;
-  if (quarter == 1 || quarter == 2) cosine = -cosine;
+  const float x = kTwoPi * (t - 0.25f * static_cast<float>(quarter)), z = x * x;
+  float s = fmaf(-1.9515295891e-4f, z, 8.3321608736e-3f);
+  s = fmaf(s, z, -1.6666654611e-1f);
+  s = fmaf(s * z, x, x);
+  float c = fmaf(2.443315711809948e-5f, z, -1.388731625493765e-3f);
+  c = fmaf(c, z, 4.166664568298827e-2f);
+  c = fmaf(c, z * z, 1.0f - 0.5f * z);
+  sine = quarter % 2 == 1 ? c : s;
+  cosine = quarter % 2 == 1 ? s : c;
+  if (quarter & 2) sine = -sine;
+  if ((quarter + 1) & 2) cosine = -cosine;
 }
 
 // Element e takes word e % 4 of counter e / 4; normals take pairs of words.

@@ -9,8 +9,8 @@
 //   half   F32            m > 128            B written out in halves (6 bytes a weight), then as above
 //   any    I8, I4         m > 8              gemm_quantized
 //
-// "Large" is where the product itself, at 400 TFLOP/s of halves or 40 of float32, takes longer than the few
-// microseconds cuBLASLt's call costs the host, and where its tiles of 128 rows are filled.
+// "Large" is at least 128 in every dimension: one of cuBLASLt's tiles is filled, and its call, a microsecond or two
+// more of the host's time than a launch, is hidden behind work already queued.
 
 #include "gemm_kernels.h"
 
@@ -36,12 +36,7 @@ double microseconds(const GemmTile& tile, int64_t tiles, int splits, int64_t k_p
   return std::max(arithmetic, latency) + parts;
 }
 
-// Whether cuBLASLt is worth its call.
-bool is_large(const allmrec_gemm_args& g) {
-  const double work = 2.0 * static_cast<double>(g.m) * static_cast<double>(g.n) * static_cast<double>(g.k);
-  const double rate = g.a_dtype == ALLMREC_F32 ? 40e12 : 400e12;
-  return g.m >= kManyRows && g.n >= kManyRows && g.k >= 64 && work / rate >= 4e-6;
-}
+bool is_large(const allmrec_gemm_args& g) { return g.m >= kManyRows && g.n >= kManyRows && g.k >= kManyRows; }
 
 void gemm_same_dtype(Context& context, const allmrec_gemm_args& g) {
   if (context.cublas_lt && is_large(g) && context.cublas_lt->gemm(context, g)) return;

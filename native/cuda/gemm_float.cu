@@ -8,7 +8,8 @@
 //   multiprocessors; a thread holds 8 × 8, 4 × 4 or 2 × 2 sums in registers.
 // - Both operands lie in shared memory with k outermost, twice: while one pair of tiles is multiplied, the next
 //   comes into registers and goes to the other buffer; one barrier a step.
-// - Loads run along whichever dimension is contiguous, 16 bytes at once where alignment allows.
+// - Loads run along whichever dimension is contiguous, 16 bytes at once where alignment allows; the large tile
+//   is for such operands only.
 // - A warp is 4 × 8 threads: its reads of a column of A and a row of B are 16-byte vectors without conflicts.
 // - Gradients of small weights (m, n of 50, k of thousands) are split along k; the parts are added in order by
 //   a second launch, so results repeat bit by bit.
@@ -22,138 +23,130 @@ namespace allmrec::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kDepth = 16;
+constexpr int kDepth = 16, kLargeDepth = 8;
 
 // Rates: fp32 units at 60 % with 64 products a loaded pair of vectors, falling with the sums a thread holds.
-const GemmTile kTiles[] = {{128, 128, kDepth, 2, 0.30, 0.8},
+const GemmTile kTiles[] = {{128, 128, kLargeDepth, 2, 0.30, 0.5},
                            {64, 64, kDepth, 4, 0.18, 0.5},
                            {32, 32, kDepth, 8, 0.07, 0.4}};
 
-// How the threads of a block share a tile of Tile rows (of m or n) × kDepth.
-enum Order { kAlongK, kAlongRows, kAlongKVector, kAlongRowsVector };
+// Brings one operand's tiles of Tile rows (of m or n) × Depth through registers to shared memory, k outermost.
+// The threads run along the contiguous dimension, a vector or an element each, then to the next row of the
+// matrix.
+template <int Tile, int Depth, typename S>
+struct FloatLoader {
+  static constexpr int kShare = Tile * Depth / kThreads, kRow = Tile + 4;
+  static constexpr bool kVectors = kShare % 4 == 0 && sizeof(S) == 4;
+  static constexpr bool kElements = Tile < 128;  // may also be taken one by one
+  const S* next;
+  int64_t step_ld, advance;
+  int step, outer_left, inner_left, place;
+  bool along_k, vector;
 
-// The place of a thread's i-th element.
-template <int Tile, int O>
-__device__ __forceinline__ void place_of(int i, int& row, int& k) {
-  const int thread = static_cast<int>(threadIdx.x);
-  if (O == kAlongK) {
-    k = thread % kDepth;
-    row = thread / kDepth + kThreads / kDepth * i;
-  } else if (O == kAlongRows) {
-    row = thread % Tile;
-    k = thread / Tile + kThreads / Tile * i;
-  } else if (O == kAlongKVector) {
-    k = thread % (kDepth / 4) * 4 + i % 4;
-    row = thread / (kDepth / 4) + kThreads / (kDepth / 4) * (i / 4);
-  } else {
-    row = thread % (Tile / 4) * 4 + i % 4;
-    k = thread / (Tile / 4) + kThreads / (Tile / 4) * (i / 4);
+  __device__ __forceinline__ FloatLoader(const S* x, int64_t ld, bool contiguous_k, bool vectors, int64_t row0,
+                                         int64_t rows, int64_t k_begin, int64_t k_end)
+      : along_k(contiguous_k), vector(kVectors && (vectors || !kElements)) {
+    const int thread = static_cast<int>(threadIdx.x), each = vector ? 4 : 1;
+    const int width = (along_k ? Depth : Tile) / each;  // threads to a row of the matrix
+    const int outer = thread / width, inner = thread % width * each;
+    const int rows_left = static_cast<int>(min(rows - row0, int64_t{Tile}));
+    const int k_left = static_cast<int>(k_end - k_begin);
+    next = x + (along_k ? (row0 + outer) * ld + k_begin + inner : (k_begin + outer) * ld + row0 + inner);
+    advance = along_k ? Depth : Depth * ld;
+    step = kThreads / width;
+    step_ld = step * ld;
+    outer_left = (along_k ? rows_left : k_left) - outer;
+    inner_left = (along_k ? k_left : rows_left) - inner;
+    place = along_k ? inner * kRow + outer : outer * kRow + inner;
   }
-}
 
-// A thread's share of the tile that begins at row0, k0; zeros outside.
-template <int Tile, int O, typename S>
-__device__ __forceinline__ void load_share(float (&share)[Tile / 16], const S* x, int64_t ld, int64_t row0,
-                                           int64_t rows, int64_t k0, int64_t k_end) {
-  constexpr bool kVector = O == kAlongKVector || O == kAlongRowsVector;
-  constexpr bool kRows = O == kAlongRows || O == kAlongRowsVector;
+  __device__ __forceinline__ void load(float (&share)[kShare]) {
+    if (kVectors && (vector || !kElements)) {
 #pragma unroll
-  for (int i = 0; i < Tile / 16; i += kVector ? 4 : 1) {
-    int row, k;
-    place_of<Tile, O>(i, row, k);
-    const bool inside = row0 + row < rows && k0 + k < k_end;
-    const S* from = x + (kRows ? (k0 + k) * ld + row0 + row : (row0 + row) * ld + k0 + k);
-    if constexpr (kVector) {
-      const Neighbours<float, 4> v =
-          inside ? *reinterpret_cast<const Neighbours<float, 4>*>(from) : Neighbours<float, 4>{};
+      for (int i = 0; i < kShare / 4; ++i) {
+        Neighbours<float, 4> v = {};
+        if (i * step < outer_left && inner_left > 0)
+          v = *reinterpret_cast<const Neighbours<float, 4>*>(next + i * step_ld);
 #pragma unroll
-      for (int j = 0; j < 4; ++j) share[i + j] = v.value[j];
-    } else {
-      share[i] = inside ? to_float(*from) : 0.0f;
+        for (int j = 0; j < 4; ++j) share[i * 4 + j] = v.value[j];
+      }
+    } else if (kElements) {
+#pragma unroll
+      for (int i = 0; i < kShare; ++i)
+        share[i] = i * step < outer_left && inner_left > 0 ? to_float(next[i * step_ld]) : 0.0f;
+    }
+    next += advance;
+    (along_k ? inner_left : outer_left) -= Depth;
+  }
+
+  __device__ __forceinline__ void keep(const float (&share)[kShare], float* tile) const {
+    float* to = tile + place;
+    const int stride = along_k ? step : step * kRow;
+    if (kVectors && (vector || !kElements)) {
+#pragma unroll
+      for (int i = 0; i < kShare / 4; ++i) {
+        if (along_k) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) to[i * stride + j * kRow] = share[i * 4 + j];
+        } else {
+          *reinterpret_cast<Neighbours<float, 4>*>(to + i * stride) = {share[i * 4], share[i * 4 + 1],
+                                                                      share[i * 4 + 2], share[i * 4 + 3]};
+        }
+      }
+    } else if (kElements) {
+#pragma unroll
+      for (int i = 0; i < kShare; ++i) to[i * stride] = share[i];
     }
   }
-}
-
-template <int Tile, int O>
-__device__ __forceinline__ void keep_share(const float (&share)[Tile / 16], float (*tile)[Tile + 4]) {
-#pragma unroll
-  for (int i = 0; i < Tile / 16; ++i) {
-    int row, k;
-    place_of<Tile, O>(i, row, k);
-    tile[k][row] = share[i];
-  }
-}
-
-template <int Tile, typename S>
-__device__ __forceinline__ void load_share(int order, float (&share)[Tile / 16], const S* x, int64_t ld,
-                                           int64_t row0, int64_t rows, int64_t k0, int64_t k_end) {
-  if constexpr (Tile >= 64 && sizeof(S) == 4) {
-    if (order == kAlongKVector) return load_share<Tile, kAlongKVector>(share, x, ld, row0, rows, k0, k_end);
-    if (order == kAlongRowsVector)
-      return load_share<Tile, kAlongRowsVector>(share, x, ld, row0, rows, k0, k_end);
-  }
-  if (order == kAlongK) return load_share<Tile, kAlongK>(share, x, ld, row0, rows, k0, k_end);
-  load_share<Tile, kAlongRows>(share, x, ld, row0, rows, k0, k_end);
-}
-
-template <int Tile, typename S>
-__device__ __forceinline__ void keep_share(int order, const float (&share)[Tile / 16], float (*tile)[Tile + 4]) {
-  if constexpr (Tile >= 64 && sizeof(S) == 4) {
-    if (order == kAlongKVector) return keep_share<Tile, kAlongKVector>(share, tile);
-    if (order == kAlongRowsVector) return keep_share<Tile, kAlongRowsVector>(share, tile);
-  }
-  if (order == kAlongK) return keep_share<Tile, kAlongK>(share, tile);
-  keep_share<Tile, kAlongRows>(share, tile);
-}
-
-__device__ __forceinline__ int order_of(bool along_rows, bool vector) {
-  return vector ? (along_rows ? kAlongRowsVector : kAlongKVector) : (along_rows ? kAlongRows : kAlongK);
-}
+};
 
 template <int Tile, typename B>
 __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
     gemm_float_kernel(GemmOperands<float, B> p, GemmEpilogue e) {
-  constexpr int kSums = Tile / 16;                 // a side, of one thread
-  constexpr int kWidth = kSums < 4 ? kSums : 4;    // neighbours among them
+  constexpr int kDepthHere = Tile == 128 ? kLargeDepth : kDepth;
+  constexpr int kSums = Tile / 16;               // a side, of one thread
+  constexpr int kWidth = kSums < 4 ? kSums : 4;  // neighbours among them
   constexpr int kGroups = kSums / kWidth;
-  __shared__ __align__(16) float tile_a[2][kDepth][Tile + 4];
-  __shared__ __align__(16) float tile_b[2][kDepth][Tile + 4];
+  using LoaderA = FloatLoader<Tile, kDepthHere, float>;
+  using LoaderB = FloatLoader<Tile, kDepthHere, B>;
+  constexpr int kRow = LoaderA::kRow;
+  __shared__ __align__(16) float tile_a[2][kDepthHere * kRow];
+  __shared__ __align__(16) float tile_b[2][kDepthHere * kRow];
   int tile_m, tile_n;
   tile_at(static_cast<int>(blockIdx.x), p.tiles_m, p.tiles_n, tile_m, tile_n);
   const int64_t m0 = int64_t{tile_m} * Tile, n0 = int64_t{tile_n} * Tile;
   const int64_t k_begin = int64_t{blockIdx.y} * p.k_part, k_end = min(p.k, k_begin + p.k_part);
-  constexpr bool kVectors = Tile >= 64;
-  const int order_a = order_of(p.trans_a, p.vector_a && kVectors);
-  const int order_b = order_of(!p.trans_b, p.vector_b && kVectors && sizeof(B) == 4);
 
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int row = (warp / 2 * 4 + lane / 8) * kWidth, col = (warp % 2 * 8 + lane % 8) * kWidth;
   float sum[kSums][kSums] = {};
-  float share_a[kSums], share_b[kSums];
-  const auto load = [&](int64_t k0) {
-    load_share<Tile>(order_a, share_a, p.a, p.lda, m0, e.m, k0, k_end);
-    load_share<Tile>(order_b, share_b, p.b, p.ldb, n0, e.n, k0, k_end);
+  LoaderA loader_a(p.a, p.lda, !p.trans_a, p.vector_a, m0, e.m, k_begin, k_end);
+  LoaderB loader_b(p.b, p.ldb, p.trans_b, p.vector_b, n0, e.n, k_begin, k_end);
+  float share_a[LoaderA::kShare], share_b[LoaderB::kShare];
+  const auto load = [&] {
+    loader_a.load(share_a);
+    loader_b.load(share_b);
   };
   const auto keep = [&](int buffer) {
-    keep_share<Tile, float>(order_a, share_a, tile_a[buffer]);
-    keep_share<Tile, B>(order_b, share_b, tile_b[buffer]);
+    loader_a.keep(share_a, tile_a[buffer]);
+    loader_b.keep(share_b, tile_b[buffer]);
   };
   if (k_begin < k_end) {
-    load(k_begin);
+    load();
     keep(0);
     __syncthreads();
   }
   int buffer = 0;
-  for (int64_t k0 = k_begin; k0 < k_end; k0 += kDepth) {
-    const bool more = k0 + kDepth < k_end;
-    if (more) load(k0 + kDepth);
+  for (int64_t k0 = k_begin; k0 < k_end; k0 += kDepthHere) {
+    const bool more = k0 + kDepthHere < k_end;
+    if (more) load();
 #pragma unroll
-    for (int k = 0; k < kDepth; ++k) {
+    for (int k = 0; k < kDepthHere; ++k) {
       Neighbours<float, kWidth> a[kGroups], b[kGroups];
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        a[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_a[buffer][k][row + g * 16 * kWidth]);
-        b[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_b[buffer][k][col + g * 16 * kWidth]);
+        a[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_a[buffer][k * kRow + row + g * 16 * kWidth]);
+        b[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_b[buffer][k * kRow + col + g * 16 * kWidth]);
       }
 #pragma unroll
       for (int i = 0; i < kSums; ++i) {
@@ -229,9 +222,11 @@ void gemm_float(Context& context, const allmrec_gemm_args& g) {
     return g.b_dtype == ALLMREC_F16 ? run<64, __half>(context, g, plan)
                                     : run<64, __nv_bfloat16>(context, g, plan);
   }
-  const GemmPlan plan = plan_gemm(kTiles, 3, g.m, g.n, g.k, context.sm_count);
-  if (plan.tile == 0) return run<128, float>(context, g, plan);
-  if (plan.tile == 1) return run<64, float>(context, g, plan);
+  const GemmOperands<float, float> p = operands_of<float, float>(g, {});
+  const int first = p.vector_a && p.vector_b ? 0 : 1;  // the large tile takes only whole vectors
+  const GemmPlan plan = plan_gemm(kTiles + first, 3 - first, g.m, g.n, g.k, context.sm_count);
+  if (first + plan.tile == 0) return run<128, float>(context, g, plan);
+  if (first + plan.tile == 1) return run<64, float>(context, g, plan);
   run<32, float>(context, g, plan);
 }
 

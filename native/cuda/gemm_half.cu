@@ -103,77 +103,103 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
     }
     multiply<T>(sum, a[1], b[1]);
   }
-  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane);
+  static_assert(kStoreBytes<S::kThreads / kWarp, S::kCols> <= S::kShared, "the sums' way out fits");
+  __syncthreads();
+  float* staging = static_cast<float*>(dynamic_shared()) + warp * 16 * (S::kCols + 8);
+  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane, staging);
 }
 
-// A tile's share of a thread, element by element; zeros outside.
-template <int Threads, typename T, typename S>
-__device__ __forceinline__ void load_elements(T (&share)[64 * kMmaDepth / Threads], const S* x, int64_t ld,
-                                              bool along_k, int64_t row0, int64_t rows, int64_t k0,
-                                              int64_t k_end) {
-  const int thread = static_cast<int>(threadIdx.x);
-#pragma unroll
-  for (int i = 0; i < 64 * kMmaDepth / Threads; ++i) {
-    const int element = thread + i * Threads;
-    const int64_t row = row0 + (along_k ? element / kMmaDepth : element % 64);
-    const int64_t k = k0 + (along_k ? element % kMmaDepth : element / 64);
-    const bool inside = row < rows && k < k_end;
-    share[i] = from_float<T>(inside ? to_float(x[along_k ? row * ld + k : k * ld + row]) : 0.0f);
+constexpr int kElementThreads = 256;
+constexpr int kElementShare = 64 * kMmaDepth / kElementThreads;
+
+template <typename T>
+using ElementTile = MmaTile<T, 64, true, true>;
+
+// Brings tiles of 64 × 32 through registers, one element at a time, along whichever dimension is contiguous.
+template <typename T, typename S>
+struct ElementLoader {
+  const S* next;
+  int64_t ld, advance;
+  int step, outer_left, inner_left;
+  bool along;  // k
+
+  __device__ __forceinline__ ElementLoader(const S* x, int64_t row_distance, bool along_k, int64_t row0,
+                                           int64_t rows, int64_t k_begin, int64_t k_end)
+      : ld(row_distance), along(along_k) {
+    const int thread = static_cast<int>(threadIdx.x), width = along_k ? kMmaDepth : 64;
+    const int outer = thread / width, inner = thread % width;
+    const int rows_left = static_cast<int>(min(rows - row0, int64_t{64}));
+    const int k_left = static_cast<int>(k_end - k_begin);
+    next = x + (along_k ? (row0 + outer) * ld + k_begin + inner : (k_begin + outer) * ld + row0 + inner);
+    advance = along_k ? kMmaDepth : kMmaDepth * ld;
+    step = kElementThreads / width;
+    outer_left = (along_k ? rows_left : k_left) - outer;
+    inner_left = (along_k ? k_left : rows_left) - inner;
   }
-}
-template <int Threads, typename T>
-__device__ __forceinline__ void keep_elements(const T (&share)[64 * kMmaDepth / Threads], bool along_k, T* tile) {
-  const int thread = static_cast<int>(threadIdx.x);
+
+  __device__ __forceinline__ void load(T (&share)[kElementShare]) {
 #pragma unroll
-  for (int i = 0; i < 64 * kMmaDepth / Threads; ++i) {
-    const int element = thread + i * Threads;
-    const int row = along_k ? element / kMmaDepth : element % 64;
-    const int k = along_k ? element % kMmaDepth : element / 64;
-    tile[MmaTile<T, 64, true>::chunk_at(row, k / 8) + k % 8] = share[i];
+    for (int i = 0; i < kElementShare; ++i) {
+      const bool inside = i * step < outer_left && inner_left > 0;
+      share[i] = from_float<T>(inside ? to_float(next[i * step * ld]) : 0.0f);
+    }
+    next += advance;
+    (along ? inner_left : outer_left) -= kMmaDepth;
   }
-}
+  // The tile lies along k, whatever the matrix does.
+  __device__ __forceinline__ void keep(const T (&share)[kElementShare], T* tile) const {
+    const int thread = static_cast<int>(threadIdx.x);
+    T* to = tile + (along ? thread / kMmaDepth * ElementTile<T>::kRow + thread % kMmaDepth
+                          : thread % 64 * ElementTile<T>::kRow + thread / 64);
+#pragma unroll
+    for (int i = 0; i < kElementShare; ++i) to[i * (along ? step * ElementTile<T>::kRow : step)] = share[i];
+  }
+};
 
 template <typename T, typename B>
-__global__ void __launch_bounds__(Small::kThreads)
+__global__ void __launch_bounds__(kElementThreads, 2)
     gemm_half_elements_kernel(GemmOperands<T, B> p, GemmEpilogue e) {
-  using Tile = MmaTile<T, 64, true>;  // whatever the orientation in memory
-  constexpr int kThreads = Small::kThreads, kShare = Tile::kElements / kThreads;
-  __shared__ __align__(16) T tiles_a[2][Tile::kElements];
-  __shared__ __align__(16) T tiles_b[2][Tile::kElements];
+  using Tile = ElementTile<T>;
+  __shared__ __align__(16) T tiles[2][2][Tile::kElements];  // buffer, operand
   int tile_m, tile_n;
   tile_at(static_cast<int>(blockIdx.x), p.tiles_m, p.tiles_n, tile_m, tile_n);
   const int64_t m0 = int64_t{tile_m} * 64, n0 = int64_t{tile_n} * 64;
   const int64_t k_begin = int64_t{blockIdx.y} * p.k_part, k_end = min(p.k, k_begin + p.k_part);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int row0 = warp % 2 * 32, col0 = warp / 2 * 32;
+  const int row0 = warp % 2 * 32, col0 = warp / 2 * 16;
 
-  T share_a[kShare], share_b[kShare];
-  const auto load = [&](int64_t k0) {
-    load_elements<kThreads>(share_a, p.a, p.lda, !p.trans_a, m0, e.m, k0, k_end);
-    load_elements<kThreads>(share_b, p.b, p.ldb, p.trans_b, n0, e.n, k0, k_end);
+  ElementLoader<T, T> loader_a(p.a, p.lda, !p.trans_a, m0, e.m, k_begin, k_end);
+  ElementLoader<T, B> loader_b(p.b, p.ldb, p.trans_b, n0, e.n, k_begin, k_end);
+  T share_a[kElementShare], share_b[kElementShare];
+  const auto load = [&] {
+    loader_a.load(share_a);
+    loader_b.load(share_b);
   };
   const auto keep = [&](int buffer) {
-    keep_elements<kThreads>(share_a, !p.trans_a, tiles_a[buffer]);
-    keep_elements<kThreads>(share_b, p.trans_b, tiles_b[buffer]);
+    loader_a.keep(share_a, tiles[buffer][0]);
+    loader_b.keep(share_b, tiles[buffer][1]);
   };
-  float sum[2][4][4] = {};
+  float sum[2][2][4] = {};
   if (k_begin < k_end) {
-    load(k_begin);
+    load();
     keep(0);
     __syncthreads();
   }
   int buffer = 0;
   for (int64_t k0 = k_begin; k0 < k_end; k0 += kMmaDepth) {
     const bool more = k0 + kMmaDepth < k_end;
-    if (more) load(k0 + kMmaDepth);
-    multiply_tiles<T, Tile, Tile>(sum, tiles_a[buffer], tiles_b[buffer], row0, col0, lane);
+    if (more) load();
+    multiply_tiles<T, Tile, Tile>(sum, tiles[buffer][0], tiles[buffer][1], row0, col0, lane);
     if (more) {
       buffer ^= 1;
       keep(buffer);
       __syncthreads();
     }
   }
-  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane);
+  static_assert(kStoreBytes<kElementThreads / kWarp, 16> <= sizeof tiles, "the sums' way out fits");
+  __syncthreads();
+  float* staging = reinterpret_cast<float*>(tiles) + warp * 16 * (16 + 8);
+  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane, staging);
 }
 
 template <typename T, typename S>
@@ -191,7 +217,7 @@ template <typename T, typename B>
 void run_elements(Context& context, const allmrec_gemm_args& g) {
   const GemmPlan plan = plan_gemm(&kElementTile, 1, g.m, g.n, g.k, context.sm_count);
   GemmLaunch parts(context, g, plan);
-  launch(gemm_half_elements_kernel<T, B>, parts.grid(), dim3(Small::kThreads), 0, context.stream,
+  launch(gemm_half_elements_kernel<T, B>, parts.grid(), dim3(kElementThreads), 0, context.stream,
          operands_of<T, B>(g, plan), parts.kernel);
   parts.finish();
 }

@@ -15,12 +15,18 @@ namespace allmrec::cuda {
 
 constexpr int kMmaDepth = 32;
 
-template <typename T, int Rows, bool AlongK>
+//
+// Padded tiles, along k with eight halves between rows, are for kernels that write element by element: their
+// places are linear in row and k, and an 8 × 8 fragment's rows lie in different banks as well.
+template <typename T, int Rows, bool AlongK, bool Padded = false>
 struct MmaTile {
-  static constexpr int kElements = Rows * kMmaDepth;
+  static_assert(AlongK || !Padded, "only along k");
+  static constexpr int kRow = kMmaDepth + 8;  // of a padded tile
+  static constexpr int kElements = Rows * (Padded ? kRow : kMmaDepth);
 
   // The place of chunk `chunk` of row `outer`: (row, k / 8) along k, (k, row / 8) otherwise.
   static __device__ __forceinline__ int chunk_at(int outer, int chunk) {
+    if (Padded) return outer * kRow + chunk * 8;
     return AlongK ? outer * kMmaDepth + ((chunk ^ (outer >> 1 & 3)) << 3)
                   : outer * Rows + ((chunk ^ (outer & 7)) << 3);
   }
@@ -72,7 +78,7 @@ struct MmaLoader {
   static_assert(kStep % 8 == 0 && kCount * Threads * 8 == Rows * kMmaDepth, "the swizzle repeats with kStep");
 
   const T* next;
-  int64_t step, advance;
+  int64_t step;
   int outer_left, inner_left;  // what remains of the matrix from this thread's first chunk on
 
   __device__ __forceinline__ MmaLoader(const T* x, int64_t ld, int64_t row0, int64_t rows, int64_t k_begin,
@@ -91,7 +97,6 @@ struct MmaLoader {
       inner_left = rows_left - inner;
     }
     step = kStep * ld;
-    advance = AlongK ? kMmaDepth : kMmaDepth * ld;
   }
 
   // `base`: any address that may be named where nothing is read.
@@ -103,7 +108,7 @@ struct MmaLoader {
       const bool inside = i * kStep < outer_left && inner_left > 0;
       cp_async_16(to + i * kStep * (AlongK ? kMmaDepth : Rows), inside ? next + i * step : base, inside);
     }
-    next += advance;
+    next += AlongK ? kMmaDepth : step * (kMmaDepth / kStep);
     (AlongK ? inner_left : outer_left) -= kMmaDepth;
   }
 };
@@ -132,36 +137,45 @@ __device__ __forceinline__ void multiply_tiles(float (&sum)[RowFragments][ColFra
   }
 }
 
-template <typename C, int RowFragments, int ColFragments>
-__device__ __forceinline__ void store_fragments_as(const GemmEpilogue& e,
-                                                   const float (&sum)[RowFragments][ColFragments][4], int64_t row0,
-                                                int64_t col0, int lane, const float* scales) {
-#pragma unroll
-  for (int j = 0; j < ColFragments; ++j) {
-    const int64_t col = col0 + j * 8 + lane % 4 * 2;
-    const float scale0 = scales && col < e.n ? scales[col] : 1.0f;
-    const float scale1 = scales && col + 1 < e.n ? scales[col + 1] : 1.0f;
-#pragma unroll
-    for (int i = 0; i < RowFragments; ++i) {
-      const int64_t row = row0 + i * 16 + lane / 4;
-      const float upper[2] = {sum[i][j][0] * scale0, sum[i][j][1] * scale1};
-      const float lower[2] = {sum[i][j][2] * scale0, sum[i][j][3] * scale1};
-      store_sums<C, 2>(e, row, col, upper);
-      store_sums<C, 2>(e, row + 8, col, lower);
-    }
-  }
-}
+// What store_fragments needs of shared memory, for all warps.
+template <int Warps, int Cols>
+constexpr size_t kStoreBytes = sizeof(float) * Warps * 16 * (Cols + 8);
 
-// A warp's sums, whose first row and column are row0 and col0 of the matrix. `scales`: of the columns, or null.
+// A warp's sums, whose first row and column are row0 and col0 of the matrix. They pass through shared memory
+// (`staging`, the warp's own), 16 rows at a time, so that lanes hold neighbouring outputs and memory sees whole
+// sectors. All tiles must have been read by all warps. `scales`: of the columns, or null.
 template <typename T, int RowFragments, int ColFragments>
 __device__ __forceinline__ void store_fragments(GemmEpilogue e, const float (&sum)[RowFragments][ColFragments][4],
-                                                int64_t row0, int64_t col0, int lane,
+                                                int64_t row0, int64_t col0, int lane, float* staging,
                                                 const float* scales = nullptr) {
-  if (e.float_c) {
-    e.c = static_cast<float*>(e.c) + blockIdx.y * e.part_stride;
-    store_fragments_as<float>(e, sum, row0, col0, lane, scales);
-  } else {
-    store_fragments_as<T>(e, sum, row0, col0, lane, scales);
+  constexpr int kCols = ColFragments * 8, kStride = kCols + 8;  // eight more: no two rows in the same banks
+  constexpr int kLanes = kCols / 4, kRows = kWarp / kLanes;     // lanes a row, rows at once
+  if (e.float_c) e.c = static_cast<float*>(e.c) + blockIdx.y * e.part_stride;
+  const int64_t col = col0 + lane % kLanes * 4;
+#pragma unroll
+  for (int i = 0; i < RowFragments; ++i) {
+    if (i > 0) __syncwarp();
+    float* to = staging + lane / 4 * kStride + lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < ColFragments; ++j) {
+      *reinterpret_cast<Neighbours<float, 2>*>(to + j * 8) = {sum[i][j][0], sum[i][j][1]};
+      *reinterpret_cast<Neighbours<float, 2>*>(to + 8 * kStride + j * 8) = {sum[i][j][2], sum[i][j][3]};
+    }
+    __syncwarp();
+#pragma unroll 1
+    for (int row = lane / kLanes; row < 16; row += kRows) {
+      Neighbours<float, 4> out = *reinterpret_cast<const Neighbours<float, 4>*>(staging + row * kStride +
+                                                                               lane % kLanes * 4);
+#pragma unroll
+      for (int x = 0; x < 4; ++x) {
+        if (scales && col + x < e.n) out.value[x] *= __ldg(scales + col + x);
+      }
+      if (e.float_c) {
+        store_sums<float>(e, row0 + i * 16 + row, col, out.value);
+      } else {
+        store_sums<T>(e, row0 + i * 16 + row, col, out.value);
+      }
+    }
   }
 }
 

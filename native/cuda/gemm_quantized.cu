@@ -179,7 +179,10 @@ __global__ void __launch_bounds__(kThreads)
       multiply_tiles<T, TileA, TileB>(sum, tiles_a + stage * TileA::kElements, tile_b, row0, col0, lane);
     }
   }
-  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane, Raw::column_scales(b));
+  static_assert(kStoreBytes<4, kWarpCols> <= kSharedBytes<T, Quants, Rows>, "the sums' way out fits");
+  __syncthreads();
+  float* staging = static_cast<float*>(dynamic_shared()) + warp * 16 * (kWarpCols + 8);
+  store_fragments<T>(e, sum, m0 + row0, n0 + col0, lane, staging, Raw::column_scales(b));
 }
 
 template <typename T, int Rows>

@@ -43,6 +43,9 @@ template <typename... Params, typename... Args>
 inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shared, cudaStream_t stream,
                    Args... args) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  if (shared > kDefaultShared)
+    cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                         static_cast<int>(shared));
   emulator::launch(grid, block, shared, stream, reinterpret_cast<const void*>(kernel),
                    [=] { kernel(static_cast<Params>(args)...); });
 }

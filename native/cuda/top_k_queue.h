@@ -78,7 +78,7 @@ __device__ __forceinline__ void merge_sorted(uint64_t* best, const uint64_t* oth
     const uint64_t a = best[i], b = other[size - 1 - i];
     best[i] = a > b ? a : b;  // a bitonic sequence
   }
-  __syncwarp();
+  // The first step pairs i with i + size / 2, which one lane has written.
 #pragma unroll 1
   for (int stride = size / 2; stride > 0; stride /= 2)
     bitonic_step(best, size, stride, [](int) { return true; });

@@ -1,7 +1,7 @@
 #pragma once
 
-// What a kernel asks of its block: where it runs, barriers, warp operations, copies, matrix fragments; and the
-// launch itself.
+// What a kernel asks of its block: where it runs, barriers, warp operations, copies, matrix fragments; and
+// the launch itself.
 
 #include <memory>
 #include <type_traits>
@@ -118,13 +118,12 @@ inline void __syncwarp(unsigned mask = 0xffffffffu, ALLMREC_EMULATOR_HERE) {
   allmrec::emulator::sync_warp(mask, site);
 }
 
-#define ALLMREC_EMULATOR_SHUFFLE(name, how, Argument)                                                   \
-  template <typename T>                                                                                 \
-  inline T name(unsigned mask, T value, Argument argument, int width = 32, ALLMREC_EMULATOR_HERE) {     \
-    return allmrec::emulator::from_bits<T>(                                                             \
-        allmrec::emulator::shuffle(allmrec::emulator::Shuffle::how, mask,                               \
-                                   allmrec::emulator::to_bits(value), static_cast<int>(argument), width, \
-                                   site));                                                              \
+#define ALLMREC_EMULATOR_SHUFFLE(name, how, Argument)                                                        \
+  template <typename T>                                                                                      \
+  inline T name(unsigned mask, T value, Argument argument, int width = 32, ALLMREC_EMULATOR_HERE) {          \
+    return allmrec::emulator::from_bits<T>(                                                                  \
+        allmrec::emulator::shuffle(allmrec::emulator::Shuffle::how, mask, allmrec::emulator::to_bits(value), \
+                                   static_cast<int>(argument), width, site));                                \
   }
 ALLMREC_EMULATOR_SHUFFLE(__shfl_sync, from, int)
 ALLMREC_EMULATOR_SHUFFLE(__shfl_up_sync, up, unsigned)
@@ -146,8 +145,8 @@ inline int __all_sync(unsigned mask, int predicate, ALLMREC_EMULATOR_HERE) {
 }
 template <typename T>
 inline unsigned __match_any_sync(unsigned mask, T value, ALLMREC_EMULATOR_HERE) {
-  return static_cast<unsigned>(allmrec::emulator::warp_operation(
-      allmrec::emulator::Op::match_any, mask, allmrec::emulator::to_bits(value), site));
+  return static_cast<unsigned>(allmrec::emulator::warp_operation(allmrec::emulator::Op::match_any, mask,
+                                                                 allmrec::emulator::to_bits(value), site));
 }
 // No two lanes need be converged at any time, so the caller alone is always a right answer.
 inline unsigned __activemask() {
@@ -156,10 +155,10 @@ inline unsigned __activemask() {
   return 1u << (number % 32);
 }
 
-#define ALLMREC_EMULATOR_REDUCE(name, T, op)                                                           \
-  inline T name(unsigned mask, T value, ALLMREC_EMULATOR_HERE) {                                       \
-    return static_cast<T>(allmrec::emulator::warp_operation(allmrec::emulator::Op::op, mask,           \
-                                                            static_cast<uint32_t>(value), site));      \
+#define ALLMREC_EMULATOR_REDUCE(name, T, op)                                                      \
+  inline T name(unsigned mask, T value, ALLMREC_EMULATOR_HERE) {                                  \
+    return static_cast<T>(allmrec::emulator::warp_operation(allmrec::emulator::Op::op, mask,      \
+                                                            static_cast<uint32_t>(value), site)); \
   }
 ALLMREC_EMULATOR_REDUCE(__reduce_add_sync, unsigned, reduce_add)
 ALLMREC_EMULATOR_REDUCE(__reduce_add_sync, int, reduce_add)
@@ -172,10 +171,16 @@ ALLMREC_EMULATOR_REDUCE(__reduce_or_sync, unsigned, reduce_or)
 ALLMREC_EMULATOR_REDUCE(__reduce_xor_sync, unsigned, reduce_xor)
 #undef ALLMREC_EMULATOR_REDUCE
 
-inline void __threadfence() { allmrec::emulator::fence(); }
+inline void __threadfence() {
+  allmrec::emulator::fence();
+}
 inline void __threadfence_block() {}
-inline void __threadfence_system() { allmrec::emulator::fence(); }
-[[noreturn]] inline void __trap(ALLMREC_EMULATOR_HERE) { allmrec::emulator::trap(site); }
+inline void __threadfence_system() {
+  allmrec::emulator::fence();
+}
+[[noreturn]] inline void __trap(ALLMREC_EMULATOR_HERE) {
+  allmrec::emulator::trap(site);
+}
 inline void __nanosleep(unsigned) {}
 
 template <typename T>

@@ -24,7 +24,8 @@ std::string doing(const Thread& thread, const Warp& warp, int lane, bool is_curr
   if (warp.waiting >> lane & 1) {
     char mask[16];
     std::snprintf(mask, sizeof mask, "%08x", thread.mask);
-    return std::string("at ") + name_of(thread.op) + " of lanes 0x" + mask + " (" + describe(thread.site) + ")";
+    return std::string("at ") + name_of(thread.op) + " of lanes 0x" + mask + " (" + describe(thread.site) +
+           ")";
   }
   return is_current ? "running" : thread.context == nullptr ? "not started" : "ready";
 }
@@ -33,19 +34,32 @@ std::string doing(const Thread& thread, const Warp& warp, int lane, bool is_curr
 
 const char* name_of(Op op) {
   switch (op) {
-    case Op::barrier: return "__syncthreads";
-    case Op::barrier_count: return "__syncthreads_count";
-    case Op::barrier_and: return "__syncthreads_and";
-    case Op::barrier_or: return "__syncthreads_or";
-    case Op::sync_warp: return "__syncwarp";
-    case Op::shuffle: return "a shuffle";
-    case Op::ballot: return "__ballot_sync";
-    case Op::any: return "__any_sync";
-    case Op::all: return "__all_sync";
-    case Op::match_any: return "__match_any_sync";
-    case Op::ldmatrix: return "ldmatrix";
-    case Op::mma: return "mma";
-    default: return "a reduction of the warp";
+    case Op::barrier:
+      return "__syncthreads";
+    case Op::barrier_count:
+      return "__syncthreads_count";
+    case Op::barrier_and:
+      return "__syncthreads_and";
+    case Op::barrier_or:
+      return "__syncthreads_or";
+    case Op::sync_warp:
+      return "__syncwarp";
+    case Op::shuffle:
+      return "a shuffle";
+    case Op::ballot:
+      return "__ballot_sync";
+    case Op::any:
+      return "__any_sync";
+    case Op::all:
+      return "__all_sync";
+    case Op::match_any:
+      return "__match_any_sync";
+    case Op::ldmatrix:
+      return "ldmatrix";
+    case Op::mma:
+      return "mma";
+    default:
+      return "a reduction of the warp";
   }
 }
 
@@ -63,7 +77,8 @@ std::string waiting_threads() {
   std::vector<std::pair<std::string, std::string>> groups;  // what they do, which
   for (int i = 0; i < block.count;) {
     const auto state = [](int thread) {
-      return doing(block.threads[thread], block.warps[thread / kLanes], thread % kLanes, thread == block.current);
+      return doing(block.threads[thread], block.warps[thread / kLanes], thread % kLanes,
+                   thread == block.current);
     };
     const std::string text = state(i);
     int end = i + 1;
@@ -101,7 +116,11 @@ void fail(const std::string& kind, const std::string& parties) {
   abandon();
 }
 
-std::vector<Fault> faults() { return found(); }
-void forget_faults() { found().clear(); }
+std::vector<Fault> faults() {
+  return found();
+}
+void forget_faults() {
+  found().clear();
+}
 
 }  // namespace allmrec::emulator

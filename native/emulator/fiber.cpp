@@ -25,7 +25,8 @@ constexpr size_t kGuardBytes = 4096;
 char* pool() {
   static char* const base = [] {
     const size_t bytes = kStackBytes * kMaxFibers;
-    void* p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* p =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) {
       std::fprintf(stderr, "emulator: no memory for %zu bytes of stacks\n", bytes);
       std::abort();
@@ -46,7 +47,9 @@ Stack stack_at(int index) {
   return {base + kGuardBytes, base + kStackBytes - stagger};
 }
 
-Stack all_stacks() { return {pool(), pool() + kStackBytes * kMaxFibers}; }
+Stack all_stacks() {
+  return {pool(), pool() + kStackBytes * kMaxFibers};
+}
 
 #if defined(__x86_64__)
 

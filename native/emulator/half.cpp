@@ -31,7 +31,9 @@ const Table table;
 
 }  // namespace
 
-float half_to_float(uint16_t bits) { return table.values[bits]; }
+float half_to_float(uint16_t bits) {
+  return table.values[bits];
+}
 
 uint16_t half_from_float(float value) {
   uint32_t bits;

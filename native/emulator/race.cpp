@@ -71,8 +71,8 @@ struct Release {
 };
 
 struct State {
-  std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;  // by address / kPageBytes
-  std::map<uintptr_t, uintptr_t> memory;                       // device memory: end → begin
+  std::unordered_map<uintptr_t, std::unique_ptr<Page>> pages;    // by address / kPageBytes
+  std::map<uintptr_t, uintptr_t> memory;                         // device memory: end → begin
   std::unordered_map<uintptr_t, std::vector<Release>> released;  // by atomic variable, in this launch
   std::vector<Release> acquired;                                 // by the running block
   std::map<int, Release> fenced;                                 // by thread of the running block
@@ -91,13 +91,15 @@ struct Cached {
 constexpr size_t kCached = 4096;
 Cached cache[kCached];
 
-int thread = -1;                                   // the one that runs; negative: none
+int thread = -1;                                    // the one that runs; negative: none
 uint32_t serial = 0, launch_serial = 0, epoch = 0;  // of the running block
 Span stacks, arguments, shared_memory;
 // clocks[w][a][b]: the latest meeting of lane b that lane a of warp w knows of; its own count at [a][a].
 uint32_t clocks[kMaxWarps][kLanes][kLanes];
 
-void forget_pages() { std::fill(cache, cache + kCached, Cached{}); }
+void forget_pages() {
+  std::fill(cache, cache + kCached, Cached{});
+}
 
 // Writable data of a loaded file: the variables that kernels declare __shared__, and little else they touch.
 enum class Segment { none, constant, writable };
@@ -112,7 +114,8 @@ Segment segment_of(uintptr_t address) {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           const ElfW(Phdr)& segment = info->dlpi_phdr[i];
           const uintptr_t begin = info->dlpi_addr + segment.p_vaddr;
-          if (segment.p_type != PT_LOAD || wanted.address < begin || wanted.address >= begin + segment.p_memsz)
+          if (segment.p_type != PT_LOAD || wanted.address < begin ||
+              wanted.address >= begin + segment.p_memsz)
             continue;
           wanted.found = segment.p_flags & PF_W ? Segment::writable : Segment::constant;
           return 1;
@@ -127,7 +130,8 @@ std::string text_of(const Record& record) {
   static const char* const verbs[] = {"read", "write", "atomic operation"};
   std::string place = source_line(record.code);
   if (place.empty()) place = symbol_name(record.code, true);
-  std::string text = std::string(verbs[static_cast<int>(record.kind)]) + " by " + describe_thread(record.thread);
+  std::string text =
+      std::string(verbs[static_cast<int>(record.kind)]) + " by " + describe_thread(record.thread);
   if (record.serial != serial)
     text += " of an earlier block, the " + std::to_string(record.serial - launch_serial + 1) + ". to run,";
   return text + " at " + place;
@@ -233,7 +237,8 @@ void visit(Cell& cell, const Record& now, bool shared, uintptr_t address) {
     return;
   }
   if (shared && !written && now.kind != Access::write) {
-    const bool watched = shared_memory.has(address) || is_local_static(reinterpret_cast<const void*>(address));
+    const bool watched =
+        shared_memory.has(address) || is_local_static(reinterpret_cast<const void*>(address));
     if (watched) tell("read of never-written shared memory", now, nullptr, address);
   }
   if (races(cell.write, shared) && !(now.kind == Access::atomic && cell.write.kind == Access::atomic))
@@ -316,9 +321,15 @@ void begin_block(unsigned threads, const void* shared, size_t shared_bytes) {
   }
 }
 
-void end_block() { thread = -1; }
-void run_thread(int number) { thread = number; }
-void block_barrier() { ++epoch; }
+void end_block() {
+  thread = -1;
+}
+void run_thread(int number) {
+  thread = number;
+}
+void block_barrier() {
+  ++epoch;
+}
 
 void warp_met(int warp, uint32_t lanes) {
   uint32_t known[kLanes] = {};
@@ -340,8 +351,12 @@ void fence() {
   state().fenced[thread] = release;
 }
 
-void read(const void* address, size_t bytes, const void* code) { access(address, bytes, Access::read, code); }
-void write(const void* address, size_t bytes, const void* code) { access(address, bytes, Access::write, code); }
+void read(const void* address, size_t bytes, const void* code) {
+  access(address, bytes, Access::read, code);
+}
+void write(const void* address, size_t bytes, const void* code) {
+  access(address, bytes, Access::write, code);
+}
 
 void atomic_access(const void* address, size_t bytes, const void* code) {
   if (!is_watched(address)) return;
@@ -385,7 +400,9 @@ void remove_memory(const void* begin, size_t bytes) {
   forget_pages();
 }
 
-void forget_reports() { state().reported.clear(); }
+void forget_reports() {
+  state().reported.clear();
+}
 
 }  // namespace allmrec::emulator::race
 

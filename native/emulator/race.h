@@ -2,11 +2,11 @@
 
 // The race build's view of memory: what the scheduler and the runtime tell it. In the other builds nothing.
 //
-// Each few bytes of shared and device memory have a record of the last write and of two reads: launch and block,
-// thread, how many barriers the block had passed, and how often that lane had met others of its warp. Two
-// accesses of which one writes must be ordered by a barrier of the block, or within a warp by operations of the
-// warp that pass from one lane to the other. Between blocks of a launch nothing orders but a fence and an atomic
-// operation on either side.
+// Each few bytes of shared and device memory have a record of the last write and of two reads: launch and
+// block, thread, how many barriers the block had passed, and how often that lane had met others of its warp.
+// Two accesses of which one writes must be ordered by a barrier of the block, or within a warp by operations
+// of the warp that pass from one lane to the other. Between blocks of a launch nothing orders but a fence and
+// an atomic operation on either side.
 
 #include <cstddef>
 #include <cstdint>

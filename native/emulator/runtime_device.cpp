@@ -17,6 +17,59 @@ constexpr int kSharedPerBlock = 48 * 1024, kSharedPerBlockOptIn = 227 * 1024;
 constexpr int kSharedPerMultiprocessor = 228 * 1024, kThreadsPerMultiprocessor = 2048, kMultiprocessors = 16;
 constexpr unsigned kMaxGrid = 2147483647, kMaxGridYZ = 65535;
 
+struct ErrorText {
+  cudaError_t error;
+  const char *name, *text;
+};
+constexpr ErrorText error_texts[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInitializationError, "cudaErrorInitializationError", "initialization error"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorInvalidMemcpyDirection, "cudaErrorInvalidMemcpyDirection", "invalid copy direction for memcpy"},
+    {cudaErrorInsufficientDriver, "cudaErrorInsufficientDriver",
+     "CUDA driver version is insufficient for CUDA runtime version"},
+    {cudaErrorDevicesUnavailable, "cudaErrorDevicesUnavailable",
+     "CUDA-capable device(s) is/are busy or unavailable"},
+    {cudaErrorInvalidDeviceFunction, "cudaErrorInvalidDeviceFunction", "invalid device function"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorECCUncorrectable, "cudaErrorECCUncorrectable", "uncorrectable ECC error encountered"},
+    {cudaErrorNvlinkUncorrectable, "cudaErrorNvlinkUncorrectable",
+     "uncorrectable NVLink error detected during the execution"},
+    {cudaErrorInvalidResourceHandle, "cudaErrorInvalidResourceHandle", "invalid resource handle"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
+    {cudaErrorLaunchTimeout, "cudaErrorLaunchTimeout", "the launch timed out and was terminated"},
+    {cudaErrorAssert, "cudaErrorAssert", "device-side assert triggered"},
+    {cudaErrorHardwareStackError, "cudaErrorHardwareStackError", "hardware stack error"},
+    {cudaErrorIllegalInstruction, "cudaErrorIllegalInstruction", "an illegal instruction was encountered"},
+    {cudaErrorMisalignedAddress, "cudaErrorMisalignedAddress", "misaligned address"},
+    {cudaErrorInvalidAddressSpace, "cudaErrorInvalidAddressSpace",
+     "operation not supported on global/shared address space"},
+    {cudaErrorInvalidPc, "cudaErrorInvalidPc", "invalid program counter"},
+    {cudaErrorLaunchFailure, "cudaErrorLaunchFailure", "unspecified launch failure"},
+    {cudaErrorNotPermitted, "cudaErrorNotPermitted", "operation not permitted"},
+    {cudaErrorNotSupported, "cudaErrorNotSupported", "operation not supported"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+    {cudaErrorStreamCaptureUnmatched, "cudaErrorStreamCaptureUnmatched",
+     "operation failed because the stream did not begin this capture"},
+    {cudaErrorStreamCaptureUnjoined, "cudaErrorStreamCaptureUnjoined", "capturing stream has unjoined work"},
+    {cudaErrorStreamCaptureIsolation, "cudaErrorStreamCaptureIsolation",
+     "dependency created on uncaptured work in another stream"},
+    {cudaErrorStreamCaptureImplicit, "cudaErrorStreamCaptureImplicit",
+     "operation would make the legacy stream depend on a capturing blocking stream"},
+    {cudaErrorGraphExecUpdateFailure, "cudaErrorGraphExecUpdateFailure",
+     "the graph update was not performed: it needs another graph"},
+    {cudaErrorUnknown, "cudaErrorUnknown", "unknown error"},
+};
+
 // What only the calling thread's next cudaGetLastError shows.
 cudaError_t& last_error() {
   static thread_local cudaError_t error = cudaSuccess;
@@ -42,8 +95,7 @@ cudaError_t check_launch(const Launch& launch) {
   const auto& [grid, block, shared, kernel, body] = launch;
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || block.x == 0 || block.y == 0 || block.z == 0 ||
       grid.x > kMaxGrid || grid.y > kMaxGridYZ || grid.z > kMaxGridYZ || block.x > kMaxThreads ||
-      block.y > kMaxThreads || block.z > 64 ||
-      static_cast<size_t>(block.x) * block.y * block.z > kMaxThreads)
+      block.y > kMaxThreads || block.z > 64 || static_cast<size_t>(block.x) * block.y * block.z > kMaxThreads)
     return cudaErrorInvalidConfiguration;
   const size_t fixed = static_shared_bytes(kernel);
   if (shared > shared_limit(kernel) || fixed > static_cast<size_t>(kSharedPerBlock) ||
@@ -97,7 +149,8 @@ void launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream, const voi
   Launch launch{grid, block, shared, kernel, std::move(body)};
   if (fail_with(check_launch(launch)) != cudaSuccess) {
     if (!settings.quiet)
-      std::fprintf(stderr, "emulator: launch of %s with grid (%u,%u,%u), block (%u,%u,%u), %zu bytes shared: %s\n",
+      std::fprintf(stderr,
+                   "emulator: launch of %s with grid (%u,%u,%u), block (%u,%u,%u), %zu bytes shared: %s\n",
                    symbol_name(kernel).c_str(), grid.x, grid.y, grid.z, block.x, block.y, block.z, shared,
                    cudaGetErrorString(cudaPeekAtLastError()));
     return;
@@ -109,46 +162,15 @@ void launch(dim3 grid, dim3 block, size_t shared, cudaStream_t stream, const voi
 
 using namespace allmrec::emulator;
 
-#define ALLMREC_ERRORS(X)                                                       \
-  X(cudaSuccess, "no error")                                                    \
-  X(cudaErrorInvalidValue, "invalid argument")                                  \
-  X(cudaErrorMemoryAllocation, "out of memory")                                 \
-  X(cudaErrorInitializationError, "initialization error")                       \
-  X(cudaErrorInvalidConfiguration, "invalid configuration argument")            \
-  X(cudaErrorInvalidMemcpyDirection, "invalid copy direction for memcpy")       \
-  X(cudaErrorInsufficientDriver, "CUDA driver version is insufficient for CUDA runtime version") \
-  X(cudaErrorInvalidDeviceFunction, "invalid device function")                  \
-  X(cudaErrorNoDevice, "no CUDA-capable device is detected")                    \
-  X(cudaErrorInvalidDevice, "invalid device ordinal")                           \
-  X(cudaErrorInvalidResourceHandle, "invalid resource handle")                  \
-  X(cudaErrorNotReady, "device not ready")                                      \
-  X(cudaErrorIllegalAddress, "an illegal memory access was encountered")        \
-  X(cudaErrorLaunchOutOfResources, "too many resources requested for launch")   \
-  X(cudaErrorLaunchFailure, "unspecified launch failure")                       \
-  X(cudaErrorNotPermitted, "operation not permitted")                           \
-  X(cudaErrorNotSupported, "operation not supported")                           \
-  X(cudaErrorStreamCaptureUnsupported, "operation not permitted when stream is capturing") \
-  X(cudaErrorStreamCaptureInvalidated, "operation failed due to a previous error during capture") \
-  X(cudaErrorStreamCaptureUnmatched, "the stream is not part of the capture sequence") \
-  X(cudaErrorStreamCaptureUnjoined, "capturing stream has unjoined work")       \
-  X(cudaErrorStreamCaptureIsolation, "dependency created on uncaptured work in another stream") \
-  X(cudaErrorStreamCaptureImplicit, "operation would make the legacy stream depend on a capturing blocking stream") \
-  X(cudaErrorGraphExecUpdateFailure, "the graph update was not performed because it included changes which violated constraints specific to instantiated graph update") \
-  X(cudaErrorUnknown, "unknown error")
-
 const char* cudaGetErrorName(cudaError_t error) {
-  switch (error) {
-#define ALLMREC_NAME(name, text) case name: return #name;
-    ALLMREC_ERRORS(ALLMREC_NAME)
-#undef ALLMREC_NAME
+  for (const ErrorText& entry : error_texts) {
+    if (entry.error == error) return entry.name;
   }
   return "unrecognized error code";
 }
 const char* cudaGetErrorString(cudaError_t error) {
-  switch (error) {
-#define ALLMREC_TEXT(name, text) case name: return text;
-    ALLMREC_ERRORS(ALLMREC_TEXT)
-#undef ALLMREC_TEXT
+  for (const ErrorText& entry : error_texts) {
+    if (entry.error == error) return entry.text;
   }
   return "unrecognized error code";
 }
@@ -210,21 +232,50 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
   if (const cudaError_t error = cudaSetDevice(device)) return error;
   switch (attribute) {
-    case cudaDevAttrMaxThreadsPerBlock: *value = kMaxThreads; break;
-    case cudaDevAttrMaxSharedMemoryPerBlock: *value = kSharedPerBlock; break;
-    case cudaDevAttrWarpSize: *value = kLanes; break;
-    case cudaDevAttrClockRate: *value = 1000000; break;
-    case cudaDevAttrMultiProcessorCount: *value = kMultiprocessors; break;
-    case cudaDevAttrIntegrated: *value = 0; break;
-    case cudaDevAttrMemoryClockRate: *value = 1000000; break;
-    case cudaDevAttrGlobalMemoryBusWidth: *value = 256; break;
-    case cudaDevAttrL2CacheSize: *value = 4 << 20; break;
-    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = kThreadsPerMultiprocessor; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
-    case cudaDevAttrComputeCapabilityMinor: *value = 0; break;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = kSharedPerMultiprocessor; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = kSharedPerBlockOptIn; break;
-    default: return fail_with(cudaErrorInvalidValue);
+    case cudaDevAttrMaxThreadsPerBlock:
+      *value = kMaxThreads;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+      *value = kSharedPerBlock;
+      break;
+    case cudaDevAttrWarpSize:
+      *value = kLanes;
+      break;
+    case cudaDevAttrClockRate:
+      *value = 1000000;
+      break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = kMultiprocessors;
+      break;
+    case cudaDevAttrIntegrated:
+      *value = 0;
+      break;
+    case cudaDevAttrMemoryClockRate:
+      *value = 1000000;
+      break;
+    case cudaDevAttrGlobalMemoryBusWidth:
+      *value = 256;
+      break;
+    case cudaDevAttrL2CacheSize:
+      *value = 4 << 20;
+      break;
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+      *value = kThreadsPerMultiprocessor;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      break;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = kSharedPerMultiprocessor;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = kSharedPerBlockOptIn;
+      break;
+    default:
+      return fail_with(cudaErrorInvalidValue);
   }
   return cudaSuccess;
 }
@@ -261,7 +312,9 @@ cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, const voi
   const int rounded = (block_size + kLanes - 1) / kLanes * kLanes;
   *blocks = rounded > kMaxThreads || shared > shared_limit(kernel) ? 0 : kThreadsPerMultiprocessor / rounded;
   // The system keeps 1 KiB of each block's.
-  while (*blocks > 0 && static_cast<size_t>(*blocks) * (bytes + 1024) > static_cast<size_t>(kSharedPerMultiprocessor)) --*blocks;
+  while (*blocks > 0 &&
+         static_cast<size_t>(*blocks) * (bytes + 1024) > static_cast<size_t>(kSharedPerMultiprocessor))
+    --*blocks;
   if (*blocks > 32) *blocks = 32;
   return cudaSuccess;
 }

@@ -12,7 +12,8 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 
 // A graph takes new parameters where its nodes are of the same kinds, and its kernels the same, in the same
 // order.
-cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
+                                cudaGraphExecUpdateResultInfo* info) {
   const Lock lock(device_lock());
   if (const cudaError_t error = device_status()) return error;
   if (exec == nullptr || graph == nullptr) return fail_with(cudaErrorInvalidValue);

@@ -22,7 +22,9 @@ std::map<uintptr_t, Allocation>& allocations() {
 }
 size_t used = 0;
 
-size_t capacity() { return settings.memory == 0 ? kDefaultMemory : settings.memory; }
+size_t capacity() {
+  return settings.memory == 0 ? kDefaultMemory : settings.memory;
+}
 
 cudaError_t allocate(void** pointer, size_t bytes, Place place) {
   const Lock lock(device_lock());
@@ -33,7 +35,8 @@ cudaError_t allocate(void** pointer, size_t bytes, Place place) {
   if (place == Place::device && (bytes > capacity() || used > capacity() - bytes))
     return fail_with(cudaErrorMemoryAllocation);
   void* begin = nullptr;
-  // 256-byte alignment is CUDA's. The size is the one asked for, so that address sanitizer sees one byte more.
+  // 256-byte alignment is CUDA's. The size is the one asked for, so that address sanitizer sees one byte
+  // more.
   if (posix_memalign(&begin, 256, bytes) != 0) return fail_with(cudaErrorMemoryAllocation);
   if (place == Place::device) {
     std::memset(begin, 0xff, bytes);  // NaN in every floating-point type
@@ -57,7 +60,8 @@ cudaError_t release(void* pointer, Place place) {
     finish_all_streams();
   }
   const Allocation* const found = allocation_of(pointer);
-  if (found == nullptr || found->begin != pointer || found->place != place) return fail_with(cudaErrorInvalidValue);
+  if (found == nullptr || found->begin != pointer || found->place != place)
+    return fail_with(cudaErrorInvalidValue);
   if (place == Place::device) used -= found->bytes;
   race::remove_memory(found->begin, found->bytes);
   allocations().erase(reinterpret_cast<uintptr_t>(found->begin + found->bytes));
@@ -80,7 +84,8 @@ cudaError_t check_copy(const void* to, const void* from, size_t bytes, cudaMemcp
   };
   const bool to_device = kind == cudaMemcpyDefault ? on_device(to) : (kind & 3) == 1 || kind == 3;
   const bool from_device = kind == cudaMemcpyDefault ? on_device(from) : kind == 2 || kind == 3;
-  return lies_inside(to, bytes, to_device) && lies_inside(from, bytes, from_device) ? cudaSuccess : cudaErrorInvalidValue;
+  return lies_inside(to, bytes, to_device) && lies_inside(from, bytes, from_device) ? cudaSuccess
+                                                                                    : cudaErrorInvalidValue;
 }
 
 Place place_of(const void* p) {
@@ -105,11 +110,21 @@ size_t memory_in_use() {
 
 using namespace allmrec::emulator;
 
-cudaError_t cudaMalloc(void** pointer, size_t bytes) { return allocate(pointer, bytes, Place::device); }
-cudaError_t cudaFree(void* pointer) { return release(pointer, Place::device); }
-cudaError_t cudaMallocHost(void** pointer, size_t bytes) { return allocate(pointer, bytes, Place::pinned); }
-cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) { return allocate(pointer, bytes, Place::pinned); }
-cudaError_t cudaFreeHost(void* pointer) { return release(pointer, Place::pinned); }
+cudaError_t cudaMalloc(void** pointer, size_t bytes) {
+  return allocate(pointer, bytes, Place::device);
+}
+cudaError_t cudaFree(void* pointer) {
+  return release(pointer, Place::device);
+}
+cudaError_t cudaMallocHost(void** pointer, size_t bytes) {
+  return allocate(pointer, bytes, Place::pinned);
+}
+cudaError_t cudaHostAlloc(void** pointer, size_t bytes, unsigned) {
+  return allocate(pointer, bytes, Place::pinned);
+}
+cudaError_t cudaFreeHost(void* pointer) {
+  return release(pointer, Place::pinned);
+}
 
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   const Lock lock(device_lock());
@@ -132,7 +147,8 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
     return fail_with(cudaErrorInvalidValue);
   const auto copy = [=](const void* source) {
     for (size_t row = 0; row < height; ++row)
-      std::memmove(static_cast<char*>(to) + row * to_pitch, static_cast<const char*>(source) + row * from_pitch, width);
+      std::memmove(static_cast<char*>(to) + row * to_pitch,
+                   static_cast<const char*>(source) + row * from_pitch, width);
   };
   // Memory that is not pinned is read before the call returns, and written before it too.
   const bool waits = place_of(to) == Place::pageable && !is_capturing(stream);
@@ -140,14 +156,16 @@ cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_
   if (place_of(from) == Place::pageable && place_of(to) != Place::pageable && !is_capturing(stream)) {
     const auto* const first = static_cast<const char*>(from);
     std::vector<char> staged(first, first + from_bytes);
-    error = submit(stream, {Work::Kind::copy, nullptr, [=, staged = std::move(staged)] { copy(staged.data()); }});
+    error =
+        submit(stream, {Work::Kind::copy, nullptr, [=, staged = std::move(staged)] { copy(staged.data()); }});
   } else {
     error = submit(stream, {Work::Kind::copy, nullptr, [=] { copy(from); }});
   }
   if (error == cudaSuccess && waits) error = finish_stream(stream);
   return error;
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, cudaStream_t stream) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
   return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
 }
 cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {

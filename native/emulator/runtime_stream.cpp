@@ -17,10 +17,12 @@ CUstream_st legacy;
 bool exists(cudaStream_t stream) {
   return std::find(streams().begin(), streams().end(), stream) != streams().end();
 }
-CUstream_st* resolve(cudaStream_t stream) { return stream == nullptr ? &legacy : stream; }
+CUstream_st* resolve(cudaStream_t stream) {
+  return stream == nullptr ? &legacy : stream;
+}
 
-// Does a stream's work up to a number of pieces. A piece may do that to another stream first, and so on to this
-// one again, so the queue may have moved on in between.
+// Does a stream's work up to a number of pieces. A piece may do that to another stream first, and so on to
+// this one again, so the queue may have moved on in between.
 void advance(CUstream_st* stream, uint64_t position) {
   while (stream->done < position && !stream->queue.empty()) {
     const Work work = std::move(stream->queue.front());
@@ -37,7 +39,8 @@ double now() {
 
 bool any_capture(bool relaxed_too) {
   return std::any_of(streams().begin(), streams().end(), [=](cudaStream_t stream) {
-    return stream->capture != nullptr && (relaxed_too || stream->capture->mode != cudaStreamCaptureModeRelaxed);
+    return stream->capture != nullptr &&
+           (relaxed_too || stream->capture->mode != cudaStreamCaptureModeRelaxed);
   });
 }
 
@@ -49,7 +52,9 @@ void set_streams(Streams kind) {
   settings.streams = kind;
 }
 
-bool is_capturing(cudaStream_t stream) { return resolve(stream)->capture != nullptr; }
+bool is_capturing(cudaStream_t stream) {
+  return resolve(stream)->capture != nullptr;
+}
 
 cudaError_t forbid_in_capture() {
   if (!any_capture(false)) return cudaSuccess;
@@ -139,7 +144,9 @@ cudaError_t cudaStreamCreateWithPriority(cudaStream_t* stream, unsigned flags, i
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags) {
   return cudaStreamCreateWithPriority(stream, flags, 0);
 }
-cudaError_t cudaStreamCreate(cudaStream_t* stream) { return cudaStreamCreateWithPriority(stream, 0, 0); }
+cudaError_t cudaStreamCreate(cudaStream_t* stream) {
+  return cudaStreamCreateWithPriority(stream, 0, 0);
+}
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const Lock lock(device_lock());
   if (!exists(stream)) return fail_with(cudaErrorInvalidResourceHandle);
@@ -199,7 +206,9 @@ cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags) {
   (*event)->timing = (flags & cudaEventDisableTiming) == 0;
   return cudaSuccess;
 }
-cudaError_t cudaEventCreate(cudaEvent_t* event) { return cudaEventCreateWithFlags(event, 0); }
+cudaError_t cudaEventCreate(cudaEvent_t* event) {
+  return cudaEventCreateWithFlags(event, 0);
+}
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   const Lock lock(device_lock());
   if (const cudaError_t error = device_status()) return error;
@@ -234,7 +243,8 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEvent_t end) {
   const Lock lock(device_lock());
   for (const cudaEvent_t event : {start, end}) {
-    if (event == nullptr || !event->recorded || !event->timing) return fail_with(cudaErrorInvalidResourceHandle);
+    if (event == nullptr || !event->recorded || !event->timing)
+      return fail_with(cudaErrorInvalidResourceHandle);
     const bool has_stream = event->stream == &legacy || exists(event->stream);
     if (has_stream && event->stream->done < event->position) return cudaErrorNotReady;
   }
@@ -245,7 +255,8 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   const Lock lock(device_lock());
   if (event == nullptr) return fail_with(cudaErrorInvalidResourceHandle);
   // Its mark may still be waiting in a stream.
-  if (event->recorded && (event->stream == &legacy || exists(event->stream))) advance(event->stream, event->position);
+  if (event->recorded && (event->stream == &legacy || exists(event->stream)))
+    advance(event->stream, event->position);
   delete event;
   return cudaSuccess;
 }
@@ -281,7 +292,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
   const Lock lock(device_lock());
   const Capture* const capture = resolve(stream)->capture;
-  *status = capture == nullptr   ? cudaStreamCaptureStatusNone
+  *status = capture == nullptr ? cudaStreamCaptureStatusNone
             : capture->invalid ? cudaStreamCaptureStatusInvalidated
                                : cudaStreamCaptureStatusActive;
   return device_status();

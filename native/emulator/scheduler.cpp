@@ -29,8 +29,12 @@ uint32_t random_bits() {
   return static_cast<uint32_t>(random_state >> 32);
 }
 
-int lowest(uint32_t bits) { return __builtin_ctz(bits); }
-int highest(uint32_t bits) { return 31 - __builtin_clz(bits); }
+int lowest(uint32_t bits) {
+  return __builtin_ctz(bits);
+}
+int highest(uint32_t bits) {
+  return 31 - __builtin_clz(bits);
+}
 int any_of(uint32_t bits) {
   uint32_t skip = random_bits() % static_cast<uint32_t>(__builtin_popcount(bits));
   while (skip-- > 0) bits &= bits - 1;
@@ -194,9 +198,14 @@ struct SharedMemory {
   size_t bytes;
 #if defined(__SANITIZE_ADDRESS__)
   // Of its own for each launch, so that what lies beside it is out of bounds.
-  explicit SharedMemory(size_t size) : shared(static_cast<char*>(std::malloc(size == 0 ? 1 : size))), bytes(size) {}
-  ~SharedMemory() { std::free(shared); }
-  bool intact() const { return true; }
+  explicit SharedMemory(size_t size)
+      : shared(static_cast<char*>(std::malloc(size == 0 ? 1 : size))), bytes(size) {}
+  ~SharedMemory() {
+    std::free(shared);
+  }
+  bool intact() const {
+    return true;
+  }
 #else
   explicit SharedMemory(size_t size) : bytes(size) {
     static char* const base = static_cast<char*>(std::aligned_alloc(4096, kMaxSharedBytes));
@@ -251,7 +260,9 @@ void run_block(const std::vector<Range>& static_shared) {
   from_host = true;
   leaving(&fake_stack, block.threads[block.current].stack);
 #endif
+  block.running = true;
   allmrec_emulator_switch(&block.host, first);
+  block.running = false;
   ALLMREC_ARRIVED(fake_stack);
 #if defined(__SANITIZE_ADDRESS__)
   if (block.broken) {
@@ -285,7 +296,9 @@ void wait_for_turn() {
 }
 
 // The other threads stay where they are: a kernel's frames own nothing.
-void abandon() { throw Abandoned{}; }
+void abandon() {
+  throw Abandoned{};
+}
 
 int block_barrier(Op op, int predicate, Site site) {
   if (op == Op::barrier && skip(site, "__syncthreads")) return 0;
@@ -323,10 +336,13 @@ int block_barrier(Op op, int predicate, Site site) {
   return static_cast<int>(self.result);
 }
 
-void* dynamic_shared() { return block.shared; }
+void* dynamic_shared() {
+  return block.shared;
+}
 
 bool run_launch(const Launch& launch) {
   ++counted.launches;
+  watch_signals();
   here.block_size = launch.block;
   here.grid_size = launch.grid;
   block.count = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
@@ -356,7 +372,8 @@ bool run_launch(const Launch& launch) {
                   static_cast<unsigned>(number / launch.grid.x / launch.grid.y)};
     run_block(static_shared);
     if (!memory.intact()) {
-      report("out of bounds", "writes beside the dynamic shared memory of " + std::to_string(launch.shared) + " bytes");
+      report("out of bounds",
+             "writes beside the dynamic shared memory of " + std::to_string(launch.shared) + " bytes");
       block.broken = true;
     }
   }

@@ -71,7 +71,7 @@ struct Block {
   const void* kernel;
   char* shared;
   size_t shared_bytes;
-  bool broken;
+  bool running, broken;
   void* host;  // the host's context
 };
 extern Block block;
@@ -96,11 +96,14 @@ void try_to_complete(int warp, int lane);
 // faults.cpp. A line about the running block; `parties` says who and where.
 void report(const std::string& kind, const std::string& parties);
 [[noreturn]] void fail(const std::string& kind, const std::string& parties);
-// "threads 0-31 at __syncthreads (a.cu:12); …": all threads that `include` picks, by what they wait for.
+// "threads 0-31 at __syncthreads (a.cu:12); threads 32-63 exited": what each thread waits for.
 std::string waiting_threads();
 std::string describe(Site site);
 std::string describe_thread(int thread);
 const char* name_of(Op op);
+
+// crash.cpp. Says which kernel and thread a signal came from; the signal itself takes its course.
+void watch_signals();
 
 // sites.cpp
 bool watches_sites();

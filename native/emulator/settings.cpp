@@ -10,7 +10,9 @@ Statistics counted = {};
 
 namespace {
 
-bool begins(const char* text, const char* start) { return std::strncmp(text, start, std::strlen(start)) == 0; }
+bool begins(const char* text, const char* start) {
+  return std::strncmp(text, start, std::strlen(start)) == 0;
+}
 
 Settings from_environment() {
   Settings result;
@@ -21,7 +23,8 @@ Settings from_environment() {
   }
   if (const char* value = std::getenv("ALLMREC_EMULATOR_STREAMS"))
     result.streams = begins(value, "late") ? Streams::late : Streams::eager;
-  if (const char* value = std::getenv("ALLMREC_EMULATOR_MEMORY")) result.memory = std::strtoull(value, nullptr, 10);
+  if (const char* value = std::getenv("ALLMREC_EMULATOR_MEMORY"))
+    result.memory = std::strtoull(value, nullptr, 10);
   if (const char* value = std::getenv("ALLMREC_EMULATOR_FAIL_LAUNCH"))
     result.fail_launch = std::strtol(value, nullptr, 10);
   if (const char* value = std::getenv("ALLMREC_EMULATOR_DEVICES")) {
@@ -39,11 +42,21 @@ void set_schedule(Schedule schedule, uint64_t seed) {
   settings.schedule = schedule;
   settings.seed = seed;
 }
-void set_quiet(bool quiet) { settings.quiet = quiet; }
-void limit_memory(size_t bytes) { settings.memory = bytes; }
-void fail_launch(long number) { settings.fail_launch = number; }
-void set_devices(Devices devices) { settings.devices = devices; }
-Statistics statistics() { return counted; }
+void set_quiet(bool quiet) {
+  settings.quiet = quiet;
+}
+void limit_memory(size_t bytes) {
+  settings.memory = bytes;
+}
+void fail_launch(long number) {
+  settings.fail_launch = number;
+}
+void set_devices(Devices devices) {
+  settings.devices = devices;
+}
+Statistics statistics() {
+  return counted;
+}
 
 const char* build_kind() {
 #if defined(ALLMREC_EMULATOR_RACE)

@@ -1,5 +1,5 @@
-#include <cstdlib>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <set>
 
@@ -38,10 +38,13 @@ struct Sites {
 
 }  // namespace
 
-bool watches_sites() { return !sites.path.empty(); }
+bool watches_sites() {
+  return !sites.path.empty();
+}
 
 void note_site(Site site, const char* kind) {
-  if (site.line == sites.last_line && site.file == sites.last_file && block.kernel == sites.last_kernel) return;
+  if (site.line == sites.last_line && site.file == sites.last_file && block.kernel == sites.last_kernel)
+    return;
   sites.last_line = site.line;
   sites.last_file = site.file;
   sites.last_kernel = block.kernel;

@@ -76,7 +76,8 @@ const Module* module_of(const void* address) {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           const ElfW(Phdr)& segment = info->dlpi_phdr[i];
           const uintptr_t begin = info->dlpi_addr + segment.p_vaddr;
-          if (segment.p_type != PT_LOAD || wanted.address < begin || wanted.address >= begin + segment.p_memsz)
+          if (segment.p_type != PT_LOAD || wanted.address < begin ||
+              wanted.address >= begin + segment.p_memsz)
             continue;
           wanted.module.path = info->dlpi_name[0] != 0 ? info->dlpi_name : "/proc/self/exe";
           wanted.module.base = info->dlpi_addr;
@@ -114,7 +115,8 @@ std::string short_name(const std::string& mangled) {
   if (text == nullptr) return mangled;
   std::string name = text;
   std::free(text);
-  for (const char* part : {"(anonymous namespace)::", "allmrec::", "cuda::", "emulator::", "test::", "void "}) {
+  for (const char* part :
+       {"(anonymous namespace)::", "allmrec::", "cuda::", "emulator::", "test::", "void "}) {
     for (size_t at; (at = name.find(part)) != std::string::npos;) name.erase(at, std::strlen(part));
   }
   // The parameters: the last closed parenthesis that is not within template arguments.

@@ -14,7 +14,8 @@ struct Range {
   size_t bytes;
 };
 
-// A function's or variable's name without namespaces and parameters, and the offset in it: "kernel<float>+0x1c".
+// A function's or variable's name without namespaces and parameters, and the offset in it:
+// "kernel<float>+0x1c".
 std::string symbol_name(const void* address, bool with_offset = false);
 
 // The variables a kernel declares __shared__. They are statics whose linker names begin with the kernel's.

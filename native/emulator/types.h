@@ -1,6 +1,7 @@
 #pragma once
 
-// CUDA's built-in types. All are plain aggregates: a constructor would give a variable in shared memory a guard.
+// CUDA's built-in types. All are plain aggregates: a constructor would give a variable in shared memory a
+// guard.
 
 #include <cstddef>
 #include <cstdint>
@@ -50,20 +51,42 @@ struct float3 {
   float x, y, z;
 };
 
-inline char4 make_char4(signed char x, signed char y, signed char z, signed char w) { return {x, y, z, w}; }
+inline char4 make_char4(signed char x, signed char y, signed char z, signed char w) {
+  return {x, y, z, w};
+}
 inline uchar4 make_uchar4(unsigned char x, unsigned char y, unsigned char z, unsigned char w) {
   return {x, y, z, w};
 }
-inline int2 make_int2(int x, int y) { return {x, y}; }
-inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
-inline float2 make_float2(float x, float y) { return {x, y}; }
-inline double2 make_double2(double x, double y) { return {x, y}; }
-inline int3 make_int3(int x, int y, int z) { return {x, y, z}; }
-inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) { return {x, y, z}; }
-inline float3 make_float3(float x, float y, float z) { return {x, y, z}; }
-inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
-inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
-inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline int2 make_int2(int x, int y) {
+  return {x, y};
+}
+inline uint2 make_uint2(unsigned x, unsigned y) {
+  return {x, y};
+}
+inline float2 make_float2(float x, float y) {
+  return {x, y};
+}
+inline double2 make_double2(double x, double y) {
+  return {x, y};
+}
+inline int3 make_int3(int x, int y, int z) {
+  return {x, y, z};
+}
+inline uint3 make_uint3(unsigned x, unsigned y, unsigned z) {
+  return {x, y, z};
+}
+inline float3 make_float3(float x, float y, float z) {
+  return {x, y, z};
+}
+inline int4 make_int4(int x, int y, int z, int w) {
+  return {x, y, z, w};
+}
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+  return {x, y, z, w};
+}
+inline float4 make_float4(float x, float y, float z, float w) {
+  return {x, y, z, w};
+}
 
 struct alignas(2) __half {
   uint16_t bits;
@@ -101,5 +124,4 @@ struct IsBfloat16<__nv_bfloat16> {
 
 }  // namespace allmrec::emulator
 
-#define ALLMREC_EMULATOR_HERE \
-  ::allmrec::emulator::Site site = { __builtin_FILE(), __builtin_LINE() }
+#define ALLMREC_EMULATOR_HERE ::allmrec::emulator::Site site = {__builtin_FILE(), __builtin_LINE()}

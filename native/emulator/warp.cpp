@@ -10,7 +10,9 @@ namespace {
 
 constexpr uint32_t kAll = 0xffffffffu;
 
-Thread* lanes_of(int warp) { return block.threads + warp * kLanes; }
+Thread* lanes_of(int warp) {
+  return block.threads + warp * kLanes;
+}
 
 std::string lane_list(uint32_t lanes) {
   std::string text;
@@ -45,14 +47,22 @@ uint64_t reduced(Op op, uint64_t a, uint64_t b) {
   const auto x = static_cast<uint32_t>(a), y = static_cast<uint32_t>(b);
   const auto signed_x = static_cast<int32_t>(x), signed_y = static_cast<int32_t>(y);
   switch (op) {
-    case Op::reduce_add: return x + y;
-    case Op::reduce_min: return x < y ? x : y;
-    case Op::reduce_max: return x > y ? x : y;
-    case Op::reduce_min_signed: return signed_x < signed_y ? x : y;
-    case Op::reduce_max_signed: return signed_x > signed_y ? x : y;
-    case Op::reduce_and: return x & y;
-    case Op::reduce_or: return x | y;
-    default: return x ^ y;
+    case Op::reduce_add:
+      return x + y;
+    case Op::reduce_min:
+      return x < y ? x : y;
+    case Op::reduce_max:
+      return x > y ? x : y;
+    case Op::reduce_min_signed:
+      return signed_x < signed_y ? x : y;
+    case Op::reduce_max_signed:
+      return signed_x > signed_y ? x : y;
+    case Op::reduce_and:
+      return x & y;
+    case Op::reduce_or:
+      return x | y;
+    default:
+      return x ^ y;
   }
 }
 
@@ -70,9 +80,8 @@ void complete_values(Op op, Thread* lanes, uint32_t group) {
     case Op::match_any:
       for_each_lane(group, [&](int lane) {
         uint32_t equal = 0;
-        for_each_lane(group, [&](int other) {
-          equal |= lanes[other].value == lanes[lane].value ? 1u << other : 0u;
-        });
+        for_each_lane(
+            group, [&](int other) { equal |= lanes[other].value == lanes[lane].value ? 1u << other : 0u; });
         lanes[lane].result = equal;
       });
       return;
@@ -98,7 +107,8 @@ void complete_ldmatrix(int warp, Thread* lanes) {
   for (int i = 0; i < 8 * asked.count; ++i) {
     const auto& load = operands_of<MatrixLoad>(lanes[i]);
     if (reinterpret_cast<uintptr_t>(load.row) % 16 != 0)
-      fail("misaligned address", "lane " + std::to_string(i) + " gives ldmatrix a row that is not 16-byte aligned, at " +
+      fail("misaligned address", "lane " + std::to_string(i) +
+                                     " gives ldmatrix a row that is not 16-byte aligned, at " +
                                      describe(lanes[i].site));
     // The reading is that lane's own.
     race::run_thread(warp * kLanes + i);
@@ -109,7 +119,8 @@ void complete_ldmatrix(int warp, Thread* lanes) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const auto& load = operands_of<MatrixLoad>(lanes[lane]);
     if (load.count != asked.count || load.transposed != asked.transposed)
-      fail("mismatched warp operations", "lanes of one ldmatrix load different shapes, at " + describe(lanes[lane].site));
+      fail("mismatched warp operations",
+           "lanes of one ldmatrix load different shapes, at " + describe(lanes[lane].site));
     const int g = lane / 4, t = lane % 4;
     for (int m = 0; m < asked.count; ++m) {
       const uint32_t low = asked.transposed ? element[m][2 * t][g] : element[m][g][2 * t];
@@ -216,13 +227,22 @@ uint64_t shuffle(Shuffle how, uint32_t mask, uint64_t value, int argument, int w
   const int lane = block.current % kLanes;
   const int begin = lane & ~(width - 1), end = begin + width;
   if (width <= 0 || width > kLanes || (width & (width - 1)) != 0)
-    fail("shuffle width", "width " + std::to_string(width) + " is no power of two up to 32, at " + describe(site));
+    fail("shuffle width",
+         "width " + std::to_string(width) + " is no power of two up to 32, at " + describe(site));
   int source = lane;
   switch (how) {
-    case Shuffle::from: source = begin + (argument & (width - 1)); break;
-    case Shuffle::up: source = lane - argument < begin || argument < 0 ? lane : lane - argument; break;
-    case Shuffle::down: source = lane + argument >= end || argument < 0 ? lane : lane + argument; break;
-    case Shuffle::exclusive_or: source = ((lane ^ argument) & (kLanes - 1)) >= end ? lane : (lane ^ argument) & (kLanes - 1); break;
+    case Shuffle::from:
+      source = begin + (argument & (width - 1));
+      break;
+    case Shuffle::up:
+      source = lane - argument < begin || argument < 0 ? lane : lane - argument;
+      break;
+    case Shuffle::down:
+      source = lane + argument >= end || argument < 0 ? lane : lane + argument;
+      break;
+    case Shuffle::exclusive_or:
+      source = ((lane ^ argument) & (kLanes - 1)) >= end ? lane : (lane ^ argument) & (kLanes - 1);
+      break;
   }
   self.value = value;
   self.source = source;
@@ -235,9 +255,13 @@ void sync_warp(uint32_t mask, Site site) {
   meet(Op::sync_warp, mask, site);
 }
 
-void fence() { race::fence(); }
+void fence() {
+  race::fence();
+}
 
-void trap(Site site) { fail("trap", describe_thread(block.current) + " at " + describe(site)); }
+void trap(Site site) {
+  fail("trap", describe_thread(block.current) + " at " + describe(site));
+}
 
 void ldmatrix(uint32_t* r, int count, bool transposed, const void* shared, Site site) {
   const MatrixLoad load{r, shared, count, transposed, __builtin_return_address(0)};
@@ -254,8 +278,8 @@ void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
 void cp_async_16(void* shared, const void* global, bool valid, Site site) {
   if (reinterpret_cast<uintptr_t>(shared) % 16 != 0 ||
       (valid && reinterpret_cast<uintptr_t>(global) % 16 != 0))
-    fail("misaligned address",
-         describe_thread(block.current) + " copies 16 bytes that are not 16-byte aligned, at " + describe(site));
+    fail("misaligned address", describe_thread(block.current) +
+                                   " copies 16 bytes that are not 16-byte aligned, at " + describe(site));
   Thread& self = block.threads[block.current];
   const void* const code = __builtin_return_address(0);
   Copy copy{shared, self.groups, code, {}};
@@ -268,7 +292,9 @@ void cp_async_16(void* shared, const void* global, bool valid, Site site) {
   self.copies.push_back(copy);
 }
 
-void cp_async_commit() { ++block.threads[block.current].groups; }
+void cp_async_commit() {
+  ++block.threads[block.current].groups;
+}
 
 void cp_async_wait(int pending, Site site) {
   if (skip(site, "cp.async wait")) return;

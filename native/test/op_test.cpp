@@ -1,7 +1,7 @@
 // The op test: every op of the table × shapes against float64 references.
-//   op_test [--device cpu|cuda|cudaemu] [op]      only the cases of ops whose name contains `op`
+//   op_test [--device cpu|cuda|cudaemu] [--once] [op]      only the cases of ops whose name contains `op`
 // The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit; a CUDA device
-// runs each case twice, which must agree bit by bit as well.
+// runs each case twice (but with --once), which must agree bit by bit as well.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -104,9 +104,12 @@ void memory_tests() {
 
 int main(int argc, char** argv) {
   std::string device = "cpu", only;
+  bool once = false;
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--device") == 0 && i + 1 < argc)
       device = argv[++i];
+    else if (std::strcmp(argv[i], "--once") == 0)
+      once = true;
     else
       only = argv[i];
   }
@@ -127,7 +130,8 @@ int main(int argc, char** argv) {
   }
   if (device != "cpu") {
     try {
-      run_table(*allmrec::find_backend(device), cases, {0, 0}, device.c_str());
+      run_table(*allmrec::find_backend(device), cases, once ? std::vector<int>{0} : std::vector<int>{0, 0},
+                device.c_str());
     } catch (const allmrec::Error& error) {
       record(false, __FILE__, __LINE__, error.what());
     }

@@ -103,6 +103,11 @@ std::map<std::string, double> Tape::read_losses() {
   return result;
 }
 
+void Tape::add_losses_to(float* sum) {
+  for (const LossTerm& term : losses_)
+    device_.add({1, term.weight / term.factor, term.value, 0.0f, nullptr, sum, 1, ALLMREC_F32});
+}
+
 allmrec_dropout Tape::dropout(float p) {
   return {recording_ ? p : 0.0f, seed_, stream_++};
 }

@@ -76,6 +76,9 @@ class Tape {
   // device.
   std::map<std::string, double> read_losses();
 
+  // Adds the weighted sum of the loss terms to a number on the device, without waiting.
+  void add_losses_to(float* sum);
+
   allmrec_dropout dropout(float p);  // a fresh stream; p = 0 when not recording
 
  private:

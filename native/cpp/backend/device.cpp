@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include <cstring>
+
 #include "registry.h"
 
 namespace allmrec {
@@ -89,6 +91,10 @@ allmrec_memory_info Device::memory() {
 
 void Device::trim() {
   check(table_->trim(handle_), "trim");
+}
+
+bool Device::has_graphs() const {
+  return std::strcmp(table_->name, "cpu") != 0;
 }
 
 void Device::capture_begin() {

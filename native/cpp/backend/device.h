@@ -62,6 +62,8 @@ class Device {
   // Gives cached memory back.
   void trim();
 
+  // Whether ops can be recorded and launched as one: on every back end but the CPU.
+  bool has_graphs() const;
   // Ops between begin and end are recorded instead of run; see Graph.
   void capture_begin();
   void capture_end(allmrec_graph** graph);

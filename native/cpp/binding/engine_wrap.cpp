@@ -1,7 +1,9 @@
 #include "engine_wrap.h"
 
+#include "../backend/registry.h"
 #include "addon.h"
 #include "convert.h"
+#include "job.h"
 #include "wrap.h"
 
 namespace allmrec::binding {
@@ -38,7 +40,8 @@ Napi::Value to_js(Napi::Env env, const DeviceDescription& d) {
 Napi::Function EngineWrap::define(Napi::Env env) {
   return DefineClass(
       env, "Engine",
-      {InstanceMethod("info", &EngineWrap::info), InstanceMethod("dispose", &EngineWrap::dispose)});
+      {InstanceMethod("info", &EngineWrap::info), InstanceMethod("memory", &EngineWrap::memory),
+       InstanceMethod("trim", &EngineWrap::trim), InstanceMethod("dispose", &EngineWrap::dispose)});
 }
 
 EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -46,6 +49,12 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const Fields options(info[0], "options");
     const std::string name = options.string("device");
     const int threads = options.has("threads") ? options.size("threads", 0, 1024) : 0;
+    if (options.has("cudaLibrary")) set_backend_library("cuda", options.string("cudaLibrary"));
+    if (options.has("cublasLt")) {
+      const std::string value = options.string("cublasLt");
+      for (const BackendEntry& entry : list_backends())
+        if (entry.name != "cpu" && entry.table) entry.table->configure("cublaslt", value.c_str());
+    }
     DeviceDescription d;
     std::shared_ptr<Device> device = open_device(name, threads, d.reason);
     const allmrec_device_info opened = device->info();
@@ -64,6 +73,36 @@ Napi::Value EngineWrap::info(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     if (!engine_) throw Error(ErrorCode::disposed, "The engine is used after dispose().");
     return to_js(info.Env(), engine_->description);
+  });
+}
+
+Napi::Value EngineWrap::memory(const Napi::CallbackInfo& info) {
+  return as_promise(info.Env(), [&] {
+    if (!engine_) throw Error(ErrorCode::disposed, "The engine is used after dispose().");
+    return run_job(
+        info.Env(), engine_->executor, std::make_shared<std::atomic<bool>>(false),
+        [engine = engine_] { return engine->device->memory(); },
+        [](Napi::Env env, const allmrec_memory_info& memory) {
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("inUse", static_cast<double>(memory.in_use));
+          object.Set("cached", static_cast<double>(memory.cached));
+          object.Set("peak", static_cast<double>(memory.peak));
+          object.Set("free", static_cast<double>(memory.free));
+          object.Set("total", static_cast<double>(memory.total));
+          return object;
+        });
+  });
+}
+
+// Behind whatever is queued, the disposal of a model among it.
+void EngineWrap::trim(const Napi::CallbackInfo&) {
+  if (!engine_) return;
+  run_detached(engine_->executor, [engine = engine_]() noexcept {
+    try {
+      engine->device->trim();
+    } catch (const Error&) {
+      // A device that cannot give memory back says so at its next call that matters.
+    }
   });
 }
 

@@ -32,6 +32,8 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
  private:
   friend std::shared_ptr<Engine> read_engine(Napi::Value value);
   Napi::Value info(const Napi::CallbackInfo& info);
+  Napi::Value memory(const Napi::CallbackInfo& info);
+  void trim(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo&) { engine_.reset(); }
 
   std::shared_ptr<Engine> engine_;

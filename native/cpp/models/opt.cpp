@@ -7,7 +7,6 @@
 namespace allmrec {
 namespace {
 
-constexpr int kPositionOffset = 2;
 constexpr float kEps = 1e-5f;
 
 int32_t activation_dtype_of(const Device& device, int32_t weights) {
@@ -59,7 +58,7 @@ Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
   auto vector = [&](const std::string& name, int64_t size) { return &parameters_.add(name, {size}); };
   embed_tokens_ = matrix(root + "embed_tokens.weight", config.vocab_size, e);
   embed_positions_ =
-      &parameters_.add(root + "embed_positions.weight", {config.max_positions + kPositionOffset, c});
+      &parameters_.add(root + "embed_positions.weight", {config.max_positions + kOptPositionOffset, c});
   if (e != c) {
     project_in_ = matrix(root + "project_in.weight", c, e);
     project_out_ = matrix(root + "project_out.weight", e, c);
@@ -270,7 +269,7 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
                 "bfloat16 or float32 to train the projector.");
   const Plans plans = plan(tape, batch, rows, cache);
   std::vector<int32_t> positions(batch.positions);
-  for (int32_t& p : positions) p += kPositionOffset;
+  for (int32_t& p : positions) p += kOptPositionOffset;
   const Tensor x = layers(tape, embed(tape, tape.ints(batch.ids), tape.ints(positions), soft), plans, cache);
   if (cache)
     for (int64_t s = 0; s < batch.sequences(); ++s)

@@ -11,6 +11,8 @@
 
 namespace allmrec {
 
+constexpr int kOptPositionOffset = 2;  // rows of the position table before position 0
+
 struct OptConfig {
   int64_t vocab_size = 50272;
   int hidden_size = 768;

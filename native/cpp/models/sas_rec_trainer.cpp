@@ -25,6 +25,11 @@ bool stopped(const std::atomic<bool>* cancelled) {
   return cancelled && cancelled->load(std::memory_order_relaxed);
 }
 
+[[noreturn]] void fail_not_finite(int64_t step) {
+  throw Error(ErrorCode::numeric,
+              "SASRec's loss is not finite at step " + std::to_string(step) + "; lower the learning rate.");
+}
+
 }  // namespace
 
 SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known,
@@ -34,7 +39,9 @@ SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known,
       known_(std::move(known)),
       options_(options),
       arena_(model.parameters().device()),
-      adam_(model.parameters().device(), model.parameters().train_all(), options.adam) {
+      adam_(model.parameters().device(), model.parameters().train_all(), options.adam),
+      graph_(model.parameters().device()),
+      loss_sum_(model.parameters().device(), sizeof(float)) {
   known_.sort();
   users_ = users_to_train(train_, known_, model.config().num_items, options.loss);
 }
@@ -115,6 +122,28 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
   arena_.reset();
   Device& device = *model_.parameters().device();
   Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
+  enqueue(tape, batch, positives, negatives);
+  // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient
+  // λE/‖E‖₂.
+  if (options_.l2_embedding > 0.0f) {
+    Parameter& table = model_.item_embedding();
+    const float* pointers[1] = {table.value.f32()};
+    const int64_t sizes[1] = {table.value.size()};
+    float* squared = tape.tensor(1, 1).f32();
+    device.squared_norm({pointers, sizes, 1, squared});
+    float host = 0.0f;
+    device.download(&host, squared, sizeof host);
+    if (host > 0.0f)
+      device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
+                  nullptr, table.grad, 1, ALLMREC_F32});
+  }
+  std::map<std::string, double> losses = tape.read_losses();
+  if (!std::isfinite(losses["loss"])) fail_not_finite(adam_.steps() + 1);
+  return losses;
+}
+
+void SasRecTrainer::enqueue(Tape& tape, const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                            const std::vector<int32_t>& negatives) {
   const Tensor features = model_.features(tape, batch);
   const float scale = 1.0f / static_cast<float>(std::max<size_t>(positives.size(), 1));
   Parameter& table = model_.item_embedding();
@@ -131,27 +160,35 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
                                    scale, 1.0f);
   }
   tape.backward();
-  // The padding row takes no part in the model; its gradient is zero by construction. λ‖E‖₂ has the gradient
-  // λE/‖E‖₂.
-  if (options_.l2_embedding > 0.0f) {
-    const float* pointers[1] = {table.value.f32()};
-    const int64_t sizes[1] = {table.value.size()};
-    float* squared = tape.tensor(1, 1).f32();
-    device.squared_norm({pointers, sizes, 1, squared});
-    float host = 0.0f;
-    device.download(&host, squared, sizeof host);
-    if (host > 0.0f)
-      device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
-                  nullptr, table.grad, 1, ALLMREC_F32});
+}
+
+double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cancelled) {
+  Device& device = *model_.parameters().device();
+  auto* sum = loss_sum_.as<float>();
+  device.fill(sum, 1, 0.0f);
+  int64_t done = 0;
+  for (; done < steps && !stopped(cancelled); ++done) {
+    SequenceBatch batch;
+    std::vector<int32_t> positives, negatives;
+    compose(adam_.steps(), batch, positives, negatives);
+    graph_.record([&] {
+      arena_.reset();
+      Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
+      enqueue(tape, batch, positives, negatives);
+      tape.add_losses_to(sum);
+      adam_.step();
+    });
+    graph_.launch();
   }
-  std::map<std::string, double> losses = tape.read_losses();
-  if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "SASRec's loss is not finite at step " +
-                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
-  return losses;
+  float total = 0.0f;
+  device.download(&total, sum, sizeof total);
+  if (!std::isfinite(total)) fail_not_finite(adam_.steps());
+  return done ? static_cast<double>(total) / static_cast<double>(done) : 0.0;
 }
 
 double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
+  const bool waits = options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
+  if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps, cancelled);
   double sum = 0.0;
   int64_t done = 0;
   for (; done < steps && !stopped(cancelled); ++done) {

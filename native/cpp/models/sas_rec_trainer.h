@@ -38,7 +38,8 @@ class SasRecTrainer {
   // known: every item of each user that must not be drawn as a negative, training items included.
   SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
-  // The mean loss over `steps` steps. Stops early when `cancelled` is set.
+  // The mean loss over `steps` steps. Stops early when `cancelled` is set. On a device with graphs every step is
+  // one launch and the host runs ahead; the loss is then looked at after the last step only.
   double run(int64_t steps, const std::atomic<bool>* cancelled);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
@@ -57,6 +58,10 @@ class SasRecTrainer {
   Adam& optimizer() { return adam_; }
 
  private:
+  // Records forward, loss and backward on the tape.
+  void enqueue(Tape& tape, const SequenceBatch& batch, const std::vector<int32_t>& positives,
+               const std::vector<int32_t>& negatives);
+  double run_recorded(int64_t steps, const std::atomic<bool>* cancelled);
   void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
                std::vector<int32_t>& negatives);
   bool is_known(int64_t user, int32_t item) const;
@@ -70,6 +75,8 @@ class SasRecTrainer {
   int64_t order_epoch_ = -1;
   Arena arena_;
   Adam adam_;
+  Graph graph_;
+  DeviceBuffer loss_sum_;
 };
 
 // Ranks of one target per user among the whole catalogue, the user's `exclude` items left out.

@@ -13,10 +13,11 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
                                            " is not a multiple of the number of heads " +
                                            std::to_string(config.num_heads) + ".");
   const bool bert = config.kind == EncoderKind::bert;
+  const int32_t d = config.weight_dtype;
   auto add = [this](const std::string& name, std::vector<int64_t> shape) {
     return &parameters_.add(name, std::move(shape));
   };
-  word_embeddings_ = add("embeddings.word_embeddings.weight", {config.vocab_size, c});
+  word_embeddings_ = &parameters_.add("embeddings.word_embeddings.weight", {config.vocab_size, c}, d);
   position_embeddings_ = add("embeddings.position_embeddings.weight", {config.max_positions, c});
   if (bert)
     token_type_embeddings_ = add("embeddings.token_type_embeddings.weight", {config.type_vocab_size, c});
@@ -25,13 +26,20 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
   for (int i = 0; i < config.num_layers; ++i) {
     const std::string p = (bert ? "encoder.layer." : "transformer.layer.") + std::to_string(i) + ".";
     auto pair = [&](Parameter*& weight, Parameter*& bias, const std::string& name, int64_t out, int64_t in) {
-      weight = add(p + name + ".weight", in ? std::vector<int64_t>{out, in} : std::vector<int64_t>{out});
+      weight = in ? &parameters_.add(p + name + ".weight", {out, in}, d) : add(p + name + ".weight", {out});
       bias = add(p + name + ".bias", {out});
     };
     Layer l{};
-    pair(l.q_weight, l.q_bias, bert ? "attention.self.query" : "attention.q_lin", c, c);
-    pair(l.k_weight, l.k_bias, bert ? "attention.self.key" : "attention.k_lin", c, c);
-    pair(l.v_weight, l.v_bias, bert ? "attention.self.value" : "attention.v_lin", c, c);
+    // Queries, keys and values lie side by side and take one product.
+    std::vector<ParameterSet::Entry> weights, biases;
+    for (const char* part : {"query", "key", "value"}) {
+      const std::string name = bert ? p + "attention.self." + part : p + "attention." + part[0] + "_lin";
+      weights.push_back({name + ".weight", {c, c}});
+      biases.push_back({name + ".bias", {c}});
+    }
+    const std::vector<Parameter*> w = parameters_.add_together(weights, d), b = parameters_.add_together(biases);
+    l.q_weight = w[0], l.k_weight = w[1], l.v_weight = w[2];
+    l.q_bias = b[0], l.k_bias = b[1], l.v_bias = b[2];
     pair(l.out_weight, l.out_bias, bert ? "attention.output.dense" : "attention.out_lin", c, c);
     pair(l.attention_norm_weight, l.attention_norm_bias,
          bert ? "attention.output.LayerNorm" : "sa_layer_norm", c, 0);
@@ -92,6 +100,7 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
   in.table = word_embeddings_;
   in.positions = position_embeddings_;
   in.position_ids = tape.ints(positions);
+  in.dtype = config_.activation_dtype;
   if (token_type_embeddings_) in.constant = ParameterView(token_type_embeddings_, 0, 1);
   Tensor x =
       ops::layer_norm(tape, ops::embedding(tape, in), *norm_weight_, *norm_bias_, config_.layer_norm_eps);
@@ -125,7 +134,8 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
 }
 
 Tensor SentenceEncoder::pooled(Tape& tape, const TokenBatch& batch) {
-  return ops::segment_mean(tape, hidden_states(tape, batch), tape.ints(batch.offsets));
+  return ops::cast(tape, ops::segment_mean(tape, hidden_states(tape, batch), tape.ints(batch.offsets)),
+                   ALLMREC_F32);
 }
 
 std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t tokens_per_batch,

@@ -1,6 +1,7 @@
 #include "parameter_set.h"
 
 #include <cmath>
+#include <numeric>
 
 namespace allmrec {
 namespace {
@@ -113,8 +114,33 @@ void ParameterSet::upload(Parameter& parameter, const float* host) {
 }
 
 std::vector<float> ParameterSet::value_to_host(const Parameter& parameter) const {
-  std::vector<float> host(static_cast<size_t>(parameter.value.size()));
-  device_->download(host.data(), parameter.value.f32(), host.size() * sizeof(float));
+  const Tensor& value = parameter.value;
+  std::vector<float> host(static_cast<size_t>(value.size()));
+  const size_t bytes = host.size() * sizeof(float);
+  if (value.dtype == ALLMREC_F32) {
+    device_->download(host.data(), value.data, bytes);
+    return host;
+  }
+  const DeviceBuffer wide(device_, bytes), numbers(device_, static_cast<size_t>(value.rows) * sizeof(int32_t));
+  if (parameter.scales) {  // reading every row of it as a table
+    std::vector<int32_t> rows(static_cast<size_t>(value.rows));
+    std::iota(rows.begin(), rows.end(), 0);
+    device_->upload(numbers.as<int32_t>(), rows.data(), rows.size() * sizeof(int32_t));
+    allmrec_embedding_args a{};
+    a.tokens = value.rows;
+    a.cols = value.cols;
+    a.ids = numbers.as<int32_t>();
+    a.table = value.data;
+    a.table_dtype = value.dtype;
+    a.table_rows = value.rows;
+    a.table_scales = parameter.scales;
+    a.scale = 1.0f;
+    a.out = wide.as<float>();
+    device_->embedding(a);
+  } else {
+    device_->cast({value.size(), value.data, value.dtype, wide.as<float>(), ALLMREC_F32});
+  }
+  device_->download(host.data(), wide.as<float>(), bytes);
   return host;
 }
 

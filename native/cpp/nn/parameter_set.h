@@ -40,7 +40,8 @@ class ParameterSet {
 
   // Converts to the parameter's dtype.
   void upload(Parameter& parameter, const float* host);
-  std::vector<float> value_to_host(const Parameter& parameter) const;  // float32 parameters only
+  // As float32, whatever the dtype.
+  std::vector<float> value_to_host(const Parameter& parameter) const;
   std::vector<float> grad_to_host(const Parameter& parameter) const;
 
   void fill(Parameter& parameter, float value);

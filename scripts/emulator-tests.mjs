@@ -1,0 +1,94 @@
+// Builds the CUDA kernels for the emulator and runs the op table on it: three schedules of the fast build, and once
+// each under the address and undefined-behaviour sanitizers and under the race detector; then the emulator's own
+// tests with planted faults.
+// Usage: node scripts/emulator-tests.mjs [--build-only] [--library-only]
+import { spawn, spawnSync } from 'node:child_process';
+import { availableParallelism } from 'node:os';
+import { dirname, join, resolve } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+const folder = join(root, 'build-emulator');
+const jobs = availableParallelism();
+const libraryOnly = process.argv.includes('--library-only');
+const BUILDS = ['fast', 'asan', 'race'];
+
+const targets = libraryOnly
+	? ['allmrec_cudaemu']
+	: [
+			'allmrec_cudaemu',
+			'fake_cublaslt',
+			'cublaslt_test',
+			...BUILDS.flatMap((build) => [`op_test_${build}`, `emulator_test_${build}`]),
+		];
+call('cmake', ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DALLMREC_EMULATOR=ON'], 'ignore');
+const begin = performance.now();
+call('cmake', ['--build', folder, '-j', String(jobs), '--target', ...targets], 'inherit');
+console.log(`built in ${seconds(begin)}`);
+if (libraryOnly || process.argv.includes('--build-only')) process.exit(0);
+
+const table = (build, schedule, args = []) => ({
+	name: `op table, ${build}, ${schedule}`,
+	program: `op_test_${build}`,
+	args: ['--device', 'cudaemu', ...args],
+	env: { ALLMREC_EMULATOR_SCHEDULE: schedule },
+});
+const runs = [
+	table('race', 'forward', ['--once']),
+	table('asan', 'forward', ['--once']),
+	table('fast', 'forward'),
+	table('fast', 'reverse', ['--once']),
+	table('fast', 'random:7', ['--once']),
+	{
+		...table('fast', 'forward', ['--once', 'gemm']),
+		name: 'products through the stand-in for cuBLASLt',
+		env: { ALLMREC_CUBLASLT: join(folder, 'libfake_cublaslt.so') },
+	},
+	{ name: 'opening cuBLASLt', program: 'cublaslt_test', args: [join(folder, 'libfake_cublaslt.so')], env: {} },
+	...BUILDS.map((build) => ({ name: `emulator, ${build}`, program: `emulator_test_${build}`, args: [], env: {} })),
+];
+const started = performance.now();
+let passed = 0;
+let failed = 0;
+const waiting = [...runs];
+const work = async () => {
+	for (let next = waiting.shift(); next; next = waiting.shift()) {
+		const from = performance.now();
+		const { status, output } = await run(next);
+		const total = [...output.matchAll(/(\d+) passed, (\d+) failed/g)].at(-1);
+		const failures = Number(total?.[2] ?? 0);
+		passed += Number(total?.[1] ?? 0);
+		failed += status === 0 && total ? failures : Math.max(1, failures);
+		console.log(`${next.name}: ${total?.[0] ?? 'no result'} in ${seconds(from)}`);
+		if (status !== 0 || failures > 0) console.log(`${output}\nended with ${status}`);
+	}
+};
+await Promise.all(Array.from({ length: jobs }, work));
+console.log(`emulator: ${passed} passed, ${failed} failed in ${seconds(started)}`);
+process.exitCode = failed === 0 ? 0 : 1;
+
+function run({ program, args, env }) {
+	return new Promise((done) => {
+		const child = spawn(join(folder, program), args, {
+			cwd: root,
+			env: { ...process.env, ...env },
+			stdio: ['ignore', 'pipe', 'pipe'],
+		});
+		let output = '';
+		for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+		child.on('error', (error) => done({ status: error.message, output }));
+		child.on('close', (code, signal) => done({ status: signal ?? code, output }));
+	});
+}
+
+function seconds(from) {
+	return `${((performance.now() - from) / 1000).toFixed(1)} s`;
+}
+
+function call(program, args, stdout) {
+	const { status, error } = spawnSync(program, args, { stdio: ['ignore', stdout, 'inherit'] });
+	if (error || status !== 0) {
+		console.error(`${program} failed${error ? `: ${error.message}` : ''}.`);
+		process.exit(1);
+	}
+}
