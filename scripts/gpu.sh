@@ -90,7 +90,8 @@ run() {
   esac
   tail -n 4 "$out/logs/$name.log"
   echo "-- $name: $note, $((SECONDS - begin)) s"
-  record "$name" "$status" "$((SECONDS - begin))" "$note: $(tail -n 1 "$out/logs/$name.log" | cut -c 1-200 | tr '\t' ' ')"
+  note+=": $(tail -n 1 "$out/logs/$name.log" | cut -c 1-200 | tr -s '\t ' ' ')"
+  record "$name" "$status" "$((SECONDS - begin))" "$note"
   [ "$status" -eq 0 ] || failed=1
 }
 
@@ -127,7 +128,7 @@ part_bench() {
   [ "$check" = 1 ] && options+=(--quick)
   run bench-models 60 "$build/a-llmrec-bench" "${options[@]}" --suite models --limit 50 --json "$out/bench-models.json"
   run bench-scoring 30 "$build/a-llmrec-bench" "${options[@]}" --suite scoring --limit 24 --json "$out/bench-scoring.json"
-  run bench-ops 70 "$build/a-llmrec-bench" "${options[@]}" --suite ops --limit 60 --json "$out/bench-ops.json"
+  run bench-ops 70 "$build/a-llmrec-bench" "${options[@]}" --suite ops --seconds 0.1 --limit 60 --json "$out/bench-ops.json"
   run bench-own-gemm 30 env ALLMREC_CUBLASLT=off "$build/a-llmrec-bench" "${options[@]}" --suite ops --filter 'gemm ' \
     --limit 24 --json "$out/bench-own-gemm.json"
 }
@@ -156,14 +157,16 @@ part_sanitize() {
   fi
   local tools=(memcheck racecheck synccheck initcheck) tool script=''
   for tool in "${tools[@]}"; do
-    script+="compute-sanitizer --tool $tool --error-exitcode 99 --print-limit 20 '$build/op_test' --device cuda"
+    script+="compute-sanitizer --tool $tool --error-exitcode 99 --print-limit 20 '$build/op_test' --device cuda --once"
     script+=" > '$out/logs/sanitize-$tool.log' 2>&1 & pids+=(\$!);"
   done
   # shellcheck disable=SC2016
   script+='worst=0; i=0; for pid in "${pids[@]}"; do wait "$pid"; status=$?; set -- '"${tools[*]}"'; shift $i;
     echo "$1 ended with $status"; [ $status -gt $worst ] && worst=$status; i=$((i + 1)); done; exit $worst'
   run sanitize 120 bash -c "$script"
-  for tool in "${tools[@]}"; do grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$out/logs/sanitize-$tool.log" | sed "s/^/$tool: /"; done
+  for tool in "${tools[@]}"; do
+    grep -h 'ERROR SUMMARY\|RACECHECK SUMMARY' "$out/logs/sanitize-$tool.log" | sed "s/^/$tool: /"
+  done
 }
 
 write_info() {
@@ -178,7 +181,7 @@ write_info() {
     fi
     printf 'nvcc\t%s\n' "$(nvcc --version 2>/dev/null | sed -n 's/.*release //p')"
     printf 'date\t%s\n' "$(date -u +%Y-%m-%d)"
-    printf 'commit\t%s\n' "$(git describe --always --dirty 2>/dev/null || echo unknown)"
+    printf 'commit\t%s\n' "$(git describe --always --dirty 2>/dev/null || echo "${ALLMREC_COMMIT:-unknown}")"
     printf 'seconds\t%s\n' "$((SECONDS - started))"
   } > "$out/logs/info.tsv"
 }

@@ -75,60 +75,115 @@ bool Bench::wants(const RowName& name) const {
   return label.find(options_.filter) != std::string::npos;
 }
 
-int64_t Bench::sets(double bytes) const {
-  if (options_.quick || bytes <= 0) return 1;
+int64_t Bench::sets(const Cost& cost, Arithmetic kind) const {
+  if (options_.quick || cost.bytes <= 0) return 1;
+  // Where arithmetic takes several times as long, it does not matter where the operands come from.
+  const double rate = ceilings_.flops(kind);
+  if (rate > 0 && cost.flops / rate > 4 * cost.bytes / ceilings_.bytes) return 1;
   // Four times an H200's 60 MB of L2; processors of today have up to about that much as L3.
   constexpr double kBeyondCaches = 256e6;
-  return std::min<int64_t>(64, std::max<int64_t>(1, static_cast<int64_t>(std::ceil(kBeyondCaches / bytes))));
+  return std::min<int64_t>(64, static_cast<int64_t>(std::ceil(kBeyondCaches / cost.bytes)));
 }
 
-// Median seconds of one call. Calls between two waits for the device are timed together, so that neither the
-// clock nor the wait is part of a short op; what cannot be queued that fast is bound by launches, and is
-// shown as it is.
-double Bench::time_calls(const Work& work, int64_t* calls) {
+// Median seconds of one call: batches until the time is used up.
+double Bench::time_batches(double seconds, int64_t calls_each, const std::function<double()>& batch,
+                           int64_t* calls) {
+  std::vector<double> times;
+  double spent = 0;
+  while (times.size() < 3 || (spent < seconds && times.size() < 50)) {
+    const double elapsed = batch();
+    times.push_back(elapsed / static_cast<double>(calls_each));
+    spent += elapsed;
+    if (options_.quick) break;
+  }
+  *calls += calls_each * static_cast<int64_t>(times.size());
+  return median(times);
+}
+
+// Calls between two waits for the device are timed together, so that neither the clock nor the wait is part
+// of a short op.
+Bench::Timing Bench::time_calls(const Work& work) {
   size_t turn = 0;
-  const auto batch = [&](int64_t n) {
+  int64_t n = 1;
+  const auto batch = [&] {
     const auto start = Clock::now();
     for (int64_t i = 0; i < n; ++i) work.calls[turn++ % work.calls.size()]();
     device_->synchronize();
     return since(start);
   };
-  for (const auto& call : work.calls) call();  // every set once: first touch, algorithm choice
+  for (const auto& call : work.calls) call();  // every set once: first touch, choice of algorithms
   device_->synchronize();
-  if (options_.quick) {
-    *calls = 1;
-    return batch(1);
-  }
-  int64_t n = 1;
-  double elapsed = batch(1);
-  const double target = options_.seconds / 10;
+  const double target = options_.quick ? 0 : options_.seconds / 10;
+  double elapsed = options_.quick ? 0 : batch();
   while (elapsed < target && n < 100000) {
     n = elapsed < target / 20 ? n * 8 : n * 2;
-    elapsed = batch(n);
+    elapsed = batch();
   }
-  std::vector<double> times;
-  double spent = 0;
-  while (times.size() < 3 || (spent < options_.seconds && times.size() < 50)) {
-    const double seconds = batch(n);
-    times.push_back(seconds / static_cast<double>(n));
-    spent += seconds;
+  Timing timing;
+  timing.seconds = time_batches(options_.seconds, n, batch, &timing.calls);
+  constexpr double kShort = 50e-6;  // a launch takes the host some 5 µs
+  if (work.single_op && device_->has_graphs() && (timing.seconds < kShort || options_.quick)) {
+    timing.eager_seconds = timing.seconds;
+    timing.seconds = time_recorded(work);
   }
-  *calls = n * static_cast<int64_t>(times.size());
-  return median(times);
+  if (!work.single_op && device_->has_graphs()) timing.profile = profile(work);
+  return timing;
+}
+
+// Seconds of one call among forty that are launched as one.
+double Bench::time_recorded(const Work& work) {
+  const int64_t recorded = options_.quick ? 3 : 40;
+  allmrec_graph* graph = nullptr;
+  device_->capture_begin();
+  try {
+    for (int64_t i = 0; i < recorded; ++i) work.calls[static_cast<size_t>(i) % work.calls.size()]();
+    device_->capture_end(&graph);
+  } catch (...) {
+    device_->capture_cancel();
+    throw;
+  }
+  const std::unique_ptr<allmrec_graph, std::function<void(allmrec_graph*)>> owner(
+      graph, [this](allmrec_graph* g) { device_->free(g); });
+  const int64_t launches = options_.quick ? 1 : 10;
+  const auto batch = [&] {
+    const auto start = Clock::now();
+    for (int64_t i = 0; i < launches; ++i) device_->launch(graph);
+    device_->synchronize();
+    return since(start);
+  };
+  batch();
+  int64_t calls = 0;
+  return time_batches(options_.seconds / 2, recorded * launches, batch, &calls);
+}
+
+// One more step with every op timed, the most expensive op first.
+io::Json::Array Bench::profile(const Work& work) {
+  device_->profile_begin();
+  work.calls.front()();
+  std::vector<ProfileRow> rows = device_->profile_end();
+  std::sort(rows.begin(), rows.end(),
+            [](const ProfileRow& a, const ProfileRow& b) { return a.milliseconds > b.milliseconds; });
+  io::Json::Array json;
+  for (const ProfileRow& row : rows)
+    json.push_back(io::Json::Object{{"op", row.op},
+                                    {"calls", row.calls},
+                                    {"milliseconds", row.milliseconds},
+                                    {"flops", row.flops},
+                                    {"bytes", row.bytes}});
+  return json;
 }
 
 void Bench::row(const RowName& name, const std::function<Work()>& make) {
   if (!wants(name)) return;
   Work work;
-  double seconds = 0;
-  int64_t calls = 0;
+  Timing timing;
   std::string note;
   if (out_of_time()) {
     note = "left out: the time limit was reached";
   } else {
     try {
       work = make();
-      seconds = time_calls(work, &calls);
+      timing = time_calls(work);
       timed_ops_.push_back(name.op);
     } catch (const Error& error) {
       note = error.what();
@@ -136,29 +191,31 @@ void Bench::row(const RowName& name, const std::function<Work()>& make) {
       if (error.code() != ErrorCode::unsupported || !on_cpu()) failed_ = true;
     }
   }
-  finish(name, work.units, work.cost, seconds, calls, note);
+  finish(name, work.units, work.cost, timing, note);
 }
 
 void Bench::timed_row(const RowName& name, double units, const Cost& cost,
                       const std::function<double()>& seconds) {
   if (!wants(name)) return;
-  double measured = 0;
+  Timing timing;
   std::string note;
   if (out_of_time()) {
     note = "left out: the time limit was reached";
   } else {
     try {
-      measured = seconds();
+      timing.seconds = seconds();
+      timing.calls = 1;
     } catch (const Error& error) {
       note = error.what();
       if (error.code() != ErrorCode::unsupported || !on_cpu()) failed_ = true;
     }
   }
-  finish(name, units, cost, measured, measured > 0 ? 1 : 0, note);
+  finish(name, units, cost, timing, note);
 }
 
-void Bench::finish(const RowName& name, double units, const Cost& cost, double seconds, int64_t calls,
+void Bench::finish(const RowName& name, double units, const Cost& cost, const Timing& timing,
                    const std::string& note) {
+  const double seconds = timing.seconds;
   const Arithmetic kind = arithmetic_of(name.dtype);
   const double floor = ceilings_.floor(cost, kind);
   const bool by_bytes = ceilings_.bytes > 0 && cost.bytes / ceilings_.bytes >= floor;
@@ -178,7 +235,8 @@ void Bench::finish(const RowName& name, double units, const Cost& cost, double s
       {"unit", unit},
       {"rate", number_or_null(rate)},
       {"milliseconds", number_or_null(seconds * 1e3)},
-      {"calls", calls},
+      {"eagerMilliseconds", number_or_null(timing.eager_seconds * 1e3)},
+      {"calls", timing.calls},
       {"flops", cost.flops},
       {"bytes", cost.bytes},
       {"arithmetic", arithmetic},
@@ -186,6 +244,7 @@ void Bench::finish(const RowName& name, double units, const Cost& cost, double s
       {"floorMilliseconds", number_or_null(floor * 1e3)},
       {"ofFloor", seconds > 0 ? number_or_null(floor / seconds) : io::Json()},
       {"note", note},
+      {"profile", timing.profile},
   });
   const std::string label = name.name + " " + name.shape;
   if (seconds > 0)
@@ -194,6 +253,14 @@ void Bench::finish(const RowName& name, double units, const Cost& cost, double s
                 by_bytes ? "bytes" : "arithmetic");
   else
     std::printf("%-52s %-8s %s\n", label.c_str(), dtype_name(name.dtype), note.c_str());
+  for (size_t i = 0; i < std::min<size_t>(5, timing.profile.size()); ++i) {
+    const auto number = [&](const char* key) { return *timing.profile[i].find(key)->if_double(); };
+    const double least = ceilings_.floor({number("flops"), number("bytes")}, kind);
+    std::printf("    %-22s %5lld calls %10.4f ms   floor %10.4f ms\n",
+                timing.profile[i].find("op")->if_string()->c_str(),
+                static_cast<long long>(*timing.profile[i].find("calls")->if_int()), number("milliseconds"),
+                least * 1e3);
+  }
   std::fflush(stdout);
 }
 

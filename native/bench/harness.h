@@ -50,6 +50,9 @@ struct Work {
   Cost cost{0, 0};
   double units = 0;  // 0 = GFLOP, or GB where there is no arithmetic to speak of
   std::vector<std::function<void()>> calls;
+  // Single ops: short ones are recorded and launched many at a time, since a launch from the host takes
+  // longer than they do. Steps of models are timed as they are, and their ops are profiled once more.
+  bool single_op = false;
 };
 
 struct RowName {
@@ -77,15 +80,25 @@ class Bench {
   void timed_row(const RowName& name, double units, const Cost& cost, const std::function<double()>& seconds);
 
   // How many sets of buffers it takes that none is in a cache when its turn comes again.
-  int64_t sets(double bytes) const;
+  int64_t sets(const Cost& cost, Arithmetic kind) const;
   bool op_was_timed(const std::string& op) const;
   bool failed() const { return failed_; }
   void write_json() const;
 
  private:
-  void finish(const RowName& name, double units, const Cost& cost, double seconds, int64_t calls,
+  struct Timing {
+    double seconds = 0;        // of one call
+    double eager_seconds = 0;  // of one call that the host launches, where `seconds` is of recorded ones
+    int64_t calls = 0;
+    io::Json::Array profile;  // of a model's step
+  };
+  void finish(const RowName& name, double units, const Cost& cost, const Timing& timing,
               const std::string& note);
-  double time_calls(const Work& work, int64_t* calls);
+  Timing time_calls(const Work& work);
+  double time_batches(double seconds, int64_t calls_each, const std::function<double()>& batch,
+                      int64_t* calls);
+  double time_recorded(const Work& work);
+  io::Json::Array profile(const Work& work);
   bool out_of_time() const;
 
   Options options_;

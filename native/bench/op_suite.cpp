@@ -87,8 +87,9 @@ template <typename Args>
 using Make = std::function<void(Buffers&, Args&, Cost&)>;
 
 template <typename Args>
-Work work_of(Bench& bench, void (Device::*op)(const Args&), const Make<Args>& make) {
+Work work_of(Bench& bench, Arithmetic kind, void (Device::*op)(const Args&), const Make<Args>& make) {
   Work work;
+  work.single_op = true;
   int64_t sets = 1;
   for (int64_t i = 0; i < sets; ++i) {
     auto buffers = std::make_shared<Buffers>(bench);
@@ -96,7 +97,7 @@ Work work_of(Bench& bench, void (Device::*op)(const Args&), const Make<Args>& ma
     Cost correction{-1, -1};
     make(*buffers, args, correction);
     work.cost = correction.bytes >= 0 ? correction : cost_of(args);
-    sets = bench.sets(work.cost.bytes);
+    sets = bench.sets(work.cost, kind);
     Device& device = bench.device();
     work.calls.emplace_back([buffers, args, op, &device] { (device.*op)(args); });
   }
@@ -127,7 +128,7 @@ class Suite {
            void (Device::*method)(const Args&), const Make<Args>& make) {
     RowName row;
     row.suite = "ops", row.op = op, row.name = name, row.shape = shape, row.dtype = dtype;
-    bench_.row(row, [&] { return work_of<Args>(bench_, method, make); });
+    bench_.row(row, [&] { return work_of<Args>(bench_, arithmetic_of(dtype), method, make); });
   }
 
   struct Product {

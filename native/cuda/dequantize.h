@@ -1,8 +1,8 @@
 #pragma once
 
-// Weights of 8 and 4 bits as kernels read them (layouts at the top of backend.h): pass an Int8Rows or Int4Rows
-// by value to the kernel, and ask it for elements. Both have the same members, so a kernel takes the type as
-// its template parameter:
+// Weights of 8 and 4 bits as kernels read them (layouts at the top of backend.h): pass an Int8Rows or
+// Int4Rows by value to the kernel, and ask it for elements. Both have the same members, so a kernel takes the
+// type as its template parameter:
 //
 //   by_quantized(dtype, quants, scales, ld, [&](auto rows) { launch(kernel<decltype(rows)>, …, rows); });
 //
@@ -24,8 +24,12 @@ __device__ __forceinline__ void unpack_bytes(uint32_t word, float* out) {
 
 // I4 keeps eight nibbles in a word: the low ones of its four bytes are elements j … j + 3 of the group, the
 // high ones j + 16 … j + 19, j being the word's first byte. As four bytes of 0 … 15, that is q + 8:
-__device__ __forceinline__ uint32_t low_nibbles(uint32_t word) { return word & 0x0f0f0f0fu; }
-__device__ __forceinline__ uint32_t high_nibbles(uint32_t word) { return word >> 4 & 0x0f0f0f0fu; }
+__device__ __forceinline__ uint32_t low_nibbles(uint32_t word) {
+  return word & 0x0f0f0f0fu;
+}
+__device__ __forceinline__ uint32_t high_nibbles(uint32_t word) {
+  return word >> 4 & 0x0f0f0f0fu;
+}
 
 struct Int8Rows {
   const int8_t* quants;

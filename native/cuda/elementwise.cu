@@ -78,7 +78,7 @@ __device__ __forceinline__ void part_of_group(const Operands<In, Out>& o, const 
 
 template <typename In, typename Out, typename Op>
 __global__ void __launch_bounds__(kThreads, 2) map_kernel(Operands<In, Out> o, Op op) {
-  constexpr int kInFlight = sizeof(In) == 4 ? 2 : 4;
+  constexpr int kInFlight = sizeof(In) == 4 || Op::kTwo ? 2 : 4;
   const int64_t stride = int64_t{gridDim.x} * kThreads;
   const int64_t groups = (o.n + kGroup - 1) / kGroup, whole = o.vectors ? o.n / kGroup : 0;
   int64_t group = int64_t{blockIdx.x} * kThreads + threadIdx.x;

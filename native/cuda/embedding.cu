@@ -54,7 +54,7 @@ __device__ __forceinline__ void load_row(const Rows& rows, int64_t row, int64_t 
 }
 
 template <typename Rows, int V>
-__global__ void __launch_bounds__(kThreads) embedding_kernel(Rows table, Lookup p) {
+__global__ void __launch_bounds__(kThreads, 2) embedding_kernel(Rows table, Lookup p) {
   constexpr int kTokens = 2;  // in flight; the tiles of kRowsInFlight rows are walked in steps of it
   const int64_t stride = int64_t{gridDim.y} * blockDim.x;
   for (int64_t piece = int64_t{blockIdx.y} * blockDim.x + threadIdx.x; piece < p.pieces; piece += stride) {

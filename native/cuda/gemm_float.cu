@@ -104,6 +104,7 @@ template <int Tile, typename B>
 __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
     gemm_float_kernel(GemmOperands<float, B> p, GemmEpilogue e) {
   constexpr int kDepthHere = Tile == 128 ? kLargeDepth : kDepth;
+  constexpr int kUnrolled = Tile == 128 ? 2 : kDepthHere;  // more would need more than 128 registers
   constexpr int kSums = Tile / 16;               // a side, of one thread
   constexpr int kWidth = kSums < 4 ? kSums : 4;  // neighbours among them
   constexpr int kGroups = kSums / kWidth;
@@ -140,7 +141,7 @@ __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
   for (int64_t k0 = k_begin; k0 < k_end; k0 += kDepthHere) {
     const bool more = k0 + kDepthHere < k_end;
     if (more) load();
-#pragma unroll
+#pragma unroll kUnrolled
     for (int k = 0; k < kDepthHere; ++k) {
       Neighbours<float, kWidth> a[kGroups], b[kGroups];
 #pragma unroll

@@ -12,7 +12,8 @@
 // - Four stages of cp.async; one barrier a step, passed before the step's second half is multiplied, so that
 //   the next step's first fragments are on their way while the matrix units work.
 // - Shared memory is swizzled (gemm_mma.h), nothing is padded; ldmatrix.trans reads the operands that lie
-//   across k, so dX = dY · W and dW = dYᵀ · X need no transposed copies.
+//   across k, so dX = dY · W and dW = dYᵀ · X need no transposed copies. dW has no large tile: its few addresses
+//   more do not fit into the registers, and its outputs, a weight's shape, are few and split along k anyway.
 // - Blocks are numbered in groups of eight tile rows, so that those under way share their operands in L2.
 // - Bias, residual, ReLU, accumulation and rounding happen in registers.
 // - Few tiles and long k (up to 64 rows; gradients of small weights) are split along k; parts are added in
@@ -21,6 +22,8 @@
 //   go through registers element by element, rounded on the way, in a simpler 64 × 64 kernel.
 //
 // Not yet measured on hardware.
+
+#include <type_traits>
 
 #include "gemm_mma.h"
 
@@ -66,40 +69,36 @@ __global__ void __launch_bounds__(S::kThreads, S::kBlocks)
 
   MmaLoader<T, S::kM, !TransA, S::kThreads> loader_a(p.a, p.lda, m0, e.m, k_begin, k_end);
   MmaLoader<T, S::kN, TransB, S::kThreads> loader_b(p.b, p.ldb, n0, e.n, k_begin, k_end);
-  int load_stage = 0, loaded = 0;
-  const auto load_next = [&] {
-    if (loaded < steps) {
-      loader_a.load(tiles_a + load_stage * TileA::kElements, p.a);
-      loader_b.load(tiles_b + load_stage * TileB::kElements, p.b);
+  const auto load = [&](int step) {
+    if (step < steps) {
+      loader_a.load(tiles_a + step % kStages * TileA::kElements, p.a);
+      loader_b.load(tiles_b + step % kStages * TileB::kElements, p.b);
     }
     cp_async_commit();  // even when empty: the waits count groups
-    ++loaded;
-    load_stage = load_stage + 1 == kStages ? 0 : load_stage + 1;
   };
 #pragma unroll
-  for (int s = 0; s < kStages - 1; ++s) load_next();
+  for (int s = 0; s < kStages - 1; ++s) load(s);
 
   float sum[kRowFragments][kColFragments][4] = {};
   uint32_t a[2][kRowFragments][4], b[2][kColFragments][2];
-  const auto fetch = [&](int into, int stage) {
-    TileA::load_a(a[into], tiles_a + stage * TileA::kElements, row0, into, lane);
-    TileB::load_b(b[into], tiles_b + stage * TileB::kElements, col0, into, lane);
+  const auto fetch = [&](int half, int step) {
+    TileA::load_a(a[half], tiles_a + step % kStages * TileA::kElements, row0, half, lane);
+    TileB::load_b(b[half], tiles_b + step % kStages * TileB::kElements, col0, half, lane);
   };
   if (steps > 0) {
     cp_async_wait<kStages - 2>();
     __syncthreads();
     fetch(0, 0);
   }
-  int stage = 0;
+#pragma unroll 1
   for (int step = 0; step < steps; ++step) {
-    fetch(1, stage);
-    load_next();  // into the stage that all warps left at the last barrier
+    fetch(1, step);
+    load(step + kStages - 1);  // into the stage that all warps left at the last barrier
     multiply<T>(sum, a[0], b[0]);
-    stage = stage + 1 == kStages ? 0 : stage + 1;
     if (step + 1 < steps) {
       cp_async_wait<kStages - 2>();
       __syncthreads();
-      fetch(0, stage);
+      fetch(0, step + 1);
     }
     multiply<T>(sum, a[1], b[1]);
   }
@@ -206,9 +205,10 @@ template <typename T, typename S>
 void run(Context& context, const allmrec_gemm_args& g, const GemmPlan& plan) {
   GemmLaunch parts(context, g, plan);
   const GemmOperands<T, T> p = operands_of<T, T>(g, plan);
-  const auto kernel = g.trans_a   ? gemm_half_kernel<T, S, true, false>
-                      : g.trans_b ? gemm_half_kernel<T, S, false, true>
-                                  : gemm_half_kernel<T, S, false, false>;
+  auto kernel = g.trans_b ? gemm_half_kernel<T, S, false, true> : gemm_half_kernel<T, S, false, false>;
+  if constexpr (!std::is_same_v<S, Large>) {
+    if (g.trans_a) kernel = gemm_half_kernel<T, S, true, false>;
+  }
   launch(kernel, parts.grid(), dim3(S::kThreads), S::kShared, context.stream, p, parts.kernel);
   parts.finish();
 }
@@ -227,9 +227,9 @@ void run_half(Context& context, const allmrec_gemm_args& g) {
   if (g.b_dtype == ALLMREC_F32) return run_elements<T, float>(context, g);
   const GemmOperands<T, T> p = operands_of<T, T>(g, {});
   if (!p.vector_a || !p.vector_b || (g.trans_a && g.trans_b)) return run_elements<T, T>(context, g);
-  const int first = context.shared_per_block >= Large::kShared    ? 0
-                    : context.shared_per_block >= Medium::kShared ? 1
-                                                                  : 2;
+  const int first = context.shared_per_block >= Large::kShared && !g.trans_a ? 0
+                    : context.shared_per_block >= Medium::kShared            ? 1
+                                                                             : 2;
   const int tile = first + plan_gemm(kTiles + first, 3 - first, g.m, g.n, g.k, context.sm_count).tile;
   const GemmPlan plan = plan_gemm(kTiles + tile, 1, g.m, g.n, g.k, context.sm_count);
   if (tile == 0) return run<T, Large>(context, g, plan);

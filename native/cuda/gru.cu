@@ -1,7 +1,7 @@
 // gru, gru_backward: one recurrent layer over a padded batch.
 //
 // Bound by latency: S steps that wait for each other, each a product of a few rows with W_hh and a handful of
-// elementary functions. Up to 128 units one launch carries the whole sequence: a block has 1, 3 or 6 sequences
+// elementary functions. Up to 128 units one launch carries the whole sequence: a block has 1 to 6 sequences
 // and 3 · H threads, and each thread keeps its row of W_hh (backwards: its third of a column) in registers,
 // which are larger than shared memory and are read without waiting; only the state (backwards: the gradients of
 // the gates) goes through shared memory, as broadcasts. Thread (p, i) makes gate p of unit i, then, after a
@@ -112,15 +112,16 @@ __global__ void __launch_bounds__(kGates* Width) gru_kernel(const allmrec_gru_ar
   const int64_t b0 = static_cast<int64_t>(blockIdx.x) * Sequences;
   const bool unit = i < hidden;
 
+  // Units that are not there take the last one's weights: nobody reads what they make of them.
   float w[Width];
+  const float* row = a.w_hh + (static_cast<int64_t>(p) * hidden + (unit ? i : hidden - 1)) * hidden;
 #pragma unroll
-  for (int j = 0; j < Width; ++j)
-    w[j] = unit && j < hidden ? a.w_hh[(static_cast<int64_t>(p) * hidden + i) * hidden + j] : 0.0f;
+  for (int j = 0; j < Width; ++j) w[j] = j < hidden ? row[j] : 0.0f;
   const float bias = unit && a.b_hh ? a.b_hh[p * hidden + i] : 0.0f;
 
   // Of the sequences this thread finishes: s = p + 3 · m.
   const auto has = [&](int m) { return unit && p + kGates * m < Sequences && b0 + p + kGates * m < a.batch; };
-  float mine[kMine], gx[kMine][kGates];
+  float mine[kMine], gx[kMine][kGates] = {};
 #pragma unroll
   for (int m = 0; m < kMine; ++m) {
     const int s = p + kGates * m;
@@ -128,7 +129,8 @@ __global__ void __launch_bounds__(kGates* Width) gru_kernel(const allmrec_gru_ar
     if (s < Sequences) state[s][i] = mine[m];
   }
   __syncthreads();
-  for (int64_t step = 0; step < a.steps; ++step) {
+  const int steps = static_cast<int>(a.steps);
+  for (int step = 0; step < steps; ++step) {
 #pragma unroll
     for (int m = 0; m < kMine; ++m) {
       if (!has(m)) continue;
@@ -143,10 +145,10 @@ __global__ void __launch_bounds__(kGates* Width) gru_kernel(const allmrec_gru_ar
     __syncthreads();
 #pragma unroll
     for (int m = 0; m < kMine; ++m) {
-      if (!has(m)) continue;
-      const int s = p + kGates * m;
+      const int s = p + kGates * m < Sequences ? p + kGates * m : 0;
       const float gh[kGates] = {gates[s][0][i], gates[s][1][i], gates[s][2][i]};
-      const Gates g(gx[m], gh);
+      const Gates g(gx[m], gh);  // outside of the condition, whose nesting with tanh's costs registers
+      if (!has(m)) continue;
       mine[m] = g.state(mine[m]);
       put_unit(a, (b0 + s) * a.steps + step, i, g, mine[m]);
       state[s][i] = mine[m];
@@ -168,9 +170,12 @@ __global__ void __launch_bounds__(kGates* Width)
   const bool unit = i < hidden;
 
   float w[Width];  // of gate p's units j to unit i of the state
+  const float* column = a.w_hh + static_cast<int64_t>(p) * hidden * hidden + (unit ? i : hidden - 1);
 #pragma unroll
-  for (int j = 0; j < Width; ++j)
-    w[j] = unit && j < hidden ? a.w_hh[(static_cast<int64_t>(p) * hidden + j) * hidden + i] : 0.0f;
+  for (int j = 0; j < Width; ++j) {
+    w[j] = j < hidden ? *column : 0.0f;
+    column += hidden;
+  }
 
   const auto has = [&](int m) { return unit && p + kGates * m < Sequences && b0 + p + kGates * m < a.batch; };
   float carry[kMine];
@@ -267,8 +272,8 @@ void by_width(int64_t hidden, Fn&& fn) {
     fn(std::integral_constant<int, 32>{}, std::integral_constant<int, Sequences>{});
   else if (hidden <= 64)
     fn(std::integral_constant<int, 64>{}, std::integral_constant<int, Sequences>{});
-  else  // six sequences beside 128 weights do not fit the registers
-    fn(std::integral_constant<int, 128>{}, std::integral_constant<int, Sequences < 3 ? Sequences : 3>{});
+  else  // more sequences beside 128 weights do not fit the registers
+    fn(std::integral_constant<int, 128>{}, std::integral_constant<int, Sequences < 2 ? Sequences : 2>{});
 }
 
 // Calls fn(width, sequences) with the kernel to take: few sequences a block while the card has room for more

@@ -1,6 +1,6 @@
 // Layer normalisation and its backward. Bound by bytes: x in, y out; backward dy and x in, dx out.
 // Idea: a row is read once and kept in registers, by a warp up to 1,024 columns and by a block up to 16,384 (8,192
-// with gradients of parameters); half and less where 16-byte loads are not possible. Longer rows are read again
+// with gradients of parameters); 64 and 4,096 where 16-byte loads are not possible. Longer rows are read again
 // from the caches. Statistics take two passes over the registers, the second over deviations from the mean of the
 // first (E[x²] − E[x]² would cancel), which also puts that mean right: a constant row has variance zero exactly.
 // The block's sums pass through shared memory behind one barrier each, in two buffers used in turn, so no barrier
@@ -23,10 +23,9 @@ constexpr int kWarpRows = kWarpRowThreads / kWarp;  // rows a block works on whe
 constexpr int kMostWarps = 32;
 constexpr int kMostWarpCols = 1024;
 constexpr int kWideThreads = 512;
-// The most threads of a block that keeps a row, and in the backward sums for parameters: more would leave too few
-// registers.
-constexpr int kBlockThreads = 1024;
-constexpr int kParameterThreads = 512;
+constexpr int kBlockThreads = 1024;  // the most of a block that keeps a row
+// The most where a thread keeps sums for parameters as well, or has an address for every value.
+constexpr int kFewThreads = 512;
 
 // A row is held by a warp (Block = false) or a block, `Values` of them a thread in pieces of V.
 template <int V_, int Values, bool Block_>
@@ -188,7 +187,7 @@ struct Backward {
 };
 
 template <typename T, typename L, bool Parameters>
-__global__ void __launch_bounds__(!L::Block ? kWarpRowThreads : Parameters ? kParameterThreads : kBlockThreads, 1)
+__global__ void __launch_bounds__(!L::Block ? kWarpRowThreads : Parameters || L::V == 1 ? kFewThreads : kBlockThreads, 1)
     layer_norm_backward_kernel(Backward<T> p) {
   constexpr int V = L::V;
   __shared__ float shared[2][2 * kMostWarps];
@@ -331,7 +330,7 @@ void by_layout(int64_t cols, bool vectors, int64_t most_threads, Fn&& fn, Wide&&
   if (vectors && cols <= kMostWarpCols) return fn(Layout<kSize, 32, false>{});
   if (!vectors && cols <= 2 * kWarp) return fn(Layout<1, 2, false>{});
   if (vectors && cols <= most_threads * 16) return fn(Layout<kSize, 16, true>{});
-  if (!vectors && cols <= most_threads * 8) return fn(Layout<1, 8, true>{});
+  if (!vectors && cols <= kFewThreads * 8) return fn(Layout<1, 8, true>{});
   wide();
 }
 
@@ -389,7 +388,7 @@ void layer_norm_backward(Context& context, const allmrec_layer_norm_backward_arg
                    a.accumulate_params != 0);
     };
     by_layout<T>(
-        a.cols, vectors, parameters ? kParameterThreads : kBlockThreads,
+        a.cols, vectors, parameters ? kFewThreads : kBlockThreads,
         [&](auto layout) {
           using L = decltype(layout);
           // With parameters a warp should have two rows at least: each block's sums cost as much as a row.

@@ -33,8 +33,8 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
-constexpr int kGroup = 32;   // elements of k that share a scale
-constexpr int kUnroll = 4;   // loads of 16 bytes in flight per lane and weight row
+constexpr int kGroup = 32;  // elements of k that share a scale
+constexpr int kUnroll = 4;  // loads of 16 bytes in flight per lane and weight row
 constexpr int kMaxRows = static_cast<int>(kMatvecRows);
 
 __device__ __forceinline__ float load_as(const void* p, int dtype, int64_t i) {
@@ -46,28 +46,26 @@ __device__ __forceinline__ float load_as(const void* p, int dtype, int64_t i) {
 // The rows of A.
 struct Activations {
   const void* data;
-  int64_t row, col;  // distances of rows and of columns
+  int64_t ld;
   int32_t dtype;
   bool vectors;  // 8 consecutive elements may be loaded at once
 
-  __device__ __forceinline__ float at(int64_t i, int64_t k) const {
-    return load_as(data, dtype, i * row + k * col);
-  }
+  __device__ __forceinline__ float at(int64_t i, int64_t k) const { return load_as(data, dtype, i * ld + k); }
   __device__ __forceinline__ void load8(int64_t i, int64_t k, float (&out)[8]) const {
     if (!vectors) {
 #pragma unroll
       for (int e = 0; e < 8; ++e) out[e] = at(i, k + e);
     } else if (dtype == ALLMREC_F32) {
-      const float* p = static_cast<const float*>(data) + i * row + k;
+      const float* p = static_cast<const float*>(data) + i * ld + k;
       const Vector<float> low = load_vector(p), high = load_vector(p + 4);
 #pragma unroll
       for (int e = 0; e < 4; ++e) out[e] = low.value[e], out[e + 4] = high.value[e];
     } else if (dtype == ALLMREC_F16) {
-      const Vector<__half> x = load_vector(static_cast<const __half*>(data) + i * row + k);
+      const Vector<__half> x = load_vector(static_cast<const __half*>(data) + i * ld + k);
 #pragma unroll
       for (int e = 0; e < 8; ++e) out[e] = to_float(x.value[e]);
     } else {
-      const Vector<__nv_bfloat16> x = load_vector(static_cast<const __nv_bfloat16*>(data) + i * row + k);
+      const Vector<__nv_bfloat16> x = load_vector(static_cast<const __nv_bfloat16*>(data) + i * ld + k);
 #pragma unroll
       for (int e = 0; e < 8; ++e) out[e] = to_float(x.value[e]);
     }
@@ -102,7 +100,9 @@ struct Output {
 };
 
 // Weights are used once: they should not push the activations out of the caches.
-__device__ __forceinline__ uint4 load_once(const void* p) { return __ldcs(static_cast<const uint4*>(p)); }
+__device__ __forceinline__ uint4 load_once(const void* p) {
+  return __ldcs(static_cast<const uint4*>(p));
+}
 
 // ---- half ----
 
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kThreads, 3)
   // Rows beyond the last one read it again; their sums are not stored.
   const T* low = b + min(j0 + g, n - 1) * ldb + t * 8;
   const T* high = b + min(j0 + g + 8, n - 1) * ldb + t * 8;
-  const T* x = a + g * lda + t * 8;
+  const T* x = a + g * lda + t * 8;  // of the rows below m
 
   float sum[4] = {};
   constexpr int kStep = kUnroll * kTileColumns;
@@ -162,18 +162,21 @@ __global__ void __launch_bounds__(kThreads, 3)
 constexpr int kRowsPerWarp = 2;
 
 // The bits of 1.5 · 2²³ plus an integer below 2²² in magnitude are those of the float 1.5 · 2²³ + integer, so
-// that a sum which begins there becomes a float by one subtraction: conversions run at an eighth of that rate.
+// that a sum which begins there becomes a float by one subtraction: conversions run at an eighth of that
+// rate.
 constexpr int kFloatBits = 0x4b400000;
 constexpr float kFloat = 12582912.0f;
-__device__ __forceinline__ float float_of_sum(int sum) { return __int_as_float(sum) - kFloat; }
+__device__ __forceinline__ float float_of_sum(int sum) {
+  return __int_as_float(sum) - kFloat;
+}
 
 struct Group {
   float scale;
   int begin;  // where the sum of an I4 group begins: kFloatBits − 8 · the sum of the activations
 };
 
-// Four lanes round a group of 32, eight elements each: largest magnitude (as bits, where NaN is above infinity
-// and so shows in the scale), quants as two words, and the group's scale and sum in all four lanes.
+// Four lanes round a group of 32, eight elements each: largest magnitude (as bits, where NaN is above
+// infinity and so shows in the scale), quants as two words, and the group's scale and sum in all four lanes.
 __device__ __forceinline__ Group round_group(const float (&x)[8], uint2& words) {
   unsigned largest = 0;
 #pragma unroll
@@ -257,8 +260,8 @@ __device__ __forceinline__ int dot16(const uint4& a, const int4& b, int sum) {
 // A run is what 16 bytes of a weight row hold: 16 elements of I8, a group of I4.
 template <bool Int4, int M>
 __global__ void __launch_bounds__(kThreads, 2)
-    matvec_quantized_kernel(int64_t n, int64_t k, int m, int chunk, int split, Activations a,
-                            Rounded rounded, const uint4* b, int64_t ldb, const void* scales, Output out) {
+    matvec_quantized_kernel(int64_t n, int64_t k, int m, int chunk, int split, Activations a, Rounded rounded,
+                            const uint4* b, int64_t ldb, const void* scales, Output out) {
   constexpr int kRun = Int4 ? kGroup : kGroup / 2;
   __shared__ float part[kWarps][kRowsPerWarp * M];
   int8_t* quants = static_cast<int8_t*>(dynamic_shared());
@@ -352,8 +355,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 template <bool Int4, int M>
-void launch_quantized(Context& context, const allmrec_gemm_args& g, const Activations& a, const Rounded& rounded,
-                      const Output& out) {
+void launch_quantized(Context& context, const allmrec_gemm_args& g, const Activations& a,
+                      const Rounded& rounded, const Output& out) {
   constexpr int64_t kShared = 40 * 1024;  // several blocks on an SM
   constexpr int64_t kBytes = sizeof(Group) + kGroup;
   const int64_t most = kShared / (M * kBytes) * kGroup;
@@ -361,11 +364,12 @@ void launch_quantized(Context& context, const allmrec_gemm_args& g, const Activa
   // Warps for 16 a multiprocessor, as long as each has something to load.
   const int64_t wanted = 16 * int64_t{context.sm_count}, runs = g.k / (Int4 ? kGroup : kGroup / 2);
   int split = 1;
-  while (split < kWarps && divide_up(g.n, kRowsPerWarp) * split < wanted && 2 * split * kWarp <= runs) split *= 2;
+  while (split < kWarps && divide_up(g.n, kRowsPerWarp) * split < wanted && 2 * split * kWarp <= runs)
+    split *= 2;
   const int64_t blocks = divide_up(g.n, kWarps / split * kRowsPerWarp);
   launch(matvec_quantized_kernel<Int4, M>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads),
-         static_cast<size_t>(M * chunk / kGroup * kBytes), context.stream, g.n, g.k, static_cast<int>(g.m), chunk,
-         split, a, rounded, static_cast<const uint4*>(g.b), g.ldb, g.b_scales, out);
+         static_cast<size_t>(M * chunk / kGroup * kBytes), context.stream, g.n, g.k, static_cast<int>(g.m),
+         chunk, split, a, rounded, static_cast<const uint4*>(g.b), g.ldb, g.b_scales, out);
 }
 
 template <bool Int4>
@@ -376,8 +380,8 @@ void matvec_quantized(Context& context, const allmrec_gemm_args& g, const Activa
   const Scratch quants(context, static_cast<size_t>(g.m * groups * kGroup));
   const Scratch scales(context, static_cast<size_t>(g.m * groups) * sizeof(Group));
   launch(round_activations_kernel,
-         dim3(static_cast<unsigned>(divide_up(groups * 4, kThreads)), static_cast<unsigned>(g.m)), dim3(kThreads),
-         0, context.stream, groups, g.k, a, quants.as<uint2>(), scales.as<Group>());
+         dim3(static_cast<unsigned>(divide_up(groups * 4, kThreads)), static_cast<unsigned>(g.m)),
+         dim3(kThreads), 0, context.stream, groups, g.k, a, quants.as<uint2>(), scales.as<Group>());
   const Rounded rounded = {quants.as<uint4>(), scales.as<Group>()};
   if (g.m <= 4) return launch_quantized<Int4, 4>(context, g, a, rounded, out);
   launch_quantized<Int4, 8>(context, g, a, rounded, out);
@@ -390,7 +394,9 @@ struct HalfRows {
   const T* data;
   int64_t ld;
 
-  __device__ __forceinline__ float at(int64_t row, int64_t col) const { return to_float(data[row * ld + col]); }
+  __device__ __forceinline__ float at(int64_t row, int64_t col) const {
+    return to_float(data[row * ld + col]);
+  }
 };
 
 __device__ __forceinline__ void store_rows(int m, int64_t j, float (&sum)[kMaxRows], int lane,
@@ -463,7 +469,9 @@ __global__ void __launch_bounds__(kThreads, 2)
 }
 
 // Sixteen-byte loads from rows of a half.
-bool vectors(const void* p, int64_t ld) { return aligned_16(p) && ld % 8 == 0; }
+bool vectors(const void* p, int64_t ld) {
+  return aligned_16(p) && ld % 8 == 0;
+}
 
 template <typename T>
 void matvec_half(Context& context, const allmrec_gemm_args& g, const Activations& a, const Output& out) {
@@ -479,25 +487,35 @@ void matvec_half(Context& context, const allmrec_gemm_args& g, const Activations
   } else {
     const int64_t warps = std::min<int64_t>(kWarps, divide_up(g.k, kUnroll * kTileColumns));
     launch(matvec_half_kernel<T>, dim3(static_cast<unsigned>(divide_up(g.n, kTileRows))),
-           dim3(static_cast<unsigned>(warps * kWarp)), 0, context.stream, g.n, g.k, m, static_cast<const T*>(g.a),
-           g.lda, b, g.ldb, out);
+           dim3(static_cast<unsigned>(warps * kWarp)), 0, context.stream, g.n, g.k, m,
+           static_cast<const T*>(g.a), g.lda, b, g.ldb, out);
   }
 }
 
 }  // namespace
 
-void matvec(Context& context, const allmrec_gemm_args& g) {
+void matvec(Context& context, const allmrec_gemm_args& args) {
+  allmrec_gemm_args g = args;
   if (g.m == 0 || g.n == 0) return;
-  Activations a = {g.a, g.trans_a ? 1 : g.lda, g.trans_a ? g.lda : 1, g.a_dtype, false};
-  a.vectors = !g.trans_a && aligned_16(g.a) && g.lda * (g.a_dtype == ALLMREC_F32 ? 4 : 2) % 16 == 0;
-  const Output out = {g.c,     g.ldc,     g.bias,
-                      g.residual, g.ld_residual, g.alpha,
-                      g.c_dtype,  g.activation == ALLMREC_ACT_RELU, g.accumulate != 0};
-  if (g.b_dtype == ALLMREC_F16 && g.k > 0) return matvec_half<__half>(context, g, a, out);
-  if (g.b_dtype == ALLMREC_BF16 && g.k > 0) return matvec_half<__nv_bfloat16>(context, g, a, out);
-  if (g.b_dtype == ALLMREC_I8 && g.k > 0 && g.k % 16 == 0 && g.ldb % 16 == 0 && aligned_16(g.b))
+  // The distance to a second row that is not there says nothing about alignment.
+  if (g.m == 1) g.lda = 0;
+  if (g.n == 1) g.ldb = 0;
+  const int64_t row_bytes = g.lda * (g.a_dtype == ALLMREC_F32 ? 4 : 2);
+  const Activations a = {g.a, g.lda, g.a_dtype, aligned_16(g.a) && row_bytes % 16 == 0};
+  const Output out = {g.c,
+                      g.ldc,
+                      g.bias,
+                      g.residual,
+                      g.ld_residual,
+                      g.alpha,
+                      g.c_dtype,
+                      g.activation == ALLMREC_ACT_RELU,
+                      g.accumulate != 0};
+  if (g.b_dtype == ALLMREC_F16) return matvec_half<__half>(context, g, a, out);
+  if (g.b_dtype == ALLMREC_BF16) return matvec_half<__nv_bfloat16>(context, g, a, out);
+  if (g.b_dtype == ALLMREC_I8 && g.k % 16 == 0 && g.ldb % 16 == 0 && aligned_16(g.b))
     return matvec_quantized<false>(context, g, a, out);
-  if (g.b_dtype == ALLMREC_I4 && g.k > 0 && g.k % 32 == 0 && aligned_16(g.b))
+  if (g.b_dtype == ALLMREC_I4 && g.k % kGroup == 0 && aligned_16(g.b))
     return matvec_quantized<true>(context, g, a, out);
   by_quantized(g.b_dtype, g.b, g.b_scales, g.ldb, [&](auto rows) {
     launch(matvec_plain_kernel<decltype(rows)>, dim3(static_cast<unsigned>(divide_up(g.n, kWarps))),

@@ -1,8 +1,8 @@
 // quantize: rows of weights to I8 (one scale a row) or I4 (one scale per 32), the definitions of backend.h.
 //
 // Bound: the bytes of x; runs once per weight when a model is loaded. I8: a warp a row, which it reads twice,
-// the second time from L2. I4: a warp a group, a lane an element. Division and rounding are IEEE, so the bytes
-// are those of the CPU. Not yet measured on hardware.
+// the second time from L2. I4: a warp a group, a lane an element. Division and rounding are IEEE, so the
+// bytes are those of the CPU. Not yet measured on hardware.
 #include <algorithm>
 
 #include "numeric.h"
@@ -17,7 +17,9 @@ constexpr int kWarps = kThreads / kWarp;
 constexpr int kGroup = 32;
 
 // Magnitudes of floats compare as their bits do.
-__device__ __forceinline__ unsigned magnitude_bits(float x) { return __float_as_uint(x) & 0x7fffffffu; }
+__device__ __forceinline__ unsigned magnitude_bits(float x) {
+  return __float_as_uint(x) & 0x7fffffffu;
+}
 __device__ __forceinline__ unsigned warp_max(unsigned x) {
   for (int offset = 16; offset > 0; offset /= 2) x = max(x, __shfl_xor_sync(kAllLanes, x, offset));
   return x;
@@ -72,14 +74,15 @@ void quantize(Context& context, const allmrec_quantize_args& a) {
     using T = decltype(zero);
     const T* x = static_cast<const T*>(a.x);
     if (a.dtype == ALLMREC_I8) {
-      launch(quantize_int8_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.rows, kWarps))), dim3(kThreads), 0,
-             context.stream, a.rows, a.cols, x, static_cast<int8_t*>(a.quants), static_cast<float*>(a.scales));
+      launch(quantize_int8_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.rows, kWarps))), dim3(kThreads),
+             0, context.stream, a.rows, a.cols, x, static_cast<int8_t*>(a.quants),
+             static_cast<float*>(a.scales));
       return;
     }
     const int64_t groups = a.rows * (a.cols / kGroup);
     const int64_t blocks = std::min<int64_t>(divide_up(groups, kWarps), 64 * int64_t{context.sm_count});
-    launch(quantize_int4_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, context.stream, groups,
-           x, static_cast<uint8_t*>(a.quants), static_cast<__half*>(a.scales));
+    launch(quantize_int4_kernel<T>, dim3(static_cast<unsigned>(blocks)), dim3(kThreads), 0, context.stream,
+           groups, x, static_cast<uint8_t*>(a.quants), static_cast<__half*>(a.scales));
   });
 }
 

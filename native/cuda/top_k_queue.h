@@ -60,6 +60,7 @@ __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) 
 // keys[i] and keys[i + stride] in descending order where descending(i), for the pairs of one bitonic step.
 template <typename Descending>
 __device__ __forceinline__ void bitonic_step(uint64_t* keys, int size, int stride, Descending descending) {
+#pragma unroll 1
   for (int pair = lane_id(); pair < size / 2; pair += kWarp) {
     const int i = 2 * pair - (pair & (stride - 1));
     const uint64_t a = keys[i], b = keys[i + stride];

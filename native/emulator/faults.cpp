@@ -9,8 +9,8 @@ namespace allmrec::emulator {
 namespace {
 
 std::vector<Fault>& found() {
-  static std::vector<Fault> list;
-  return list;
+  static auto* const list = new std::vector<Fault>;
+  return *list;
 }
 
 std::string triple(unsigned x, unsigned y, unsigned z) {

@@ -20,22 +20,28 @@ namespace allmrec::emulator::race {
 
 namespace {
 
-enum class Access : uint8_t { read, write, atomic };
+enum class Access : uint8_t { read, write, atomic, copy_under_way };
 
-// One access: by whom and when.
+// Moments: a count that goes on by one at every launch, block, barrier and meeting of lanes.
+using Moment = uint64_t;
+
+// One access: what, by whom and when.
 struct Record {
   const void* code = nullptr;
-  uint32_t serial = 0;  // of the block, counted over all launches; 0: no access
-  uint32_t epoch = 0;   // barriers its block had passed
-  uint32_t clock = 0;   // meetings its lane had had
-  uint16_t thread = 0;
-  Access kind = Access::read;
+  uint64_t packed = 0;  // moment, 12 bits of thread, 4 of kind; 0: no access
+
+  Record() = default;
+  Record(Access kind, int thread, Moment moment, const void* place)
+      : code(place),
+        packed(moment << 16 | static_cast<uint64_t>(thread) << 4 | static_cast<uint64_t>(kind)) {}
+  Moment moment() const { return packed >> 16; }
+  int thread() const { return static_cast<int>(packed >> 4 & 0xfff); }
+  Access kind() const { return static_cast<Access>(packed & 15); }
 };
 
 // Some bytes that were always accessed together.
 struct Cell {
   Record write, reads[2];
-  bool copy_under_way = false;
 };
 
 constexpr uintptr_t kPageShift = 7, kPageBytes = 1 << kPageShift;
@@ -65,9 +71,13 @@ Span span_of(const void* begin, size_t bytes) {
 
 // What a thread ordered before it by a fence, for whoever meets it at an atomic variable.
 struct Release {
-  uint32_t serial, epoch;
-  uint16_t thread;
-  uint32_t seen[kLanes];
+  Moment block_begin, barrier, whole, fence;
+  int thread;
+  Moment seen[kLanes];
+};
+struct BlockBegin {
+  Moment moment;
+  uint3 index;
 };
 
 struct State {
@@ -76,6 +86,7 @@ struct State {
   std::unordered_map<uintptr_t, std::vector<Release>> released;  // by atomic variable, in this launch
   std::vector<Release> acquired;                                 // by the running block
   std::map<int, Release> fenced;                                 // by thread of the running block
+  std::vector<BlockBegin> blocks;                                // of this launch
   std::set<std::string> reported;
   int reports_left = 0;
 };
@@ -91,11 +102,14 @@ struct Cached {
 constexpr size_t kCached = 4096;
 Cached cache[kCached];
 
-int thread = -1;                                    // the one that runs; negative: none
-uint32_t serial = 0, launch_serial = 0, epoch = 0;  // of the running block
+int thread = -1;  // the one that runs; negative: none
+Moment now = 0, launch_begin = 0, block_begin = 0;
+Moment last_barrier = 0;      // of the block
+Moment whole_met[kMaxWarps];  // when all lanes of the warp met last
 Span stacks, arguments, shared_memory;
-// clocks[w][a][b]: the latest meeting of lane b that lane a of warp w knows of; its own count at [a][a].
-uint32_t clocks[kMaxWarps][kLanes][kLanes];
+// seen[w][a][b]: before it, lane a of warp w knows what lane b did, by meetings of part of the warp.
+Moment seen[kMaxWarps][kLanes][kLanes];
+uint32_t all_lanes[kMaxWarps];
 
 void forget_pages() {
   std::fill(cache, cache + kCached, Cached{});
@@ -127,25 +141,32 @@ Segment segment_of(uintptr_t address) {
 }
 
 std::string text_of(const Record& record) {
-  static const char* const verbs[] = {"read", "write", "atomic operation"};
+  static const char* const verbs[] = {"read", "write", "atomic operation", "asynchronous copy"};
   std::string place = source_line(record.code);
   if (place.empty()) place = symbol_name(record.code, true);
   std::string text =
-      std::string(verbs[static_cast<int>(record.kind)]) + " by " + describe_thread(record.thread);
-  if (record.serial != serial)
-    text += " of an earlier block, the " + std::to_string(record.serial - launch_serial + 1) + ". to run,";
+      std::string(verbs[static_cast<int>(record.kind())]) + " by " + describe_thread(record.thread());
+  if (record.moment() < block_begin) {
+    const auto& blocks = state().blocks;
+    const auto after =
+        std::upper_bound(blocks.begin(), blocks.end(), record.moment(),
+                         [](Moment moment, const BlockBegin& block) { return moment < block.moment; });
+    const uint3 index = after == blocks.begin() ? uint3{} : (after - 1)->index;
+    text += " of block (" + std::to_string(index.x) + "," + std::to_string(index.y) + "," +
+            std::to_string(index.z) + ")";
+  }
   return text + " at " + place;
 }
 
-void tell(const char* kind, const Record& now, const Record* before, uintptr_t address) {
+void tell(const char* kind, const Record& access, const Record* before, uintptr_t address) {
   const std::string key = std::string(kind) + ":" + symbol_name(block.kernel) + ":" +
-                          std::to_string(reinterpret_cast<uintptr_t>(now.code)) + ":" +
+                          std::to_string(reinterpret_cast<uintptr_t>(access.code)) + ":" +
                           std::to_string(before == nullptr ? 0 : reinterpret_cast<uintptr_t>(before->code));
   if (state().reports_left <= 0 || !state().reported.insert(key).second) return;
   --state().reports_left;
   const int running = thread;
   thread = -1;
-  std::string text = text_of(now);
+  std::string text = text_of(access);
   if (before != nullptr) text += " after " + text_of(*before);
   text += ", of ";
   if (shared_memory.has(address)) {
@@ -163,8 +184,7 @@ void tell(const char* kind, const Record& now, const Record* before, uintptr_t a
 }
 
 // The page of shadow for an address; none where nothing is to be watched.
-Page* find_page(uintptr_t address, const Record& now) {
-  if (arguments.has(address) || span_of(&here, sizeof here).has(address)) return nullptr;
+Page* find_page(uintptr_t address, const Record& access) {
   const uintptr_t number = address >> kPageShift;
   auto found = state().pages.find(number);
   if (found == state().pages.end()) {
@@ -174,7 +194,7 @@ Page* find_page(uintptr_t address, const Record& now) {
       shared = true;
       if (!shared_memory.has(address)) {
         const Segment segment = segment_of(address);
-        if (segment == Segment::none) tell("access to host memory", now, nullptr, address);
+        if (segment == Segment::none) tell("access to host memory", access, nullptr, address);
         if (segment != Segment::writable) return nullptr;
       }
     }
@@ -186,83 +206,82 @@ Page* find_page(uintptr_t address, const Record& now) {
 }
 
 bool knows(const Release& release, const Record& record) {
-  return record.serial == release.serial &&
-         (record.epoch < release.epoch || record.thread == release.thread ||
-          (record.thread / kLanes == release.thread / kLanes &&
-           release.seen[record.thread % kLanes] >= record.clock));
+  if (record.moment() < release.block_begin || record.moment() >= release.fence) return false;
+  const int by = record.thread();
+  return record.moment() < release.barrier || by == release.thread ||
+         (by / kLanes == release.thread / kLanes &&
+          (record.moment() < release.whole || record.moment() < release.seen[by % kLanes]));
 }
 
 // Whether nothing orders a recorded access before the running thread's.
-bool races(const Record& record, bool shared) {
-  if (record.serial == serial) {
-    if (record.thread == thread || record.epoch < epoch) return false;
-    const int warp = thread / kLanes;
-    return record.thread / kLanes != warp ||
-           clocks[warp][thread % kLanes][record.thread % kLanes] < record.clock;
+inline bool races(const Record& record, bool shared) {
+  if (record.moment() >= block_begin) {
+    const int by = record.thread(), warp = thread / kLanes;
+    if (record.moment() < last_barrier || by == thread) return false;
+    if (by / kLanes != warp) return true;
+    return record.moment() >= whole_met[warp] && record.moment() >= seen[warp][thread % kLanes][by % kLanes];
   }
-  if (shared || record.serial < launch_serial) return false;
+  if (shared || record.moment() < launch_begin) return false;
   return std::none_of(state().acquired.begin(), state().acquired.end(),
                       [&](const Release& release) { return knows(release, record); });
 }
 
-void tell_race(const Record& now, const Record& before, bool shared, uintptr_t address) {
-  const bool same_warp = before.thread / kLanes == now.thread / kLanes;
-  const char* const kind = before.serial != serial ? "race between blocks"
-                           : shared && same_warp   ? "shared memory race within a warp"
-                           : shared                ? "shared memory race"
-                           : same_warp             ? "global memory race within a warp"
-                                                   : "global memory race";
-  tell(kind, now, &before, address);
+void tell_race(const Record& access, const Record& before, bool shared, uintptr_t address) {
+  const bool same_warp = before.thread() / kLanes == access.thread() / kLanes;
+  const char* const kind = before.moment() < block_begin ? "race between blocks"
+                           : shared && same_warp         ? "shared memory race within a warp"
+                           : shared                      ? "shared memory race"
+                           : same_warp                   ? "global memory race within a warp"
+                                                         : "global memory race";
+  tell(kind, access, &before, address);
 }
 
 // Keeps two readers that are as far from each other as were seen, so that any later writer meets another's.
-void remember_read(Cell& cell, const Record& now, bool shared) {
+inline void remember_read(Cell& cell, const Record& access, bool shared) {
   Record& first = cell.reads[0];
   Record& second = cell.reads[1];
-  if (first.serial < launch_serial || (first.serial == now.serial && first.thread == now.thread) ||
-      !races(first, shared)) {
-    first = now;
+  if (!races(first, shared)) {
+    first = access;
     return;
   }
   const auto near = [&](const Record& record) {
-    return record.serial == first.serial && record.thread / kLanes == first.thread / kLanes;
+    return (record.moment() >= block_begin) == (first.moment() >= block_begin) &&
+           record.thread() / kLanes == first.thread() / kLanes;
   };
-  if (second.serial < launch_serial || near(second) || !near(now) || !races(second, shared)) second = now;
+  if (!near(access) || near(second) || !races(second, shared)) second = access;
 }
 
-void visit(Cell& cell, const Record& now, bool shared, uintptr_t address) {
-  const bool written = cell.write.serial == serial;
-  if (cell.copy_under_way && written) {
-    tell("access before the asynchronous copy landed", now, &cell.write, address);
+inline void visit(Cell& cell, const Record& access, bool shared, uintptr_t address) {
+  const bool written = cell.write.moment() >= block_begin;
+  if (written && cell.write.kind() == Access::copy_under_way) {
+    tell("access before the asynchronous copy landed", access, &cell.write, address);
     return;
   }
-  if (shared && !written && now.kind != Access::write) {
-    const bool watched =
-        shared_memory.has(address) || is_local_static(reinterpret_cast<const void*>(address));
-    if (watched) tell("read of never-written shared memory", now, nullptr, address);
-  }
-  if (races(cell.write, shared) && !(now.kind == Access::atomic && cell.write.kind == Access::atomic))
-    tell_race(now, cell.write, shared, address);
-  if (now.kind == Access::read) {
-    remember_read(cell, now, shared);
+  const bool reads = access.kind() == Access::read || access.kind() == Access::atomic;
+  if (shared && !written && reads &&
+      (shared_memory.has(address) || is_local_static(reinterpret_cast<const void*>(address))))
+    tell("read of never-written shared memory", access, nullptr, address);
+  if (races(cell.write, shared) && !(access.kind() == Access::atomic && cell.write.kind() == Access::atomic))
+    tell_race(access, cell.write, shared, address);
+  if (access.kind() == Access::read) {
+    remember_read(cell, access, shared);
     return;
   }
   for (Record& read : cell.reads) {
-    if (races(read, shared)) tell_race(now, read, shared, address);
-    if (now.kind == Access::write) read.serial = 0;
+    if (races(read, shared)) tell_race(access, read, shared, address);
+    if (access.kind() != Access::atomic) read = Record();
   }
-  cell.write = now;
-  cell.copy_under_way = false;
+  cell.write = access;
 }
 
 template <typename Fn>
-inline void for_each_cell(const void* p, size_t bytes, const Record& now, Fn fn) {
+inline void for_each_cell(const void* p, size_t bytes, const Record& record, Fn fn) {
   auto address = reinterpret_cast<uintptr_t>(p);
   while (bytes > 0) {
     const uintptr_t number = address >> kPageShift, offset = address % kPageBytes;
     const size_t part = std::min<size_t>(bytes, kPageBytes - offset);
     const Cached& cached = cache[number % kCached];
-    Page* const page = cached.number == number ? cached.page : find_page(address, now);
+    Page* const page = cached.number == number ? cached.page : find_page(address, record);
     if (page != nullptr) {
       const int aligned = __builtin_ctzl(offset | part | 16);
       if (aligned < page->shift) page->refine(aligned);
@@ -275,26 +294,22 @@ inline void for_each_cell(const void* p, size_t bytes, const Record& now, Fn fn)
   }
 }
 
+// A thread's stack, its kernel's arguments and its own coordinates are nobody else's.
 inline bool is_watched(const void* p) {
-  return thread >= 0 && !stacks.has(reinterpret_cast<uintptr_t>(p));
+  const auto address = reinterpret_cast<uintptr_t>(p);
+  return thread >= 0 && !stacks.has(address) && !arguments.has(address) &&
+         address - reinterpret_cast<uintptr_t>(&here) >= sizeof here;
 }
 
-Record record_now(Access kind, const void* code) {
-  Record now;
-  now.code = code;
-  now.serial = serial;
-  now.epoch = epoch;
-  now.clock = clocks[thread / kLanes][thread % kLanes][thread % kLanes];
-  now.thread = static_cast<uint16_t>(thread);
-  now.kind = kind;
-  return now;
+Record record_of(Access kind, const void* code) {
+  return {kind, thread, now, code};
 }
 
-void access(const void* p, size_t bytes, Access kind, const void* code) {
+inline void access(const void* p, size_t bytes, Access kind, const void* code) {
   if (!is_watched(p)) return;
-  const Record now = record_now(kind, code);
-  for_each_cell(p, bytes, now,
-                [&](Cell& cell, bool shared, uintptr_t address) { visit(cell, now, shared, address); });
+  const Record record = record_of(kind, code);
+  for_each_cell(p, bytes, record,
+                [&](Cell& cell, bool shared, uintptr_t address) { visit(cell, record, shared, address); });
 }
 
 }  // namespace
@@ -303,21 +318,21 @@ void begin_launch(const void* argument_object, size_t argument_bytes) {
   const Stack all = all_stacks();
   stacks = span_of(all.bottom, static_cast<size_t>(all.top - all.bottom));
   arguments = span_of(argument_object, argument_bytes);
-  launch_serial = serial + 1;
+  launch_begin = ++now;
   state().released.clear();
+  state().blocks.clear();
   state().reports_left = 16;
 }
 
 void begin_block(unsigned threads, const void* shared, size_t shared_bytes) {
-  ++serial;
-  epoch = 0;
+  block_begin = last_barrier = ++now;
   shared_memory = span_of(shared, shared_bytes);
   state().acquired.clear();
   state().fenced.clear();
-  const int warps = static_cast<int>(threads + kLanes - 1) / kLanes;
-  std::memset(clocks, 0, sizeof clocks[0] * static_cast<size_t>(warps));
-  for (int warp = 0; warp < warps; ++warp) {
-    for (int lane = 0; lane < kLanes; ++lane) clocks[warp][lane][lane] = 1;
+  state().blocks.push_back({block_begin, here.block});
+  for (unsigned warp = 0; warp * kLanes < threads; ++warp) {
+    const unsigned lanes = threads - warp * kLanes;
+    all_lanes[warp] = lanes >= kLanes ? 0xffffffffu : (1u << lanes) - 1;
   }
 }
 
@@ -328,26 +343,28 @@ void run_thread(int number) {
   thread = number;
 }
 void block_barrier() {
-  ++epoch;
+  last_barrier = ++now;
 }
 
 void warp_met(int warp, uint32_t lanes) {
-  uint32_t known[kLanes] = {};
-  for (uint32_t left = lanes; left != 0; left &= left - 1) {
-    const uint32_t* const row = clocks[warp][__builtin_ctz(left)];
-    for (int i = 0; i < kLanes; ++i) known[i] = std::max(known[i], row[i]);
+  ++now;
+  if (lanes == all_lanes[warp]) {
+    whole_met[warp] = now;
+    return;
   }
+  Moment known[kLanes] = {};
   for (uint32_t left = lanes; left != 0; left &= left - 1) {
-    const int lane = __builtin_ctz(left);
-    std::memcpy(clocks[warp][lane], known, sizeof known);
-    ++clocks[warp][lane][lane];
+    const Moment* const row = seen[warp][__builtin_ctz(left)];
+    for (int i = 0; i < kLanes; ++i) known[i] = lanes >> i & 1 ? now : std::max(known[i], row[i]);
   }
+  for (uint32_t left = lanes; left != 0; left &= left - 1)
+    std::memcpy(seen[warp][__builtin_ctz(left)], known, sizeof known);
 }
 
 void fence() {
   if (thread < 0) return;
-  Release release{serial, epoch, static_cast<uint16_t>(thread), {}};
-  std::memcpy(release.seen, clocks[thread / kLanes][thread % kLanes], sizeof release.seen);
+  Release release{block_begin, last_barrier, whole_met[thread / kLanes], ++now, thread, {}};
+  std::memcpy(release.seen, seen[thread / kLanes][thread % kLanes], sizeof release.seen);
   state().fenced[thread] = release;
 }
 
@@ -370,21 +387,13 @@ void atomic_access(const void* address, size_t bytes, const void* code) {
 }
 
 void copy_begins(const void* to, size_t bytes, const void* code) {
-  if (thread < 0) return;
-  const Record now = record_now(Access::write, code);
-  for_each_cell(to, bytes, now, [&](Cell& cell, bool shared, uintptr_t address) {
-    visit(cell, now, shared, address);
-    cell.copy_under_way = true;
-  });
+  access(to, bytes, Access::copy_under_way, code);
 }
 
 void copy_lands(const void* to, size_t bytes, const void* code) {
-  if (thread < 0) return;
-  const Record now = record_now(Access::write, code);
-  for_each_cell(to, bytes, now, [&](Cell& cell, bool, uintptr_t) {
-    cell.write = now;
-    cell.copy_under_way = false;
-  });
+  if (!is_watched(to)) return;
+  const Record record = record_of(Access::write, code);
+  for_each_cell(to, bytes, record, [&](Cell& cell, bool, uintptr_t) { cell.write = record; });
 }
 
 void add_memory(const void* begin, size_t bytes) {

@@ -78,8 +78,8 @@ cudaError_t& last_error() {
 
 // The dynamic shared memory that kernels asked for.
 std::map<const void*, size_t>& shared_limits() {
-  static std::map<const void*, size_t> limits;
-  return limits;
+  static auto* const limits = new std::map<const void*, size_t>;
+  return *limits;
 }
 size_t shared_limit(const void* kernel) {
   const auto found = shared_limits().find(kernel);

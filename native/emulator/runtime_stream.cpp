@@ -8,8 +8,8 @@ namespace allmrec::emulator {
 namespace {
 
 std::vector<cudaStream_t>& streams() {
-  static std::vector<cudaStream_t> list;
-  return list;
+  static auto* const list = new std::vector<cudaStream_t>;  // streams may be destroyed at exit
+  return *list;
 }
 // The stream of calls that name none.
 CUstream_st legacy;

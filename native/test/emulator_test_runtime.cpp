@@ -1,6 +1,7 @@
 // The runtime's calls: memory, errors, streams, events, graphs, and the faults that tests ask for.
 
 #include <cstring>
+#include <thread>
 
 #include "emulator_test.h"
 
@@ -208,6 +209,18 @@ void test_graphs() {
   CHECK(cudaStreamDestroy(stream) == cudaSuccess);
 }
 
+// Any host thread may launch; the device does one thing at a time.
+void test_threads() {
+  const DeviceArray<float> a(std::vector<float>(32, 0)), b(std::vector<float>(32, 0));
+  const auto work = [](float* x) {
+    for (int i = 0; i < 200; ++i) launch(add_kernel, 1, 32, 0, nullptr, x, 1.0f);
+  };
+  std::thread other(work, a.get());
+  work(b.get());
+  other.join();
+  CHECK(a.values()[31] == 200 && b.values()[0] == 200);
+}
+
 }  // namespace
 
 void test_runtime() {
@@ -216,6 +229,7 @@ void test_runtime() {
   test_launches();
   test_streams();
   test_graphs();
+  test_threads();
   CHECK(cudaGetLastError() == cudaSuccess);
   CHECK(emulator::faults().empty());
 }

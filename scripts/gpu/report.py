@@ -92,7 +92,8 @@ def merge(folder):
             else:
                 row["peers"], row["ratio"] = [], None
             rows.append(row)
-    result["goals"] = [goal_of(rows, *goal) for goal in GOALS]
+    # Tiny sizes say nothing of speed.
+    result["goals"] = [goal_of([] if result.get("quick") else rows, *goal) for goal in GOALS]
     result["rows"] = rows
     result["peerRows"] = peers["rows"]
     return result
@@ -154,12 +155,29 @@ def markdown(result):
             beside = "; ".join(f"{p['peer']} {number(p['ratio'])}" for p in row["peers"])
             lines.append(f"| {name} | {row['shape']} | {row['dtype']} | {number(row['milliseconds'])} | "
                          f"{number(row['rate'])} {row['unit']} | {percent(row['ofFloor'])} | {beside} |")  # fmt: skip
+    lines += profiles(result)
     if result["peerRows"]:
         lines += ["", "## peers", "", "| | numbers | peer | ms | rate |", "|---|---|---|---|---|"]
         for row in result["peerRows"]:
             rate = f"{number(row['rate'])} {row['unit']}" if row["rate"] else row["note"].replace("|", "/")
             lines.append(f"| {row['name']} | {row['dtype']} | {row['peer']} | {number(row['milliseconds'])} | {rate} |")
     return "\n".join(lines) + "\n"
+
+
+def profiles(result):
+    """Where the steps' time goes: the ops that take most of it, and their floors."""
+    lines = []
+    for row in result["rows"]:
+        if not row.get("profile"):
+            continue
+        lines += ["", f"### {row['name']}, {row['shape']}, {row['dtype']}", "", "| op | calls | ms | of the floor |",
+                  "|---|---|---|---|"]  # fmt: skip
+        for op in row["profile"][:8]:
+            flops, memory = (result["ceilings"].get(key) for key in (row["arithmetic"], "bytes"))
+            floor = 1e3 * max(op["flops"] / flops, op["bytes"] / memory) if flops and memory else None
+            share = percent(floor / op["milliseconds"]) if floor and op["milliseconds"] else "–"
+            lines.append(f"| {op['op']} | {op['calls']} | {number(op['milliseconds'])} | {share} |")
+    return ["", "## where the time goes", *lines] if lines else []
 
 
 def main():

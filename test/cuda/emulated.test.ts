@@ -1,7 +1,7 @@
 // The CUDA back end through the emulator, end to end: each piece of the product gives what the CPU gives.
 import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import test from 'ava';
+import test, { type ExecutionContext } from 'ava';
 import {
 	loadAddon,
 	type NativeEngine,
@@ -20,6 +20,8 @@ const addon = loadAddon();
 
 /** Relative to the largest number, as float32 sums in another order allow. */
 const TOLERANCE = 1e-4;
+/** A tenth of what a step moves a weight: arrays that are zero but for rounding are compared with this. */
+const FLOOR = 1e-3;
 
 const pack = (rows: number[][]): Ragged => ({
 	offsets: Int32Array.from([0, ...rows.map((_, i) => rows.slice(0, i + 1).flat().length)]),
@@ -29,13 +31,13 @@ const pack = (rows: number[][]): Ragged => ({
 function difference(a: Float32Array, b: Float32Array): number {
 	if (a.length !== b.length || a.length === 0) return Number.POSITIVE_INFINITY;
 	let largest = 0;
-	let scale = 0;
+	let scale = FLOOR;
 	for (let i = 0; i < a.length; i++) {
 		if (!Number.isFinite(a[i]!) || !Number.isFinite(b[i]!)) return Number.POSITIVE_INFINITY;
 		largest = Math.max(largest, Math.abs(a[i]! - b[i]!));
 		scale = Math.max(scale, Math.abs(b[i]!));
 	}
-	return scale === 0 ? largest : largest / scale;
+	return largest / scale;
 }
 
 /** The same calls on the CPU and on the emulated device; what they return, array by array. */
@@ -49,9 +51,20 @@ async function both(calls: (engine: NativeEngine) => Promise<Float32Array[]>) {
 	return results[0]!.map((cpu, i) => ({ cpu, emulated: results[1]![i]! }));
 }
 
+function agree(t: ExecutionContext, pairs: { cpu: Float32Array; emulated: Float32Array }[]): void {
+	const worst = pairs.map(({ cpu, emulated }) => difference(emulated, cpu));
+	t.true(Math.max(...worst) < TOLERANCE, worst.map((x) => x.toExponential(1)).join(' '));
+}
+
 async function weights(model: NativeModel): Promise<Float32Array[]> {
 	return Promise.all(model.parameters().map(({ name }) => model.getParameter(name)));
 }
+
+/**
+ * Adam's usual eps of 1e-8 makes a full step of the sign of any gradient, also of one that is zero but for rounding
+ * (that of a key's bias, which no softmax sees); with this one a step is as exact as its gradient.
+ */
+const eps = 1e-2;
 
 /** A little deterministic noise in [−1, 1). */
 const noise = (n: number, seed: number) =>
@@ -96,6 +109,7 @@ for (const loss of ['bce', 'softmax'] as const)
 				l2Embedding: 0,
 				seed: 5,
 				learningRate: 1e-2,
+				eps,
 			});
 			const mean = await trainer.run(4);
 			const users = await model.userVectors(histories);
@@ -109,8 +123,7 @@ for (const loss of ['bce', 'softmax'] as const)
 			model.dispose();
 			return result;
 		});
-		for (const { cpu, emulated } of pairs)
-			t.true(difference(emulated, cpu) < TOLERANCE, `${difference(emulated, cpu)}`);
+		agree(t, pairs);
 	});
 
 test('stage 1 steps as on the CPU, with the encoder in training', async (t) => {
@@ -142,7 +155,8 @@ test('stage 1 steps as on the CPU, with the encoder in training', async (t) => {
 		});
 		await alignment.initialise(2);
 		const trainer = new addon.AlignmentTrainer(alignment, encoder, {
-			learningRate: 1e-3,
+			learningRate: 1e-2,
+			eps,
 			trainEncoder: true,
 			seed: 4,
 		});
@@ -169,8 +183,7 @@ test('stage 1 steps as on the CPU, with the encoder in training', async (t) => {
 		for (const owned of [trainer, alignment, encoder]) owned.dispose();
 		return result;
 	});
-	for (const { cpu, emulated } of pairs)
-		t.true(difference(emulated, cpu) < TOLERANCE, `${difference(emulated, cpu)}`);
+	agree(t, pairs);
 });
 
 const llm: OptConfig = {
@@ -211,7 +224,7 @@ test('stage 2 steps as on the CPU', async (t) => {
 		const model = await languageModel(engine, llm);
 		const projector = new addon.Projector(engine, { kind: 'mlp', userSize: 6, jointSize: 10, tokenSize: 32 });
 		await projector.initialise(7, 0.1);
-		const trainer = new addon.ProjectionTrainer(projector, model, { learningRate: 1e-3, seed: 2 });
+		const trainer = new addon.ProjectionTrainer(projector, model, { learningRate: 1e-2, eps, seed: 2 });
 		const losses: number[] = [];
 		for (let step = 0; step < 2; step++) {
 			const result = await trainer.step(
@@ -225,8 +238,7 @@ test('stage 2 steps as on the CPU', async (t) => {
 		for (const owned of [trainer, projector, model]) owned.dispose();
 		return result;
 	});
-	for (const { cpu, emulated } of pairs)
-		t.true(difference(emulated, cpu) < TOLERANCE, `${difference(emulated, cpu)}`);
+	agree(t, pairs);
 });
 
 /** Two candidates of two tokens behind a prompt of five, one packed sequence. */

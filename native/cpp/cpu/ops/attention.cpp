@@ -6,7 +6,7 @@
 // and the weights times the values. Panels of keys that none of the kMR rows sees are skipped, so causal
 // attention costs its triangle only and a candidate only the prompt and itself. Up to kFewRows rows
 // (decoding) nothing is packed: keys and values are read once. Bound: the multiply-add units; with one query
-// row, reading the keys and values. Measured (native/test/gemm_bench.cpp, one Zen 4 core): 600 causal rows of
+// row, reading the keys and values. Measured (a-llmrec-bench, one Zen 4 core): 600 causal rows of
 // 12 × 64 7.8 ms, 60 % of the bound; 128 sequences of 50 rows of 1 × 50, with
 // dropout, 0.9 ms.
 #include "attention_block.h"

@@ -6,7 +6,7 @@
 // multiply-adds per block of k, the blocks added in order, so no choice of tiles, strips or threads changes a
 // bit of the result. Three cases leave that path: few rows (gemm_dot.h), and few outputs over a long k
 // (split_k below). Bound: the multiply-add units, 117 GFLOP/s per Zen 4 core. Measured there
-// (native/test/gemm_bench.cpp, one thread, the other core busy): 512×768×768 83 %, 512×3072×768 80 %,
+// (a-llmrec-bench, one thread, the other core busy): 512×768×768 83 %, 512×3072×768 80 %,
 // 6400×50×50 72 %; one row, at 24 GB/s, reads B as fast as this machine reads memory.
 #include <algorithm>
 
