@@ -3,6 +3,7 @@
 // tests with planted faults.
 // Usage: node scripts/emulator-tests.mjs [--build-only] [--library-only]
 import { spawn, spawnSync } from 'node:child_process';
+import { existsSync, rmSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -10,6 +11,7 @@ import { fileURLToPath } from 'node:url';
 const root = resolve(dirname(fileURLToPath(import.meta.url)), '..');
 const folder = join(root, 'build-emulator');
 const jobs = availableParallelism();
+const calls = join(folder, 'fake-cublaslt-calls');
 const libraryOnly = process.argv.includes('--library-only');
 const BUILDS = ['fast', 'asan', 'race'];
 
@@ -42,11 +44,12 @@ const runs = [
 	{
 		...table('fast', 'forward', ['--once', 'gemm']),
 		name: 'products through the stand-in for cuBLASLt',
-		env: { ALLMREC_CUBLASLT: join(folder, 'libfake_cublaslt.so') },
+		env: { ALLMREC_CUBLASLT: join(folder, 'libfake_cublaslt.so'), FAKE_CUBLASLT_CALLS: calls },
 	},
 	{ name: 'opening cuBLASLt', program: 'cublaslt_test', args: [join(folder, 'libfake_cublaslt.so')], env: {} },
 	...BUILDS.map((build) => ({ name: `emulator, ${build}`, program: `emulator_test_${build}`, args: [], env: {} })),
 ];
+rmSync(calls, { force: true });
 const started = performance.now();
 let passed = 0;
 let failed = 0;
@@ -64,6 +67,10 @@ const work = async () => {
 	}
 };
 await Promise.all(Array.from({ length: jobs }, work));
+if (!existsSync(calls) || statSync(calls).size === 0) {
+	console.log('FAIL: no product reached the stand-in for cuBLASLt');
+	failed++;
+} else passed++;
 console.log(`emulator: ${passed} passed, ${failed} failed in ${seconds(started)}`);
 process.exitCode = failed === 0 ? 0 : 1;
 

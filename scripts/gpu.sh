@@ -61,7 +61,7 @@ slug=$(printf '%s' "$card" | tr '[:upper:]' '[:lower:]' | tr -cs 'a-z0-9' '-' | 
 build=${build:-build-gpu}
 mkdir -p "$out/logs"
 out=$(cd "$out" && pwd)
-export ALLMREC_CUDA_LIBRARY=$PWD/$build/allmrec_cuda.so
+export ALLMREC_CUDA_LIBRARY=$build/allmrec_cuda.so
 started=$SECONDS
 
 failed=0
@@ -124,6 +124,7 @@ part_parity() {
 }
 
 part_bench() {
+  rm -f "$out"/bench-*.json # of an earlier run: what fails now must not look measured
   local options=(--device "$device" --seconds 0.15)
   [ "$check" = 1 ] && options+=(--quick)
   run bench-models 60 "$build/a-llmrec-bench" "${options[@]}" --suite models --limit 50 --json "$out/bench-models.json"
@@ -134,6 +135,7 @@ part_bench() {
 }
 
 part_peers() {
+  rm -f "$out/peers.json"
   local options=(--json "$out/peers.json" --seconds 0.5 --limit 100)
   [ "$check" = 1 ] && options+=(--cpu --quick)
   if ! "$python" -c 'import torch' > "$out/logs/peers.log" 2>&1; then

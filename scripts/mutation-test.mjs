@@ -60,7 +60,7 @@ process.exitCode = survivors.length === 0 && sites.length > 0 ? 0 : 1;
 
 /** What notices that a site is gone: a schedule of the fast build, or the race build; undefined when nothing does. */
 async function killer(site, reached) {
-	const skip = { ALLMREC_EMULATOR_SKIP: site };
+	const skip = { ALLMREC_EMULATOR_SKIP: `cuda/${site}` };
 	for (const op of reached) if ((await run('op_test_race', [op], skip)).status !== 0) return `race (${op})`;
 	for (const schedule of SCHEDULES)
 		for (const op of reached)

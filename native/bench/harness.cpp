@@ -256,7 +256,7 @@ void Bench::finish(const RowName& name, double units, const Cost& cost, const Ti
   for (size_t i = 0; i < std::min<size_t>(5, timing.profile.size()); ++i) {
     const auto number = [&](const char* key) { return *timing.profile[i].find(key)->if_double(); };
     const double least = ceilings_.floor({number("flops"), number("bytes")}, kind);
-    std::printf("    %-22s %5lld calls %10.4f ms   floor %10.4f ms\n",
+    std::printf("    %-22s %5lld calls %10.4f ms, floor %.4f ms\n",
                 timing.profile[i].find("op")->if_string()->c_str(),
                 static_cast<long long>(*timing.profile[i].find("calls")->if_int()), number("milliseconds"),
                 least * 1e3);

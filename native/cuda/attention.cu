@@ -16,7 +16,7 @@ namespace allmrec::cuda {
 namespace {
 
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(kSimtThreads, 2)
+__global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     attention_simt_kernel(allmrec_attention_args a, Dropout dropout, bool vectors) {
   constexpr int MR = Tile::MR, NR = Tile::NR, N = Tile::N;
   float* qs = static_cast<float*>(dynamic_shared());        // (M, D)
@@ -84,14 +84,14 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
       }
       highest = fmaxf(top[i], row_max(highest));
       const float base = highest == -INFINITY ? 0.0f : highest;  // keeps −∞ − (−∞) out of the way
-      const float fade = exp2f(top[i] - base);
+      const float fade = exp2_fast(top[i] - base);
       top[i] = highest;
       total[i] *= fade;
       const int bit = drops ? static_cast<int>((first_element(a, tile.first + r, h) + padding.count + first) % 8) : 0;
 #pragma unroll
       for (int n = 0; n < NR; ++n) {
         const int c = tx + 16 * n;
-        float weight = exp2f(s[i][n] - base);
+        float weight = exp2_fast(s[i][n] - base);
         total[i] += weight;
         if (drops && r < tile.rows) {
           const int at = bit + c;

@@ -17,7 +17,7 @@ namespace {
 // D (T, H) goes to `delta`; the sums of ds · q and p · dO over the tile's rows for the padding to pad_sums
 // (slots, H, 2, D) unless that is NULL.
 template <typename T, typename Tile>
-__global__ void __launch_bounds__(kSimtThreads, 2)
+__global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     attention_dq_kernel(allmrec_attention_backward_args b, Dropout dropout, bool vectors, float* delta_out,
                         float* pad_sums) {
   constexpr int MR = Tile::MR, NR = Tile::NR, N = Tile::N;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
     if (padding.count > 0) {
       const float score = scale * dot_row(q + row * a.ldq, padding.k, D) + log2f(static_cast<float>(padding.count));
       const float factor = drops ? padding_factor(a, dropout, t, h, padding.count) : 1.0f;
-      const float weight = exp2f(score - lse);
+      const float weight = exp2_fast(score - lse);
       p = weight * factor;
       ds = weight * (factor * dot_row(g + row * b.ld_dout, padding.v, D) - delta);
 #pragma unroll
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
         const int c = tx + 16 * n, at = bit + c;
         float ds = 0;
         if (keys.sees(first + c)) {
-          const float weight = exp2f(scale * s[i][n] - lse);
+          const float weight = exp2_fast(scale * s[i][n] - lse);
           if (drops) dp[i][n] = masks[r * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dp[i][n] * dropout.scale : 0.0f;
           ds = weight * (dp[i][n] - delta);
         }
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
   const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
   const int h = static_cast<int>(blockIdx.y), D = a.head_dim;
   const int sequence = static_cast<int>(blockIdx.x) / tiles;
-  const int64_t t0 = a.q_offsets[sequence], t1 = a.q_offsets[sequence + 1];
+  const int t0 = a.q_offsets[sequence], t1 = a.q_offsets[sequence + 1];
   const int64_t column = static_cast<int64_t>(h) * D, kv = a.kv_start[sequence];
   const T* q = static_cast<const T*>(a.q) + column;
   const T* g = static_cast<const T*>(b.d_out) + column;
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
   // More than one turn only when the longest sequence was not known.
   for (int first = static_cast<int>(blockIdx.x) % tiles * M; first < kv_len; first += tiles * M) {
     const int count = lesser(M, kv_len - first);
-    int64_t t = next_row(a, t0, t1, first, first + count);
+    int t = next_row(a, t0, t1, first, first + count);
     __syncthreads();  // the keys before have been used
     load_rows<T, Tile, M>(ks, k + first * a.ldk, a.ldk, count, D, vectors);
     load_rows<T, Tile, M>(vs, v + first * a.ldv, a.ldv, count, D, vectors);
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
       for (int c = 0; c < 4 * Tile::NJ; ++c) dk[i][c] = dv[i][c] = 0;
     }
     for (; t < t1; t = next_row(a, t + N, t1, first, first + count)) {
-      const int rows = static_cast<int>(t1 - t < N ? t1 - t : N);
+      const int rows = lesser(N, t1 - t);
       __syncthreads();  // the rows before have been used
       load_rows<T, Tile, N>(qs, q + t * a.ldq, a.ldq, rows, D, vectors);
       load_rows<T, Tile, N>(gs, g + t * b.ld_dout, b.ld_dout, rows, D, vectors);
@@ -190,15 +190,15 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
         const int c = tx + 16 * n;
         const bool valid = c < rows;
         const RowKeys keys = row_keys(a, t + c, valid);
-        const float lse = valid ? kLog2E * a.lse[(t + c) * a.heads + h] : 0.0f;
-        const float mean = valid ? delta[(t + c) * a.heads + h] : 0.0f;
+        const float lse = valid ? kLog2E * a.lse[static_cast<int64_t>(t + c) * a.heads + h] : 0.0f;
+        const float mean = valid ? delta[static_cast<int64_t>(t + c) * a.heads + h] : 0.0f;
         const int bit = drops ? static_cast<int>((first_element(a, t + c, h) + padding + first) % 8) : 0;
 #pragma unroll
         for (int i = 0; i < MR; ++i) {
           const int j = ty * MR + i, at = bit + j;
           float weight = 0, ds = 0;
           if (keys.sees(first + j)) {
-            weight = exp2f(scale * s[i][n] - lse);
+            weight = exp2_fast(scale * s[i][n] - lse);
             float factor = 1;
             if (drops) factor = masks[c * kMaskBytes<M> + at / 8] >> at % 8 & 1 ? dropout.scale : 0.0f;
             ds = weight * (factor * dp[i][n] - mean);

@@ -22,7 +22,7 @@ template <int DP>
 constexpr int kInner = DP <= 64 ? 64 : 32;
 
 template <typename T, int DP, bool Drops>
-__global__ void __launch_bounds__(kMmaThreads)
+__global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
     attention_dq_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, float* delta_out) {
   constexpr int N = kInner<DP>, kTile = N * (DP + 8);
   T* qs = static_cast<T*>(dynamic_shared());                                // (M, DP)
@@ -101,8 +101,6 @@ __global__ void __launch_bounds__(kMmaThreads)
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const bool valid = rows[half] < tile.rows;
-      RowKeys keys = {first + N, 0, 0};
-      if (!all) keys = row_keys(a, tile.first + rows[half], valid);
       uint64_t kept = ~uint64_t{0};
       if (Drops && valid) {
         const uint64_t element = first_element(a, tile.first + rows[half], h) + static_cast<uint64_t>(first);
@@ -115,8 +113,17 @@ __global__ void __launch_bounds__(kMmaThreads)
           float& x = s[n][2 * half + i];
           float d_weight = dp[n][2 * half + i];
           if (Drops) d_weight = kept >> (8 * n + i) & 1 ? dropout.scale * d_weight : 0.0f;
-          const float weight = exp2f(fmaf(scale, x, -lse[half]));
-          x = keys.sees(first + 8 * n + lane % 4 * 2 + i) ? weight * (d_weight - delta[half]) : 0.0f;
+          const float weight = exp2_fast(fmaf(scale, x, -lse[half]));
+          x = weight * (d_weight - delta[half]);
+        }
+      }
+      if (all) continue;
+      const RowKeys keys = row_keys(a, tile.first + rows[half], valid);
+#pragma unroll
+      for (int n = 0; n < N / 8; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          if (!keys.sees(first + 8 * n + lane % 4 * 2 + i)) s[n][2 * half + i] = 0;
         }
       }
     }
@@ -130,15 +137,16 @@ __global__ void __launch_bounds__(kMmaThreads)
   }
 }
 
-// What a tile of query rows is known by, beside Q and dO.
+// What a tile of query rows is known by, beside Q and dO. Rows past the end see everything with a score and dO of
+// zero, which adds nothing.
 template <int Rows>
-struct RowValues {
+struct alignas(8) RowValues {
   float lse[Rows], delta[Rows];  // lse in base 2
   int prefix[Rows], begin[Rows], end[Rows];
 };
 
 template <typename T, int DP, bool Drops>
-__global__ void __launch_bounds__(kMmaThreads)
+__global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
     attention_dkv_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, const float* delta, int tiles) {
   constexpr int N = M, R = kInner<DP>, kTile = R * (DP + 8);
   T* ks = static_cast<T*>(dynamic_shared());  // (N, DP)
@@ -152,7 +160,7 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarp, lane = thread % kWarp;
   const int h = static_cast<int>(blockIdx.y), D = a.head_dim;
   const int sequence = static_cast<int>(blockIdx.x) / tiles;
-  const int64_t t0 = a.q_offsets[sequence], t1 = a.q_offsets[sequence + 1];
+  const int t0 = a.q_offsets[sequence], t1 = a.q_offsets[sequence + 1];
   const int64_t column = static_cast<int64_t>(h) * D, kv = a.kv_start[sequence];
   const T* q = static_cast<const T*>(a.q) + column;
   const T* g = static_cast<const T*>(b.d_out) + column;
@@ -164,20 +172,21 @@ __global__ void __launch_bounds__(kMmaThreads)
   // More than one turn only when the longest sequence was not known.
   for (int first = static_cast<int>(blockIdx.x) % tiles * N; first < kv_len; first += tiles * N) {
     const int count = lesser(N, kv_len - first);
-    const auto load_tile = [&](int64_t t, int buffer) {
-      const int rows = static_cast<int>(t1 - t < R ? t1 - t : R);
+    const auto load_tile = [&](int t, int buffer) {
+      const int rows = lesser(R, t1 - t);
       copy_rows<T, DP, R, kMmaThreads>(qs + buffer * kTile, q + t * a.ldq, a.ldq, rows, D, thread);
       copy_rows<T, DP, R, kMmaThreads>(gs + buffer * kTile, g + t * b.ld_dout, b.ld_dout, rows, D, thread);
       if (thread < R) {
         const bool valid = thread < rows;
         RowValues<R>& to = values[buffer];
         const RowKeys keys = row_keys(a, t + thread, valid);
-        to.lse[thread] = valid ? kLog2E * a.lse[(t + thread) * a.heads + h] : 0.0f;
-        to.delta[thread] = valid ? delta[(t + thread) * a.heads + h] : 0.0f;
-        to.prefix[thread] = keys.prefix, to.begin[thread] = keys.begin, to.end[thread] = keys.end;
+        to.lse[thread] = valid ? kLog2E * a.lse[static_cast<int64_t>(t + thread) * a.heads + h] : 0.0f;
+        to.delta[thread] = valid ? delta[static_cast<int64_t>(t + thread) * a.heads + h] : 0.0f;
+        to.prefix[thread] = valid ? keys.prefix : kv_len;
+        to.begin[thread] = keys.begin, to.end[thread] = keys.end;
       }
       if (Drops)
-        drop_masks<N>(a, dropout, t, rows, h, first, thread, kMmaThreads, masks + buffer * R * kMaskBytes<N>);
+        drop_masks<N>(a, dropout, t, R, h, first, thread, kMmaThreads, masks + buffer * R * kMaskBytes<N>);
     };
     float dk[DP / 8][4], dv[DP / 8][4];
 #pragma unroll
@@ -186,7 +195,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       dv[n][0] = dv[n][1] = dv[n][2] = dv[n][3] = 0;
     }
     int buffer = 0;
-    int64_t t = next_row(a, t0, t1, first, first + count);
+    int t = next_row(a, t0, t1, first, first + count);
     __syncthreads();  // the keys and rows before have been used
     if (t < t1) {     // else nothing would wait for the copies
       copy_rows<T, DP, N, kMmaThreads>(ks, k + first * a.ldk, a.ldk, count, D, thread);
@@ -197,7 +206,7 @@ __global__ void __launch_bounds__(kMmaThreads)
     while (t < t1) {
       cp_async_wait<0>();
       __syncthreads();  // the tile is here; nobody uses the one before any more
-      const int64_t here = t;
+      const int here = t;
       const T* queries = qs + buffer * kTile;
       const T* gradients = gs + buffer * kTile;
       const RowValues<R>& row = values[buffer];
@@ -210,32 +219,31 @@ __global__ void __launch_bounds__(kMmaThreads)
       float s[R / 8][4], dp[R / 8][4];  // 16 keys, R query rows
       multiply_scores<T, DP, R>(s, ks + 16 * warp * (DP + 8), queries, lane);
       multiply_scores<T, DP, R>(dp, vs + 16 * warp * (DP + 8), gradients, lane);
+      bool mine = true;
+#pragma unroll
+      for (int r = lane; r < R; r += kWarp)
+        mine = mine && RowKeys{row.prefix[r], row.begin[r], row.end[r]}.sees_all(first, first + count);
+      const bool all = __ballot_sync(kAllLanes, mine) == kAllLanes;
 #pragma unroll
       for (int n = 0; n < R / 8; ++n) {
+        const int r = 8 * n + lane % 4 * 2;  // and the next
+        const float2 lse = *reinterpret_cast<const float2*>(row.lse + r);
+        const float2 mean = *reinterpret_cast<const float2*>(row.delta + r);
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int r = 8 * n + lane % 4 * 2 + i;
-          const RowKeys keys = {row.prefix[r], row.begin[r], row.end[r]};
-          const float lse = row.lse[r], mean = row.delta[r];
-          const int bit = Drops ? static_cast<int>((first_element(a, here + r, h) + static_cast<uint64_t>(first)) % 8) : 0;
+          const int bit =
+              Drops ? static_cast<int>((first_element(a, here + r + i, h) + static_cast<uint64_t>(first)) % 8) : 0;
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int c = 16 * warp + lane / 4 + 8 * half, at = bit + c;
             float& x = s[n][2 * half + i];
             float& y = dp[n][2 * half + i];
-            float weight = 0, ds = 0;
-            if (keys.sees(first + c)) {
-              weight = exp2f(fmaf(scale, x, -lse));
-              if (Drops) {
-                const float factor = mask[r * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dropout.scale : 0.0f;
-                ds = weight * (factor * y - mean);
-                weight *= factor;
-              } else {
-                ds = weight * (y - mean);
-              }
-            }
-            x = weight;
-            y = ds;
+            float weight = exp2_fast(fmaf(scale, x, -(i == 0 ? lse.x : lse.y)));
+            if (!all && !RowKeys{row.prefix[r + i], row.begin[r + i], row.end[r + i]}.sees(first + c)) weight = 0;
+            float factor = 1;
+            if (Drops) factor = mask[(r + i) * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dropout.scale : 0.0f;
+            x = weight * factor;
+            y = weight * (factor * y - (i == 0 ? mean.x : mean.y));
           }
         }
       }

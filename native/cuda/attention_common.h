@@ -114,15 +114,14 @@ __device__ __forceinline__ KeyRange key_range(const allmrec_attention_args& a, c
 }
 
 // The first of the query rows [from, to) that sees any of the keys first … last − 1, or `to`. By every warp.
-__device__ __forceinline__ int64_t next_row(const allmrec_attention_args& a, int64_t from, int64_t to, int first,
-                                            int last) {
+__device__ __forceinline__ int next_row(const allmrec_attention_args& a, int from, int to, int first, int last) {
   constexpr int kAhead = 4;  // rows a lane looks at before the warp compares
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (; from < to; from += kAhead * kWarp) {
     bool seen[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      const int64_t t = from + i * kWarp + lane;
+      const int t = from + i * kWarp + lane;
       seen[i] = row_keys(a, t, t < to).sees_any(first, last);
     }
 #pragma unroll

@@ -127,14 +127,14 @@ __global__ void __launch_bounds__(kThreads)
           highest = fmaxf(highest, score[n]);
         }
         const float base = highest == -INFINITY ? 0.0f : highest;  // keeps −∞ − (−∞) out of the way
-        const float fade = exp2f(top[r] - base);
+        const float fade = exp2_fast(top[r] - base);
         top[r] = highest;
         total[r] *= fade;
 #pragma unroll
         for (int c = 0; c < W; ++c) sum[r][c] *= fade;
 #pragma unroll
         for (int n = 0; n < kAhead; ++n) {
-          const float weight = exp2f(score[n] - base);
+          const float weight = exp2_fast(score[n] - base);
           total[r] += weight;
 #pragma unroll
           for (int c = 0; c < W; ++c)
@@ -163,7 +163,7 @@ __global__ void __launch_bounds__(kThreads)
       const float base = highest == -INFINITY ? 0.0f : highest;
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        const float fade = exp2f(tops[g][r] - base);
+        const float fade = exp2_fast(tops[g][r] - base);
         weights = fmaf(fade, totals[g][r], weights);
         x = fmaf(fade, sums[(g * R + r) * D + d], x);
       }
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads)
   const float* mine = part_of(parts, row, number, lane < number ? lane : 0, D);
   const float total = lane < number ? mine[D + 1] : 0.0f, top = total > 0 ? mine[D] : -INFINITY;
   const float highest = warp_max(top), base = highest == -INFINITY ? 0.0f : highest;
-  const float fade = exp2f(top - base), all = warp_sum(fade * total);
+  const float fade = exp2_fast(top - base), all = warp_sum(fade * total);
   for (int d = lane; d - lane < D; d += kWarp) {
     float sum = 0;
     for (int part = 0; part < number; ++part) {

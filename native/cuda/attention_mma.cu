@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       for (int n = 0; n < N / 8; ++n) highest = fmaxf(highest, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
       highest = fmaxf(top[half], scale * quad_max(highest));
       const float base = highest == -INFINITY ? 0.0f : highest;  // keeps −∞ − (−∞) out of the way
-      const float fade = exp2f(top[half] - base);
+      const float fade = exp2_fast(top[half] - base);
       top[half] = highest;
       uint64_t kept = ~uint64_t{0};
       if (Drops && rows[half] < tile.rows) {
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kMmaThreads)
       for (int n = 0; n < N / 8; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const float weight = exp2f(fmaf(scale, s[n][2 * half + i], -base));
+          const float weight = exp2_fast(fmaf(scale, s[n][2 * half + i], -base));
           sum += weight;
           s[n][2 * half + i] = !Drops || (kept >> (8 * n + i) & 1) ? weight : 0.0f;
         }

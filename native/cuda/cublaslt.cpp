@@ -18,7 +18,8 @@ namespace allmrec::cuda {
 namespace {
 
 constexpr size_t kOldest = 11, kNewest = 13;  // major versions
-const char* const kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"};
+const char* const kNames[] = {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11",
+                              "libcublasLt.so"};
 
 struct Setting {
   std::mutex mutex;
@@ -101,10 +102,18 @@ std::string library_error() {
 #else  // no dlopen: our own kernels
 
 constexpr int RTLD_NOW = 0, RTLD_LOCAL = 0;
-std::vector<std::string> find_candidates() { return {}; }
-std::string library_error() { return "not supported on this system"; }
-void* dlopen(const char*, int) { return nullptr; }
-void* dlsym(void*, const char*) { return nullptr; }
+std::vector<std::string> find_candidates() {
+  return {};
+}
+std::string library_error() {
+  return "not supported on this system";
+}
+void* dlopen(const char*, int) {
+  return nullptr;
+}
+void* dlsym(void*, const char*) {
+  return nullptr;
+}
 void dlclose(void*) {}
 
 #endif
@@ -143,7 +152,8 @@ struct Version {
   }
 };
 
-// From 12 on 120103 is 12.1.3. Before, minor versions from 10 on ran into the major's digit: 12103 is 11.11.3.
+// From 12 on 120103 is 12.1.3. Before, minor versions from 10 on ran into the major's digit: 12103
+// is 11.11.3.
 Version version_of(size_t number) {
   if (number >= 100000) return {number / 10000, number / 100 % 100, number % 100};
   if (number >= 11000) return {11, (number - 11000) / 100, number % 100};
@@ -196,9 +206,8 @@ std::unique_ptr<CublasLt> CublasLt::open(std::string& why) {
       if (version.major < kOldest || version.major > kNewest) {
         problem = "is version " + version.text() + ", not 11 to 13";
       } else if (const lt::Status status = functions.create(&handle)) {
-        problem = "(version " + version.text() + ", for CUDA " +
-                  cudart_text(functions.get_cudart_version()) + ") does not start: status " +
-                  std::to_string(status) + "; the driver may be too old for it";
+        problem = "(version " + version.text() + ", for CUDA " + cudart_text(functions.get_cudart_version()) +
+                  ") does not start: status " + std::to_string(status) + "; the driver may be too old for it";
       }
     }
     if (problem.empty()) {

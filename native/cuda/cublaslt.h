@@ -1,8 +1,8 @@
 #pragma once
 
-// cuBLASLt, NVIDIA's library of matrix products, opened at run time where it is installed (versions 11 to 13).
-// Nothing of it is needed to build or to load this library: the fourteen entry points used are declared here,
-// and without them the kernels of gemm_half.cu and gemm_float.cu do the work.
+// cuBLASLt, NVIDIA's library of matrix products, opened at run time where it is installed (versions 11 to
+// 13). Nothing of it is needed to build or to load this library: the fourteen entry points used are declared
+// here, and without them the kernels of gemm_half.cu and gemm_float.cu do the work.
 
 #include <array>
 #include <cstddef>
@@ -27,9 +27,9 @@ using MatrixLayout = void*;
 using Preference = void*;
 using Status = int;  // 0: success
 
-enum Type : int { kFloat = 0, kHalf = 2, kBfloat16 = 14 };                            // cudaDataType_t
-enum Compute : int { kCompute32F = 68 };                                              // plain float32, no TF32
-enum Operation : int32_t { kNormal = 0, kTransposed = 1 };                            // cublasOperation_t
+enum Type : int { kFloat = 0, kHalf = 2, kBfloat16 = 14 };  // cudaDataType_t
+enum Compute : int { kCompute32F = 68 };                    // plain float32, no TF32
+enum Operation : int32_t { kNormal = 0, kTransposed = 1 };  // cublasOperation_t
 enum DescAttribute : int { kTransA = 3, kTransB = 4, kEpilogue = 7, kBiasPointer = 8 };
 enum PreferenceAttribute : int {
   kMaxWorkspaceBytes = 1,
@@ -91,7 +91,8 @@ class CublasLt {
   // The path it was found at and its version, "libcublasLt.so.13, 13.0.2".
   const std::string& description() const { return description_; }
 
-  // c as backend.h says; false, and nothing done, when this product is not one for cuBLASLt. (gemm_cublaslt.cu)
+  // c as backend.h says; false, and nothing done, when this product is not one for cuBLASLt.
+  // (gemm_cublaslt.cu)
   bool gemm(Context& context, const allmrec_gemm_args& g);
 
  private:
@@ -102,7 +103,7 @@ class CublasLt {
     lt::HeuristicResult result = {};
     bool usable = false;
   };
-  using Key = std::array<int64_t, 16>;
+  using Key = std::array<int64_t, 17>;
 
   CublasLt(void* library, const lt::Functions& functions, lt::Handle handle, std::string description)
       : library_(library), functions_(functions), handle_(handle), description_(std::move(description)) {}

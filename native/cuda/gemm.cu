@@ -9,8 +9,8 @@
 //   half   F32            m > 128            B written out in halves (6 bytes a weight), then as above
 //   any    I8, I4         m > 8              gemm_quantized
 //
-// "Large" is at least 128 in every dimension: one of cuBLASLt's tiles is filled, and its call, a microsecond or two
-// more of the host's time than a launch, is hidden behind work already queued.
+// "Large" is at least 128 in every dimension: one of cuBLASLt's tiles is filled, and its call, a microsecond
+// or two more of the host's time than a launch, is hidden behind work already queued.
 
 #include "gemm_kernels.h"
 
@@ -24,19 +24,27 @@ namespace {
 
 constexpr int64_t kManyRows = 128;
 
-// The time of a plan in microseconds, as gemm_kernels.h says.
-double microseconds(const GemmTile& tile, int64_t tiles, int splits, int64_t k_part, int64_t outputs,
+constexpr double kL2BytesPerMicrosecond = 5.6e6 / 132;  // of one multiprocessor
+
+// The time of a plan in microseconds, as gemm_kernels.h says. Rows and columns outside of the product cost
+// arithmetic but are not read.
+double microseconds(const GemmTile& tile, int64_t m, int64_t n, int64_t tiles, int64_t splits, int64_t steps,
                     int multiprocessors) {
-  const double each = static_cast<double>(divide_up(tiles * splits, multiprocessors));
-  const double steps = static_cast<double>(divide_up(k_part, tile.depth));
-  const double arithmetic = each * 2.0 * tile.m * tile.n * tile.depth * steps / (tile.tera_per_second * 1e6);
-  const double latency = static_cast<double>(divide_up(static_cast<int64_t>(each), tile.resident)) * steps *
-                         tile.step_latency;
-  const double parts = splits > 1 ? 3.0 + 8.0 * static_cast<double>(outputs) * splits / 3e6 : 0.0;
-  return std::max(arithmetic, latency) + parts;
+  const int64_t each = divide_up(tiles * splits, multiprocessors);
+  const double depth = tile.depth;
+  const double arithmetic = 2.0 * tile.m * tile.n * depth / (tile.tera_per_second * 1e6);
+  const double bytes = depth * static_cast<double>(std::min<int64_t>(m, tile.m) * tile.bytes_a +
+                                                   std::min<int64_t>(n, tile.n) * tile.bytes_b);
+  const double work = static_cast<double>(each) * std::max(arithmetic, bytes / kL2BytesPerMicrosecond);
+  const double latency = static_cast<double>(divide_up(each, tile.resident)) * tile.step_latency;
+  const double parts =
+      splits > 1 ? 3.0 + 8.0 * static_cast<double>(m) * static_cast<double>(n * splits) / 3e6 : 0.0;
+  return static_cast<double>(steps) * std::max(work, latency) + parts;
 }
 
-bool is_large(const allmrec_gemm_args& g) { return g.m >= kManyRows && g.n >= kManyRows && g.k >= kManyRows; }
+bool is_large(const allmrec_gemm_args& g) {
+  return g.m >= kManyRows && g.n >= kManyRows && g.k >= kManyRows;
+}
 
 void gemm_same_dtype(Context& context, const allmrec_gemm_args& g) {
   if (context.cublas_lt && is_large(g) && context.cublas_lt->gemm(context, g)) return;
@@ -52,13 +60,15 @@ GemmPlan plan_gemm(const GemmTile* tiles, int count, int64_t m, int64_t n, int64
     const GemmTile& tile = tiles[t];
     const int64_t tiles_m = divide_up(m, tile.m), tiles_n = divide_up(n, tile.n);
     const int64_t steps = std::max<int64_t>(1, divide_up(k, tile.depth));
-    if (tiles_m * tiles_n > INT32_MAX) unsupported("gemm: more than 2^31 tiles of outputs.");
-    // More parts than multiprocessors are never faster; a part has at least four steps.
-    for (int64_t splits = 1; splits == 1 || (splits <= 2 * multiprocessors && splits * 4 <= steps); splits *= 2) {
+    if (tiles_m * tiles_n > INT32_MAX || k > INT32_MAX)
+      unsupported("gemm: more than 2^31 tiles, or k > 2^31.");
+    // A part has at least four steps.
+    const int64_t most =
+        tiles_m * tiles_n < 2 * multiprocessors ? std::min(steps / 4, int64_t{2} * multiprocessors) : 1;
+    for (int64_t splits = 1; splits == 1 || splits <= most; splits *= 2) {
       const int64_t part = divide_up(steps, splits);
       const int64_t parts = divide_up(steps, part);
-      const double time = microseconds(tile, tiles_m * tiles_n, static_cast<int>(parts), part * tile.depth, m * n,
-                                       multiprocessors);
+      const double time = microseconds(tile, m, n, tiles_m * tiles_n, parts, part, multiprocessors);
       if (best.splits != 0 && time >= best_time) continue;
       best_time = time;
       best = {t, static_cast<int>(tiles_m), static_cast<int>(tiles_n), static_cast<int>(parts),

@@ -1,16 +1,18 @@
 // Matrix products by cuBLASLt. What is computed and in which order of bytes is all that is decided here; the
 // kernels are NVIDIA's (75–85 % of the card's matrix units expected; not yet measured).
 //
-// cuBLASLt thinks in columns: our row-major C (m, n) = op(A) op(B) is its column-major Cᵀ (n, m) = op(B)ᵀ op(A)ᵀ
-// over the same bytes. So our B is its first operand and our A its second; each has in its view the shape of
-// our stored matrix turned round, and is transposed there exactly when it is here: a stored (n, k) weight
-// is its k × n matrix, and it needs n × k. A bias over our columns is one over its rows, which is what its BIAS
-// epilogue adds.
+// cuBLASLt thinks in columns: our row-major C (m, n) = op(A) op(B) is its column-major Cᵀ (n, m) = op(B)ᵀ
+// op(A)ᵀ over the same bytes. So our B is its first operand and our A its second; each has in its view the
+// shape of our stored matrix turned round, and is transposed there exactly when it is here: a stored (n, k)
+// weight is its k × n matrix, and it needs n × k. A bias over our columns is one over its rows, which is what
+// its BIAS epilogue adds.
 //
-//   bias               its BIAS epilogue. It takes the bias in c's dtype, so a half c gets a rounded copy of the
+//   bias               its BIAS epilogue. It takes the bias in c's dtype, so a half c gets a rounded copy of
+//   the
 //                      float32 bias first (n values; exact where the checkpoint's bias was a half itself).
 //   residual           beta = 1 with the residual as its C and our c as its D
-//   accumulate         beta = 1 with c as both; not together with a residual, nor with ReLU, which ours applies
+//   accumulate         beta = 1 with c as both; not together with a residual, nor with ReLU, which ours
+//   applies
 //                      before accumulating
 //   ReLU               its RELU epilogue, after bias and residual
 //   float32            CUBLAS_COMPUTE_32F, plain: never TF32
@@ -27,6 +29,7 @@ namespace allmrec::cuda {
 
 namespace {
 
+constexpr int64_t kScratchAlignment = 64;        // at least
 constexpr size_t kWorkspace = size_t{32} << 20;  // what NVIDIA recommends for Hopper
 
 enum KeyField {
@@ -46,6 +49,7 @@ enum KeyField {
   kAlignB,
   kAlignC,
   kAlignD,
+  kAlignBias,
 };
 
 int type_of(int32_t dtype) {
@@ -70,18 +74,19 @@ void CublasLt::describe(Plan& plan, const Key& key) {
     return f.layout_create(&to, t, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), ld) == 0;
   };
   // Our stored rows are its columns.
-  const bool ok =
-      f.desc_create(&plan.desc, lt::kCompute32F, lt::kFloat) == 0 &&
-      f.desc_set(plan.desc, lt::kTransA, &trans_a, sizeof trans_a) == 0 &&
-      f.desc_set(plan.desc, lt::kTransB, &trans_b, sizeof trans_b) == 0 &&
-      f.desc_set(plan.desc, lt::kEpilogue, &epilogue, sizeof epilogue) == 0 &&
-      layout(plan.a, type, key[kTransBField] ? key[kK] : key[kN], key[kTransBField] ? key[kN] : key[kK], key[kLdb]) &&
-      layout(plan.b, type, key[kTransAField] ? key[kM] : key[kK], key[kTransAField] ? key[kK] : key[kM], key[kLda]) &&
-      layout(plan.c, c_type, key[kN], key[kM], key[kLdResidual]) &&
-      layout(plan.d, c_type, key[kN], key[kM], key[kLdc]);
+  const bool ok = f.desc_create(&plan.desc, lt::kCompute32F, lt::kFloat) == 0 &&
+                  f.desc_set(plan.desc, lt::kTransA, &trans_a, sizeof trans_a) == 0 &&
+                  f.desc_set(plan.desc, lt::kTransB, &trans_b, sizeof trans_b) == 0 &&
+                  f.desc_set(plan.desc, lt::kEpilogue, &epilogue, sizeof epilogue) == 0 &&
+                  layout(plan.a, type, key[kTransBField] ? key[kK] : key[kN],
+                         key[kTransBField] ? key[kN] : key[kK], key[kLdb]) &&
+                  layout(plan.b, type, key[kTransAField] ? key[kM] : key[kK],
+                         key[kTransAField] ? key[kK] : key[kM], key[kLda]) &&
+                  layout(plan.c, c_type, key[kN], key[kM], key[kLdResidual]) &&
+                  layout(plan.d, c_type, key[kN], key[kM], key[kLdc]);
   if (!ok) return;
   if (epilogue & lt::kBias) {  // the heuristic looks at its alignment
-    const void* aligned = reinterpret_cast<const void*>(uintptr_t{256});
+    const void* aligned = reinterpret_cast<const void*>(static_cast<uintptr_t>(key[kAlignBias]));
     if (f.desc_set(plan.desc, lt::kBiasPointer, &aligned, sizeof aligned) != 0) return;
   }
   lt::Preference preference = nullptr;
@@ -143,26 +148,22 @@ bool CublasLt::gemm(Context& context, const allmrec_gemm_args& g) {
   key[kAlignB] = alignment_of(g.b);
   key[kAlignC] = alignment_of(addend);
   key[kAlignD] = alignment_of(g.c);
+  const bool rounds = g.bias && g.c_dtype != ALLMREC_F32;
+  key[kAlignBias] = rounds ? kScratchAlignment : alignment_of(g.bias);
   Plan& plan = plan_of(key);
   if (!plan.usable) return false;
 
-  // Aligned as the heuristic was told, which a pointer into the middle of a parameter block need not be.
-  const bool round = g.bias && g.c_dtype != ALLMREC_F32;
-  const bool move = g.bias && !round && alignment_of(g.bias) < 256;
-  const Scratch copy(context, round || move ? static_cast<size_t>(divide_up(g.n, 8) * 8) * (round ? 2 : 4) : 0);
-  const void* bias = g.bias;
-  if (round || move) {
-    gemm_convert(context, g.bias, ALLMREC_F32, nullptr, 1, g.n, divide_up(g.n, 8) * 8, copy.as<void>(), g.c_dtype,
-                 divide_up(g.n, 8) * 8);
-    bias = copy.as<void>();
-  }
+  const Scratch rounded(context, rounds ? static_cast<size_t>(g.n) * 2 : 0);
+  if (rounds)
+    gemm_convert(context, g.bias, ALLMREC_F32, nullptr, 1, g.n, g.n, rounded.as<void>(), g.c_dtype, g.n);
+  const void* bias = rounds ? rounded.as<void>() : g.bias;
   if (g.bias && functions_.desc_set(plan.desc, lt::kBiasPointer, &bias, sizeof bias) != 0) return false;
   const Scratch workspace(context, plan.result.workspace_bytes);
   const float alpha = g.alpha, beta = g.residual || g.accumulate ? 1.0f : 0.0f;
   // Nothing ran when it fails: our own kernel takes over, for this shape from now on.
-  const lt::Status status =
-      functions_.matmul(handle_, plan.desc, &alpha, g.b, plan.a, g.a, plan.b, &beta, addend, plan.c, g.c, plan.d,
-                        &plan.result.algorithm, workspace.as<void>(), plan.result.workspace_bytes, context.stream);
+  const lt::Status status = functions_.matmul(
+      handle_, plan.desc, &alpha, g.b, plan.a, g.a, plan.b, &beta, addend, plan.c, g.c, plan.d,
+      &plan.result.algorithm, workspace.as<void>(), plan.result.workspace_bytes, context.stream);
   if (status != 0) plan.usable = false;
   return status == 0;
 }

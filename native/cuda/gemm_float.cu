@@ -6,12 +6,15 @@
 //
 // - 256 threads; tiles of 128, 64 or 32 outputs a side, so that small products still occupy many
 //   multiprocessors; a thread holds 8 × 8, 4 × 4 or 2 × 2 sums in registers.
-// - Both operands lie in shared memory with k outermost, twice: while one pair of tiles is multiplied, the next
+// - Both operands lie in shared memory with k outermost, twice: while one pair of tiles is multiplied, the
+// next
 //   comes into registers and goes to the other buffer; one barrier a step.
-// - Loads run along whichever dimension is contiguous, 16 bytes at once where alignment allows; the large tile
+// - Loads run along whichever dimension is contiguous, 16 bytes at once where alignment allows; the large
+// tile
 //   is for such operands only.
 // - A warp is 4 × 8 threads: its reads of a column of A and a row of B are 16-byte vectors without conflicts.
-// - Gradients of small weights (m, n of 50, k of thousands) are split along k; the parts are added in order by
+// - Gradients of small weights (m, n of 50, k of thousands) are split along k; the parts are added in order
+// by
 //   a second launch, so results repeat bit by bit.
 //
 // Not yet measured on hardware.
@@ -26,13 +29,13 @@ constexpr int kThreads = 256;
 constexpr int kDepth = 16, kLargeDepth = 8;
 
 // Rates: fp32 units at 60 % with 64 products a loaded pair of vectors, falling with the sums a thread holds.
-const GemmTile kTiles[] = {{128, 128, kLargeDepth, 2, 0.30, 0.5},
-                           {64, 64, kDepth, 4, 0.18, 0.5},
-                           {32, 32, kDepth, 8, 0.07, 0.4}};
+const GemmTile kTiles[] = {{128, 128, kLargeDepth, 2, 4, 4, 0.30, 0.5},
+                           {64, 64, kDepth, 2, 4, 4, 0.18, 0.5},
+                           {32, 32, kDepth, 2, 4, 4, 0.07, 0.4}};
 
-// Brings one operand's tiles of Tile rows (of m or n) × Depth through registers to shared memory, k outermost.
-// The threads run along the contiguous dimension, a vector or an element each, then to the next row of the
-// matrix.
+// Brings one operand's tiles of Tile rows (of m or n) × Depth through registers to shared memory, k
+// outermost. The threads run along the contiguous dimension, a vector or an element each, then to the next
+// row of the matrix.
 template <int Tile, int Depth, typename S>
 struct FloatLoader {
   static constexpr int kShare = Tile * Depth / kThreads, kRow = Tile + 4;
@@ -43,8 +46,8 @@ struct FloatLoader {
   int step, outer_left, inner_left, place;
   bool along_k, vector;
 
-  __device__ __forceinline__ FloatLoader(const S* x, int64_t ld, bool contiguous_k, bool vectors, int64_t row0,
-                                         int64_t rows, int64_t k_begin, int64_t k_end)
+  __device__ __forceinline__ FloatLoader(const S* x, int64_t ld, bool contiguous_k, bool vectors,
+                                         int64_t row0, int64_t rows, int64_t k_begin, int64_t k_end)
       : along_k(contiguous_k), vector(kVectors && (vectors || !kElements)) {
     const int thread = static_cast<int>(threadIdx.x), each = vector ? 4 : 1;
     const int width = (along_k ? Depth : Tile) / each;  // threads to a row of the matrix
@@ -90,7 +93,7 @@ struct FloatLoader {
           for (int j = 0; j < 4; ++j) to[i * stride + j * kRow] = share[i * 4 + j];
         } else {
           *reinterpret_cast<Neighbours<float, 4>*>(to + i * stride) = {share[i * 4], share[i * 4 + 1],
-                                                                      share[i * 4 + 2], share[i * 4 + 3]};
+                                                                       share[i * 4 + 2], share[i * 4 + 3]};
         }
       }
     } else if (kElements) {
@@ -104,7 +107,8 @@ template <int Tile, typename B>
 __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
     gemm_float_kernel(GemmOperands<float, B> p, GemmEpilogue e) {
   constexpr int kDepthHere = Tile == 128 ? kLargeDepth : kDepth;
-  constexpr int kUnrolled = Tile == 128 ? 2 : kDepthHere;  // more would need more than 128 registers
+  [[maybe_unused]] constexpr int kUnrolled =
+      Tile == 128 ? 2 : kDepthHere;              // more would need more than 128 registers
   constexpr int kSums = Tile / 16;               // a side, of one thread
   constexpr int kWidth = kSums < 4 ? kSums : 4;  // neighbours among them
   constexpr int kGroups = kSums / kWidth;
@@ -146,8 +150,10 @@ __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
       Neighbours<float, kWidth> a[kGroups], b[kGroups];
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) {
-        a[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_a[buffer][k * kRow + row + g * 16 * kWidth]);
-        b[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(&tile_b[buffer][k * kRow + col + g * 16 * kWidth]);
+        a[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(
+            &tile_a[buffer][k * kRow + row + g * 16 * kWidth]);
+        b[g] = *reinterpret_cast<const Neighbours<float, kWidth>*>(
+            &tile_b[buffer][k * kRow + col + g * 16 * kWidth]);
       }
 #pragma unroll
       for (int i = 0; i < kSums; ++i) {
@@ -171,7 +177,8 @@ __global__ void __launch_bounds__(kThreads, Tile == 128 ? 2 : 1)
       float out[kWidth];
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) out[j] = sum[i][g * kWidth + j];
-      store_sums<float, kWidth>(e, m0 + row + i / kWidth * 16 * kWidth + i % kWidth, n0 + col + g * 16 * kWidth, out);
+      store_sums<float, kWidth>(e, m0 + row + i / kWidth * 16 * kWidth + i % kWidth,
+                                n0 + col + g * 16 * kWidth, out);
     }
   }
 }
@@ -188,7 +195,8 @@ __global__ void __launch_bounds__(kWarp* kReduceRows)
   float sum = 0.0f;
   if (output < outputs) {
 #pragma unroll 4
-    for (int s = static_cast<int>(threadIdx.y); s < splits; s += kReduceRows) sum += parts[s * outputs + output];
+    for (int s = static_cast<int>(threadIdx.y); s < splits; s += kReduceRows)
+      sum += parts[s * outputs + output];
   }
   sums[threadIdx.y][threadIdx.x] = sum;
   __syncthreads();

@@ -4,16 +4,19 @@
 // Bound: above about 200 rows the matrix units (790 TFLOP/s measured on an H200, with instructions mma.sync
 // does not have; mma.sync itself ends near 60 % of that), below it 2 bytes per weight (4.3 TB/s).
 //
-// - mma m16n8k16 on tiles of 128 × 256, 128 × 128 or 64 × 64 outputs, depth 32. What limits the tile from
+// - mma m16n8k16 on tiles of 128 × 256, 128 × 128 or 64 × 64 outputs, depth 32; plan_gemm chooses. What
+// limits it from
 //   below is the L2 cache: one step of a 128 × 128 tile reads 16 KB for 0.5 M multiply-adds, at 5.6 TB/s that
 //   is 360 TFLOP/s; 128 × 256 allows 480; 64 × 64 180, enough where weights come from memory anyway.
-// - A warp holds 64 × 64 sums (32 × 32 in the small tile): per 16 of k it reads 4 KB of shared memory for 64 K
+// - A warp holds 64 × 64 sums (32 × 32 in the small tile): per 16 of k it reads 4 KB of shared memory for 64
+// K
 //   multiply-adds, half of what the 64 × 32 warp tile would need.
 // - Four stages of cp.async; one barrier a step, passed before the step's second half is multiplied, so that
 //   the next step's first fragments are on their way while the matrix units work.
 // - Shared memory is swizzled (gemm_mma.h), nothing is padded; ldmatrix.trans reads the operands that lie
-//   across k, so dX = dY · W and dW = dYᵀ · X need no transposed copies. dW has no large tile: its few addresses
-//   more do not fit into the registers, and its outputs, a weight's shape, are few and split along k anyway.
+//   across k, so dX = dY · W and dW = dYᵀ · X need no transposed copies. dW has no large tile: its few
+//   addresses more do not fit into the registers, and its outputs, a weight's shape, are few and split along
+//   k anyway.
 // - Blocks are numbered in groups of eight tile rows, so that those under way share their operands in L2.
 // - Bias, residual, ReLU, accumulation and rounding happen in registers.
 // - Few tiles and long k (up to 64 rows; gradients of small weights) are split along k; parts are added in
@@ -31,11 +34,11 @@ namespace allmrec::cuda {
 
 namespace {
 
-// TFLOP/s of one of 132 multiprocessors, from the L2 bounds above; a step waits 1/3 of L2's latency.
-const GemmTile kTiles[] = {{128, 256, kMmaDepth, 1, 3.6, 0.25},
-                           {128, 128, kMmaDepth, 2, 2.7, 0.2},
-                           {64, 64, kMmaDepth, 4, 1.35, 0.15}};
-const GemmTile kElementTile = {64, 64, kMmaDepth, 4, 0.5, 0.8};
+// mma.sync's 480 TFLOP/s over 132 multiprocessors; a step waits at least a third of L2's latency.
+const GemmTile kTiles[] = {{128, 256, kMmaDepth, 1, 2, 2, 3.6, 0.25},
+                           {128, 128, kMmaDepth, 2, 2, 2, 3.6, 0.2},
+                           {64, 64, kMmaDepth, 4, 2, 2, 3.6, 0.15}};
+const GemmTile kElementTile = {64, 64, kMmaDepth, 2, 2, 4, 0.5, 0.8};
 
 // The tile of M × N outputs; Warps down and across it.
 template <int M, int N, int WarpsDown, int WarpsAcross>
@@ -44,7 +47,7 @@ struct Shape {
   static constexpr int kThreads = WarpsDown * WarpsAcross * kWarp;
   static constexpr int kStages = 4;
   static constexpr int kBlocks = M * N >= 128 * 256 ? 1 : M * N >= 128 * 128 ? 2 : 4;  // on a multiprocessor
-  static constexpr int kRows = M / WarpsDown, kCols = N / WarpsAcross;                // of a warp
+  static constexpr int kRows = M / WarpsDown, kCols = N / WarpsAcross;                 // of a warp
   static constexpr size_t kShared = size_t{2} * kStages * (M + N) * kMmaDepth;
 };
 using Large = Shape<128, 256, 2, 4>;

@@ -10,7 +10,8 @@
 
 namespace allmrec::cuda {
 
-// ---- The problem --------------------------------------------------------------------------------------------
+// ---- The problem
+// --------------------------------------------------------------------------------------------
 
 // C (m, n) = op(A) op(B). A kernel's block (x, y) computes the tile number x over the y-th part of k.
 template <typename A, typename B>
@@ -39,7 +40,8 @@ struct GemmEpilogue {
   int width;  // as many neighbouring outputs may be loaded and stored at once: 1, 2 or 4
 };
 
-// ---- On the device ------------------------------------------------------------------------------------------
+// ---- On the device
+// ------------------------------------------------------------------------------------------
 
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Neighbours {
@@ -48,7 +50,8 @@ struct alignas(sizeof(T) * N) Neighbours {
 
 // N neighbouring sums of row i, from column j on.
 template <typename C, int N>
-__device__ __forceinline__ void store_sums(const GemmEpilogue& e, int64_t i, int64_t j, const float (&sum)[N]) {
+__device__ __forceinline__ void store_sums(const GemmEpilogue& e, int64_t i, int64_t j,
+                                           const float (&sum)[N]) {
   if (i >= e.m || j >= e.n) return;
   C* c = static_cast<C*>(e.c) + i * e.ldc + j;
   const C* residual = e.residual ? static_cast<const C*>(e.residual) + i * e.ld_residual + j : nullptr;
@@ -85,8 +88,8 @@ __device__ __forceinline__ void store_sums(const GemmEpilogue& e, int64_t i, int
   }
 }
 
-// Tiles are numbered so that those under way together share rows of A and of B in the L2 cache: down a group of
-// eight tile rows, then the next column.
+// Tiles are numbered so that those under way together share rows of A and of B in the L2 cache: down a group
+// of eight tile rows, then the next column.
 __device__ __forceinline__ void tile_at(int number, int tiles_m, int tiles_n, int& tile_m, int& tile_n) {
   constexpr int kGroup = 8;
   const int first = number / (kGroup * tiles_n) * kGroup;
@@ -95,13 +98,15 @@ __device__ __forceinline__ void tile_at(int number, int tiles_m, int tiles_n, in
   tile_n = inside / rows;
 }
 
-// ---- On the host --------------------------------------------------------------------------------------------
+// ---- On the host
+// --------------------------------------------------------------------------------------------
 
 // A tile shape and what one multiprocessor is expected to do with it.
 struct GemmTile {
   int m, n, depth;         // depth: of one step along k
   int resident;            // tiles under way on a multiprocessor at once
-  double tera_per_second;  // of one multiprocessor filled with such tiles
+  int bytes_a, bytes_b;    // of an element
+  double tera_per_second;  // multiply-adds times two, of one multiprocessor filled with such tiles
   double step_latency;     // microseconds a step takes at least, however little there is to do
 };
 
@@ -112,8 +117,9 @@ struct GemmPlan {
 };
 
 // The tile shape and the number of parts of k that this model of the time finds fastest:
-//   max(arithmetic of a multiprocessor's tiles, latency of their steps)
+//   max(arithmetic of a multiprocessor's tiles, its share of the L2 cache's 5.6 TB/s, latency of the steps)
 //   + for a split: a launch and the parts written and read once.
+// Only products with fewer than two tiles a multiprocessor are split.
 GemmPlan plan_gemm(const GemmTile* tiles, int count, int64_t m, int64_t n, int64_t k, int multiprocessors);
 
 GemmEpilogue epilogue_of(const allmrec_gemm_args& g);

@@ -3,8 +3,8 @@
 // What the matrix products of halves have in common: tiles in shared memory, their way in, the fragments they
 // are read as, and the way of the sums out of registers.
 //
-// A tile is Rows (of m or n) × 32 (of k) halves, in the orientation it has in memory: rows of 32 along k, or 32
-// rows along m or n. Its 16-byte chunks are exchanged within a row (swizzled) so that the eight rows of an
+// A tile is Rows (of m or n) × 32 (of k) halves, in the orientation it has in memory: rows of 32 along k, or
+// 32 rows along m or n. Its 16-byte chunks are exchanged within a row (swizzled) so that the eight rows of an
 // 8 × 8 fragment, which ldmatrix reads at once, lie in eight different groups of banks, and so do the chunks
 // that cp.async writes at once.
 
@@ -33,8 +33,8 @@ struct MmaTile {
 
   // A fragments: 16 rows × 16 (half `step` of the tile's depth) each, from row0 on.
   template <int Count>
-  static __device__ __forceinline__ void load_a(uint32_t (&fragment)[Count][4], const T* tile, int row0, int step,
-                                                int lane) {
+  static __device__ __forceinline__ void load_a(uint32_t (&fragment)[Count][4], const T* tile, int row0,
+                                                int step, int lane) {
 #pragma unroll
     for (int i = 0; i < Count; ++i) {
       if constexpr (AlongK) {
@@ -48,8 +48,8 @@ struct MmaTile {
 
   // B fragments: 16 × 8 columns each, two at a time, from column col0 on.
   template <int Count>
-  static __device__ __forceinline__ void load_b(uint32_t (&fragment)[Count][2], const T* tile, int col0, int step,
-                                                int lane) {
+  static __device__ __forceinline__ void load_b(uint32_t (&fragment)[Count][2], const T* tile, int col0,
+                                                int step, int lane) {
     static_assert(Count % 2 == 0, "columns come in sixteens");
 #pragma unroll
     for (int i = 0; i < Count; i += 2) {
@@ -57,8 +57,8 @@ struct MmaTile {
       if constexpr (AlongK) {
         ldmatrix_x4(pair, tile + chunk_at(col0 + i * 8 + lane / 16 * 8 + lane % 8, step * 2 + lane / 8 % 2));
       } else {
-        ldmatrix_x4_trans(pair, tile + chunk_at(step * 16 + lane / 8 % 2 * 8 + lane % 8,
-                                                (col0 + i * 8) / 8 + lane / 16));
+        ldmatrix_x4_trans(
+            pair, tile + chunk_at(step * 16 + lane / 8 % 2 * 8 + lane % 8, (col0 + i * 8) / 8 + lane / 16));
       }
       fragment[i][0] = pair[0];
       fragment[i][1] = pair[1];
@@ -142,10 +142,11 @@ template <int Warps, int Cols>
 constexpr size_t kStoreBytes = sizeof(float) * Warps * 16 * (Cols + 8);
 
 // A warp's sums, whose first row and column are row0 and col0 of the matrix. They pass through shared memory
-// (`staging`, the warp's own), 16 rows at a time, so that lanes hold neighbouring outputs and memory sees whole
-// sectors. All tiles must have been read by all warps. `scales`: of the columns, or null.
+// (`staging`, the warp's own), 16 rows at a time, so that lanes hold neighbouring outputs and memory sees
+// whole sectors. All tiles must have been read by all warps. `scales`: of the columns, or null.
 template <typename T, int RowFragments, int ColFragments>
-__device__ __forceinline__ void store_fragments(GemmEpilogue e, const float (&sum)[RowFragments][ColFragments][4],
+__device__ __forceinline__ void store_fragments(GemmEpilogue e,
+                                                const float (&sum)[RowFragments][ColFragments][4],
                                                 int64_t row0, int64_t col0, int lane, float* staging,
                                                 const float* scales = nullptr) {
   constexpr int kCols = ColFragments * 8, kStride = kCols + 8;  // eight more: no two rows in the same banks
@@ -164,8 +165,8 @@ __device__ __forceinline__ void store_fragments(GemmEpilogue e, const float (&su
     __syncwarp();
 #pragma unroll 1
     for (int row = lane / kLanes; row < 16; row += kRows) {
-      Neighbours<float, 4> out = *reinterpret_cast<const Neighbours<float, 4>*>(staging + row * kStride +
-                                                                               lane % kLanes * 4);
+      Neighbours<float, 4> out =
+          *reinterpret_cast<const Neighbours<float, 4>*>(staging + row * kStride + lane % kLanes * 4);
 #pragma unroll
       for (int x = 0; x < 4; ++x) {
         if (scales && col + x < e.n) out.value[x] *= __ldg(scales + col + x);

@@ -1,16 +1,18 @@
 // The matrix product with weights of 8 or 4 bits, for more rows than the matvec takes.
 //
-// Up to 128 rows it is bound by the weights' bytes (1 or 9/16 a weight): one kernel turns tiles of weights into
-// halves on their way into shared memory and multiplies halves. Above, a product of halves is bound by
-// arithmetic and a weight's size does not matter: the layer is written out in halves once (5 bytes a weight to
-// and fro, 80 µs for 4096 × 16384) and the ordinary product follows. So it is for trans_b = 0, for float32
+// Up to 128 rows it is bound by the weights' bytes (1 or 9/16 a weight): one kernel turns tiles of weights
+// into halves on their way into shared memory and multiplies halves. Above, a product of halves is bound by
+// arithmetic and a weight's size does not matter: the layer is written out in halves once (5 bytes a weight
+// to and fro, 80 µs for 4096 × 16384) and the ordinary product follows. So it is for trans_b = 0, for float32
 // activations and for row lengths that 16-byte loads cannot take.
 //
 // - Tiles of 32, 64 or 128 rows × 64 columns, depth 32, which is one group of I4. 32 rows, since with 64 the
 //   matrix units, not memory, would bound the 4-bit product.
-// - Raw quants and A come by cp.async in four stages. A warp converts what its own lanes copied, so that needs
+// - Raw quants and A come by cp.async in four stages. A warp converts what its own lanes copied, so that
+// needs
 //   no barrier; the halves go to a double-buffered tile; one barrier a step.
-// - I8: the quants are exact in halves, and the row's scale multiplies the float32 sum. I4: q · scale is rounded
+// - I8: the quants are exact in halves, and the row's scale multiplies the float32 sum. I4: q · scale is
+// rounded
 //   to A's dtype, as a float32 weight would be; the scales are loaded three steps ahead into registers.
 // - Bytes become floats by placing them into the mantissa of 2^23, since conversions run at an eighth of the
 //   arithmetic rate.
@@ -30,12 +32,12 @@ constexpr int kCols = 64;
 constexpr int kThreads = 128;
 constexpr int kStages = 4;
 
-// Rates: 4.3 TB/s over 132 multiprocessors, one byte a weight.
-const GemmTile kTiles[] = {{32, kCols, kMmaDepth, 6, 2.0, 0.25},
-                           {64, kCols, kMmaDepth, 5, 2.6, 0.25},
-                           {128, kCols, kMmaDepth, 4, 2.6, 0.3}};
+const GemmTile kTiles[] = {{32, kCols, kMmaDepth, 6, 2, 1, 2.5, 0.25},
+                           {64, kCols, kMmaDepth, 5, 2, 1, 3.0, 0.25},
+                           {128, kCols, kMmaDepth, 4, 2, 1, 3.3, 0.3}};
 
-// ---- Raw tiles: the 32 weights of each of 64 columns --------------------------------------------------------
+// ---- Raw tiles: the 32 weights of each of 64 columns
+// --------------------------------------------------------
 
 // Bytes 0 … 3 of a word as floats 2^23 + byte.
 __device__ __forceinline__ float above_2_23(uint32_t word, int byte) {
@@ -48,7 +50,8 @@ __device__ __forceinline__ void to_pairs(uint32_t word, float zero, float scale,
   const float shift = 8388608.0f + zero;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
-    out[i] = pack2<T>((above_2_23(word, 2 * i) - shift) * scale, (above_2_23(word, 2 * i + 1) - shift) * scale);
+    out[i] =
+        pack2<T>((above_2_23(word, 2 * i) - shift) * scale, (above_2_23(word, 2 * i + 1) - shift) * scale);
   }
 }
 
@@ -81,11 +84,14 @@ struct RawTile<Int8Rows> {
       uint32_t pairs[4];
       to_pairs<T>(word[chunk * 2] ^ 0x80808080u, 128.0f, scale, pairs);
       to_pairs<T>(word[chunk * 2 + 1] ^ 0x80808080u, 128.0f, scale, pairs + 2);
-      *reinterpret_cast<uint4*>(tile + MmaTile<T, kCols, true>::chunk_at(thread / 2, thread % 2 * 2 + chunk)) =
+      *reinterpret_cast<uint4*>(tile +
+                                MmaTile<T, kCols, true>::chunk_at(thread / 2, thread % 2 * 2 + chunk)) =
           make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
     }
   }
-  static __device__ __forceinline__ const float* column_scales(const Int8Rows& b) { return b.scales; }
+  static __device__ __forceinline__ const float* column_scales(const Int8Rows& b) {
+    return b.scales;
+  }
 };
 
 template <>
@@ -100,7 +106,8 @@ struct RawTile<Int4Rows> {
     if (lane >= kWarp / 2) return;
     const int col = static_cast<int>(threadIdx.x) / 2 - lane / 2 + lane;
     const bool inside = n0 + col < n && k < k_end;
-    cp_async_16(raw + col * 16, inside ? b.quants + ((n0 + col) * (b.ld / 32) + k / 32) * 16 : b.quants, inside);
+    cp_async_16(raw + col * 16, inside ? b.quants + ((n0 + col) * (b.ld / 32) + k / 32) * 16 : b.quants,
+                inside);
   }
   static __device__ __forceinline__ float scale(const Int4Rows& b, int64_t n0, int64_t n, int64_t k,
                                                 int64_t k_end) {
@@ -125,7 +132,8 @@ struct RawTile<Int4Rows> {
   static __device__ __forceinline__ const float* column_scales(const Int4Rows&) { return nullptr; }
 };
 
-// ---- The product --------------------------------------------------------------------------------------------
+// ---- The product
+// --------------------------------------------------------------------------------------------
 
 template <typename T, typename Quants, int Rows>
 constexpr size_t kSharedBytes =
@@ -191,8 +199,8 @@ void run(Context& context, const allmrec_gemm_args& g, const GemmTile& tile) {
   GemmLaunch parts(context, g, plan);
   by_quantized(g.b_dtype, g.b, g.b_scales, g.ldb, [&](auto rows) {
     using Quants = decltype(rows);
-    launch(gemm_quantized_kernel<T, Quants, Rows>, parts.grid(), dim3(kThreads), kSharedBytes<T, Quants, Rows>,
-           context.stream, operands_of<T, T>(g, plan), rows, parts.kernel);
+    launch(gemm_quantized_kernel<T, Quants, Rows>, parts.grid(), dim3(kThreads),
+           kSharedBytes<T, Quants, Rows>, context.stream, operands_of<T, T>(g, plan), rows, parts.kernel);
   });
   parts.finish();
 }
@@ -210,7 +218,8 @@ bool fits_tiles(const allmrec_gemm_args& g) {
   return g.b_dtype == ALLMREC_I4 || (g.ldb % 16 == 0 && g.k % 16 == 0);
 }
 
-// ---- Writing a matrix out in another dtype ------------------------------------------------------------------
+// ---- Writing a matrix out in another dtype
+// ------------------------------------------------------------------
 
 // float32 with the members of Int8Rows.
 struct FloatRows {
@@ -264,8 +273,8 @@ void gemm_convert(Context& context, const void* x, int32_t x_dtype, const void* 
   const auto convert = [&](auto from) {
     by_storage(dtype, [&](auto zero) {
       using T = decltype(zero);
-      launch(gemm_convert_kernel<decltype(from), T>, grid, dim3(kConvertThreads), 0, context.stream, from, rows,
-             cols, aligned && from.vectors(), static_cast<T*>(out), ld_out);
+      launch(gemm_convert_kernel<decltype(from), T>, grid, dim3(kConvertThreads), 0, context.stream, from,
+             rows, cols, aligned && from.vectors(), static_cast<T*>(out), ld_out);
     });
   };
   if (x_dtype == ALLMREC_F32) return convert(FloatRows{static_cast<const float*>(x), ld});

@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(kGates* Width) gru_kernel(const allmrec_gru_ar
     if (s < Sequences) state[s][i] = mine[m];
   }
   __syncthreads();
-  const int steps = static_cast<int>(a.steps);
-  for (int step = 0; step < steps; ++step) {
+  for (int64_t step = 0; step < a.steps; ++step) {
 #pragma unroll
     for (int m = 0; m < kMine; ++m) {
       if (!has(m)) continue;

@@ -6,6 +6,8 @@
 sources_of(cuda_sources cuda)
 sources_of(emulator_sources emulator)
 sources_of(op_test_sources tests op_test)
+sources_of(emulator_test_sources emulator_tests emulator_test)
+sources_of(cublaslt_test_sources emulator_tests cublaslt_test)
 foreach(file IN LISTS cuda_sources)
   if(file MATCHES "\\.cu$")
     set_source_files_properties(${file} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "-x;c++")
@@ -25,7 +27,7 @@ target_compile_options(emulated_op_tests PRIVATE -O1)
 foreach(build fast asan race)
   add_library(emulator_runtime_${build} OBJECT ${emulator_sources})
   add_library(emulated_kernels_${build} OBJECT ${cuda_sources})
-  add_library(emulator_test_${build}_objects OBJECT native/test/emulator_test.cpp)
+  add_library(emulator_test_${build}_objects OBJECT ${emulator_test_sources})
   foreach(target emulator_runtime_${build} emulated_kernels_${build} emulator_test_${build}_objects)
     target_include_directories(${target} PRIVATE native native/cpp native/cuda native/emulator)
     target_compile_definitions(${target} PRIVATE ALLMREC_EMULATOR $<$<STREQUAL:${build},race>:ALLMREC_EMULATOR_RACE>
@@ -35,10 +37,12 @@ foreach(build fast asan race)
   target_compile_options(emulated_kernels_${build} PRIVATE ${kernel_flags_${build}})
   target_compile_options(emulator_test_${build}_objects PRIVATE ${kernel_flags_${build}})
 
-  add_executable(op_test_${build} $<TARGET_OBJECTS:emulated_op_tests> $<TARGET_OBJECTS:emulated_kernels_${build}>
-    $<TARGET_OBJECTS:emulator_runtime_${build}>)
-  add_executable(emulator_test_${build} $<TARGET_OBJECTS:emulator_test_${build}_objects>
-    $<TARGET_OBJECTS:emulator_runtime_${build}>)
+  # The runtime comes first: where an inline function has a copy in each, the linker keeps the first, and the
+  # hooks of the race build must not call an instrumented one.
+  add_executable(op_test_${build} $<TARGET_OBJECTS:emulator_runtime_${build}> $<TARGET_OBJECTS:emulated_op_tests>
+    $<TARGET_OBJECTS:emulated_kernels_${build}>)
+  add_executable(emulator_test_${build} $<TARGET_OBJECTS:emulator_runtime_${build}>
+    $<TARGET_OBJECTS:emulator_test_${build}_objects>)
   foreach(program op_test_${build} emulator_test_${build})
     target_link_options(${program} PRIVATE ${link_flags_${build}} -rdynamic)
     target_link_libraries(${program} PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
@@ -52,3 +56,9 @@ target_link_libraries(allmrec_cudaemu PRIVATE Threads::Threads ${CMAKE_DL_LIBS})
 # A stand-in for cuBLASLt with its entry points: the library's part of every matrix product, checked without it.
 add_library(fake_cublaslt SHARED native/emulator/fake_cublaslt.cpp)
 set_target_properties(fake_cublaslt PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR} CXX_VISIBILITY_PRESET default)
+
+add_executable(cublaslt_test $<TARGET_OBJECTS:emulated_kernels_fast> $<TARGET_OBJECTS:emulator_runtime_fast>
+  ${cublaslt_test_sources})
+target_include_directories(cublaslt_test PRIVATE native/cpp native/cuda native/emulator)
+target_compile_definitions(cublaslt_test PRIVATE ALLMREC_EMULATOR)
+target_link_libraries(cublaslt_test PRIVATE Threads::Threads ${CMAKE_DL_LIBS})

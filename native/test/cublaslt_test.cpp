@@ -11,9 +11,9 @@
 #include "../cuda/cublaslt.h"
 #include "check.h"
 
-using allmrec::cuda::CublasLt;
 using allmrec::cuda::configure_cublas_lt;
 using allmrec::cuda::cublas_lt_candidates;
+using allmrec::cuda::CublasLt;
 
 namespace {
 
@@ -23,7 +23,9 @@ std::string reason() {
   return why;
 }
 
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
 
 // A folder that goes when the test ends.
 class Folder {
@@ -122,15 +124,19 @@ void environment_tests(const std::string& fake) {
 
 void search_tests(Folder& folder) {
   const std::string venv = folder.file("venv/lib/python3.11/site-packages/nvidia/cu13/lib/libcublasLt.so.13");
-  const std::string conda = folder.file("conda/lib/python3.12/site-packages/nvidia/cublas/lib/libcublasLt.so.12");
-  const std::string home = folder.file("home/.local/lib/python3.9/site-packages/nvidia/cublas/lib/libcublasLt.so.11");
-  const std::string python = folder.file("python/lib/python3.10/site-packages/nvidia/cublas/lib/libcublasLt.so.12");
+  const std::string conda =
+      folder.file("conda/lib/python3.12/site-packages/nvidia/cublas/lib/libcublasLt.so.12");
+  const std::string home =
+      folder.file("home/.local/lib/python3.9/site-packages/nvidia/cublas/lib/libcublasLt.so.11");
+  const std::string python =
+      folder.file("python/lib/python3.10/site-packages/nvidia/cublas/lib/libcublasLt.so.12");
   folder.file("python/bin/python3", 0755);
   folder.file("plain/bin/python3", 0644);  // not a program
   setenv("VIRTUAL_ENV", (folder.path() + "/venv").c_str(), 1);
   setenv("CONDA_PREFIX", (folder.path() + "/conda").c_str(), 1);
   setenv("HOME", (folder.path() + "/home").c_str(), 1);
-  setenv("PATH", ("relative::" + folder.path() + "/plain/bin:" + folder.path() + "/python/bin:/usr/bin").c_str(), 1);
+  setenv("PATH",
+         ("relative::" + folder.path() + "/plain/bin:" + folder.path() + "/python/bin:/usr/bin").c_str(), 1);
   configure_cublas_lt("auto");
   const std::vector<std::string> paths = cublas_lt_candidates();
   CHECK(paths.size() >= 4 && paths[0] == "libcublasLt.so.13" && paths[3] == "libcublasLt.so");

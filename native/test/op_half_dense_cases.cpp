@@ -1,6 +1,6 @@
-// Cases of gemm with halves, mixed dtypes and more than eight rows of quantised weights, and of float32 products
-// that need several tiles or parts of k. The sizes are chosen for a device of 16 multiprocessors, as the emulated
-// one is: each kernel, tile and orientation comes up.
+// Cases of gemm with halves, mixed dtypes and more than eight rows of quantised weights, and of float32
+// products that need several tiles or parts of k. The sizes are chosen for a device of 16 multiprocessors, as
+// the emulated one is: each kernel, tile and orientation comes up.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -16,7 +16,13 @@ namespace {
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int32_t F32 = ALLMREC_F32, F16 = ALLMREC_F16, BF16 = ALLMREC_BF16;
 
-enum Extra { kBias = 1, kResidual = 2, kRelu = 4, kAccumulate = 8, kInPlace = 16 };  // kInPlace: residual is c
+enum Extra {
+  kBias = 1,
+  kResidual = 2,
+  kRelu = 4,
+  kAccumulate = 8,
+  kInPlace = 16
+};  // kInPlace: residual is c
 
 struct Product {
   int64_t m, n, k;
@@ -46,10 +52,12 @@ std::string title(const Product& p) {
   return s;
 }
 
-int64_t size_of(int32_t dtype) { return dtype == F32 ? 4 : 2; }
+int64_t size_of(int32_t dtype) {
+  return dtype == F32 ? 4 : 2;
+}
 
-// rows × cols of random values with NaN between the rows and before the first. `values` become the matrix as it
-// was stored, without gaps; the pointer is that of the first element.
+// rows × cols of random values with NaN between the rows and before the first. `values` become the matrix as
+// it was stored, without gaps; the pointer is that of the first element.
 void* upload_matrix(Fixture& f, int32_t dtype, int64_t rows, int64_t cols, const Product& p, Values& values,
                     bool output = false) {
   if (rows == 0 || cols == 0) return nullptr;
@@ -62,7 +70,9 @@ void* upload_matrix(Fixture& f, int32_t dtype, int64_t rows, int64_t cols, const
 }
 
 // The values rounded to a dtype.
-void round_to(Fixture& f, int32_t dtype, Values& values) { f.upload_as(dtype, values); }
+void round_to(Fixture& f, int32_t dtype, Values& values) {
+  f.upload_as(dtype, values);
+}
 
 // Everything but b, which the caller has put into `g` and `args`.
 void run_product(Fixture& f, const Product& p, reference::Gemm& g, allmrec_gemm_args& args) {
@@ -168,7 +178,9 @@ const Product kExactSums[] = {
     {24, 0, 8, false, true, BF16, BF16, F32, 0},
 };
 
-void test_exact_sums(Fixture& f, int variant) { test_product(f, kExactSums[variant]); }
+void test_exact_sums(Fixture& f, int variant) {
+  test_product(f, kExactSums[variant]);
+}
 
 // ---- halves out ----
 
@@ -187,7 +199,9 @@ const Product kHalfOutputs[] = {
     {128, 136, 128, false, true, F16, F16, F16, kBias | kRelu | kResidual},
 };
 
-void test_half_outputs(Fixture& f, int variant) { test_product(f, kHalfOutputs[variant]); }
+void test_half_outputs(Fixture& f, int variant) {
+  test_product(f, kHalfOutputs[variant]);
+}
 
 void test_bfloat16_outputs(Fixture& f, int variant) {
   Product p = kHalfOutputs[variant];
@@ -205,7 +219,8 @@ void test_quantized(Fixture& f, const Product& p) {
   const reference::Quantized weights = reference::quantize(p.b, rows, cols, f.uniform(rows * cols));
   const auto upload = [&](const std::vector<unsigned char>& bytes, int64_t offset) {
     std::vector<uint16_t> words((static_cast<size_t>(offset) + bytes.size() + 1) / 2);
-    if (!bytes.empty()) std::memcpy(reinterpret_cast<unsigned char*>(words.data()) + offset, bytes.data(), bytes.size());
+    if (!bytes.empty())
+      std::memcpy(reinterpret_cast<unsigned char*>(words.data()) + offset, bytes.data(), bytes.size());
     return static_cast<const void*>(reinterpret_cast<unsigned char*>(f.upload(words)) + offset);
   };
   g.b = weights.values;
@@ -229,26 +244,31 @@ const Product kExactQuantized[] = {
     {10, 40, 64, false, true, F32, I4, F32, kResidual},
     {12, 20, 0, false, true, F16, I8, F32, kBias},
 };
-void test_exact_quantized(Fixture& f, int variant) { test_quantized(f, kExactQuantized[variant]); }
+void test_exact_quantized(Fixture& f, int variant) {
+  test_quantized(f, kExactQuantized[variant]);
+}
 
-// Elsewhere a weight is rounded to the activations' dtype first, which costs as much as rounding the output does.
+// Elsewhere a weight is rounded to the activations' dtype first, which costs as much as rounding the output
+// does.
 const Product kHalfQuantized[] = {
     {9, 70, 288, false, true, F16, I4, F32, kBias},
     {40, 72, 160, false, true, F16, I4, F16, kBias | kRelu},
     {100, 66, 96, false, true, F16, I4, F32, kAccumulate},
     {20, 66, 2048, false, true, F16, I4, F16, kBias | kResidual},
     {70, 72, 128, false, true, F16, I8, F16, kBias | kRelu},
-    {130, 72, 64, false, true, F16, I8, F32, kBias},   // the layer written out
+    {130, 72, 64, false, true, F16, I8, F32, kBias},  // the layer written out
     {130, 40, 64, false, true, F16, I4, F16, 0},
     {20, 64, 48, false, false, F16, I8, F32, kResidual},
     {24, 96, 40, false, false, F16, I4, F16, 0},
     {16, 64, 40, true, false, F16, I8, F32, 0},
-    {24, 40, 52, false, true, F16, I8, F32, 0},           // rows of 52 bytes
-    {24, 40, 64, false, true, F16, I8, F16, 0, 0, 1},     // misaligned
-    {136, 136, 128, false, true, F16, I8, F16, kBias},    // for cuBLASLt
+    {24, 40, 52, false, true, F16, I8, F32, 0},         // rows of 52 bytes
+    {24, 40, 64, false, true, F16, I8, F16, 0, 0, 1},   // misaligned
+    {136, 136, 128, false, true, F16, I8, F16, kBias},  // for cuBLASLt
 };
 
-void test_half_quantized(Fixture& f, int variant) { test_quantized(f, kHalfQuantized[variant]); }
+void test_half_quantized(Fixture& f, int variant) {
+  test_quantized(f, kHalfQuantized[variant]);
+}
 
 void test_bfloat16_quantized(Fixture& f, int variant) {
   Product p = kHalfQuantized[variant];

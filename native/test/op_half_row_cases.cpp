@@ -155,6 +155,45 @@ void test_copy_2d(Fixture& f, int variant) {
   }
 }
 
+// More elements than a grid of a small card holds at once, so that threads go round with several groups in
+// flight (one input of halves: four; otherwise two) and a rest.
+constexpr int64_t kLarge = 1100003;
+
+void test_cast_large(Fixture& f, int) {
+  Values x = f.uniform(kLarge);
+  const void* in = f.upload_as(ALLMREC_F16, x);
+  void* y = f.output_as(ALLMREC_F32, kLarge);
+  f.run(&allmrec_backend::cast, allmrec_cast_args{kLarge, in, ALLMREC_F16, y, ALLMREC_F32});
+  f.expect("y", y, x);
+}
+
+void test_dropout_large(Fixture& f, int) {
+  const allmrec_dropout dropout = {0.5f, 11, 12};  // a factor of 2: exact
+  Values x = f.uniform(kLarge);
+  void* in = f.upload_as(ALLMREC_F32, x);
+  const Values factors = reference::dropout_factors(dropout, kLarge);
+  for (int64_t i = 0; i < kLarge; ++i) x[i] *= factors[i];
+  f.run(&allmrec_backend::dropout, allmrec_dropout_args{kLarge, dropout, in, nullptr, in, 0, ALLMREC_F32});
+  f.expect("in place", in, x);
+}
+
+// Whole numbers, so that one piece left out or taken twice shows.
+void test_sums_large(Fixture& f, int variant) {
+  Values x(kLarge);
+  double total = 0, squares = 0;
+  for (int64_t i = 0; i < kLarge; ++i) x[i] = i % 7, total += x[i], squares += x[i] * x[i];
+  const float* in = f.upload(x);
+  float* out = f.output(1);
+  if (variant == 0) {
+    f.run(&allmrec_backend::sum, allmrec_sum_args{kLarge, in, 1, out, 0});
+  } else {
+    f.run(&allmrec_backend::squared_norm, allmrec_squared_norm_args{&in, &kLarge, 1, out});
+  }
+  f.expect("out", out, {variant == 0 ? total : squares});
+}
+void test_sum_large(Fixture& f, int) { test_sums_large(f, 0); }
+void test_squared_norm_large(Fixture& f, int) { test_sums_large(f, 1); }
+
 void test_advance(Fixture& f, int) {
   for (const int64_t n : {0, 1, 255, 10001}) {
     Ints x = f.integers(n, -1000, 1000);
@@ -545,6 +584,10 @@ void half_row_cases(Cases& cases) {
             {"float32 to float32", "float32 to half", "float32 to bfloat16", "half to float32", "half to half",
              "half to bfloat16", "bfloat16 to float32", "bfloat16 to half", "bfloat16 to bfloat16"});
   add_cases(cases, "copy_2d", kExact, test_copy_2d, {"half", "bfloat16"});
+  add_cases(cases, "cast", kExact, test_cast_large, {"half to float32, large"});
+  add_cases(cases, "dropout", kExact, test_dropout_large, {"large"});
+  add_cases(cases, "sum", kLoss, test_sum_large, {"large"});
+  add_cases(cases, "squared_norm", kLoss, test_squared_norm_large, {"large"});
   add_cases(cases, "advance", kExact, test_advance, {"all sizes"});
 
   add_cases(cases, "layer_norm", kSum, test_layer_norm, with(kNormNames, " float32"));

@@ -45,8 +45,8 @@ reference::Conv make_conv(Fixture& f, const ConvShape& s) {
 }
 
 allmrec_conv_args conv_args(Fixture& f, const reference::Conv& c) {
-  return {c.batch,       c.steps,       c.c_in,           c.c_out, c.taps, c.dilation,
-          f.upload(c.x), f.upload(c.w), f.upload(c.bias), nullptr};
+  return {c.batch,    c.steps,       c.c_in,        c.c_out,          c.taps,
+          c.dilation, f.upload(c.x), f.upload(c.w), f.upload(c.bias), nullptr};
 }
 
 void test_conv(Fixture& f, int variant) {
@@ -118,7 +118,8 @@ void test_spmm(Fixture& f, int variant) {
 void exclude_thirds(int64_t rows, int64_t cols, Ints& offsets, Ints& columns) {
   offsets.push_back(0);
   for (int64_t row = 0; row < rows; ++row) {
-    for (int32_t column = static_cast<int32_t>(row % 3); column < cols; column += 3) columns.push_back(column);
+    for (int32_t column = static_cast<int32_t>(row % 3); column < cols; column += 3)
+      columns.push_back(column);
     offsets.push_back(static_cast<int32_t>(columns.size()));
   }
 }
@@ -162,10 +163,10 @@ void test_rank_catalogue(Fixture& f, int variant) {
       reference::rank_catalogue(s.rows, s.items, s.cols, queries, items, bias, offsets, columns, s.k);
   int32_t* indices = f.output_integers(s.rows * s.k);
   float* values = f.output(s.rows * s.k);
-  f.run(&allmrec_backend::rank_catalogue,
-        allmrec_rank_catalogue_args{s.rows, s.items, s.cols, f.upload(queries), f.upload(items),
-                                    f.upload(bias), f.upload(offsets), f.upload(columns), s.k, indices,
-                                    values});
+  f.run(
+      &allmrec_backend::rank_catalogue,
+      allmrec_rank_catalogue_args{s.rows, s.items, s.cols, f.upload(queries), f.upload(items), f.upload(bias),
+                                  f.upload(offsets), f.upload(columns), s.k, indices, values});
   f.expect_integers("indices", indices, expected.indices);
   f.expect("values", values, expected.values);
 }
@@ -174,7 +175,8 @@ void test_rank_catalogue(Fixture& f, int variant) {
 void test_rank_catalogue_scores(Fixture& f, int) {
   const int64_t rows = 9, count = 1300, cols = 100;
   const Values queries = f.uniform(rows * cols), items = f.uniform(count * cols);
-  const reference::TopK expected = reference::rank_catalogue(rows, count, cols, queries, items, {}, {}, {}, 25);
+  const reference::TopK expected =
+      reference::rank_catalogue(rows, count, cols, queries, items, {}, {}, {}, 25);
   int32_t* indices = f.output_integers(rows * 25);
   float* values = f.output(rows * 25);
   f.run(&allmrec_backend::rank_catalogue,
@@ -208,7 +210,8 @@ void test_top_k(Fixture& f, int variant) {
   }
   Ints offsets, columns;
   if (s.exclude) exclude_thirds(s.rows, s.cols, offsets, columns);
-  // The reference takes out one column at a time: excluded ones are −infinity behind all here, and not ranked.
+  // The reference takes out one column at a time: excluded ones are −infinity behind all here, and not
+  // ranked.
   reference::TopK expected = {Ints(s.rows * s.k, -1), Values(s.rows * s.k, -INFINITY)};
   for (int64_t row = 0; row < s.rows; ++row) {
     Values kept;
@@ -239,9 +242,9 @@ struct GruShape {
   int64_t batch, steps, hidden;
 };
 const std::vector<GruShape> kGruShapes = {
-    {"40x5x20", 40, 5, 20},  {"194x3x8", 194, 3, 8},    {"1600x2x1", 1600, 2, 1}, {"5x4x64", 5, 4, 64},
-    {"70x3x64", 70, 3, 64},  {"194x3x33", 194, 3, 33},  {"4x3x100", 4, 3, 100},   {"40x3x70", 40, 3, 70},
-    {"6x4x130", 6, 4, 130},
+    {"40x5x20", 40, 5, 20}, {"194x3x8", 194, 3, 8}, {"1600x2x1", 1600, 2, 1},
+    {"5x4x64", 5, 4, 64},   {"70x3x64", 70, 3, 64}, {"194x3x33", 194, 3, 33},
+    {"4x3x100", 4, 3, 100}, {"40x3x70", 40, 3, 70}, {"6x4x130", 6, 4, 130},
 };
 
 void test_gru(Fixture& f, int variant) {
@@ -255,8 +258,9 @@ void test_gru(Fixture& f, int variant) {
                             f.uniform(3 * h),
                             f.uniform(s.batch * h)};
   const reference::GruOutput expected = reference::gru(g);
-  allmrec_gru_args args = {s.batch,          s.steps,          h, f.upload(g.gates_x), f.upload(g.w_hh),
-                           f.upload(g.b_hh), f.upload(g.h0), f.output(n), f.output(4 * n)};
+  allmrec_gru_args args = {
+      s.batch,          s.steps,        h,           f.upload(g.gates_x), f.upload(g.w_hh),
+      f.upload(g.b_hh), f.upload(g.h0), f.output(n), f.output(4 * n)};
   f.run(&allmrec_backend::gru, args);
   f.expect("out", args.out, expected.out);
   f.expect("saved", args.saved, expected.saved);
@@ -279,9 +283,15 @@ void test_gru_backward(Fixture& f, int variant) {
   const Values d_out = f.uniform(n), d_hn = f.uniform(s.batch * h);
   const reference::GruGradients expected = reference::gru_backward(g, d_out, d_hn);
   allmrec_gru_backward_args args = {};
-  args.forward = {s.batch,          s.steps,        h,
-                  f.upload(g.gates_x), f.upload(g.w_hh), f.upload(g.b_hh),
-                  f.upload(g.h0),   f.upload(forward.out), f.upload(forward.saved)};
+  args.forward = {s.batch,
+                  s.steps,
+                  h,
+                  f.upload(g.gates_x),
+                  f.upload(g.w_hh),
+                  f.upload(g.b_hh),
+                  f.upload(g.h0),
+                  f.upload(forward.out),
+                  f.upload(forward.saved)};
   args.d_out = f.upload(d_out), args.d_hn = f.upload(d_hn);
   args.d_gates_x = f.output(3 * n), args.d_h0 = f.output(s.batch * h);
   args.d_w_hh = f.output(Values(3 * h * h)), args.d_b_hh = f.output(Values(3 * h));
@@ -325,8 +335,8 @@ void test_bce_odd(Fixture& f, int) {
   const Values x = f.uniform(301, -5, 5), targets = f.uniform(301, 0, 1);
   const reference::Loss expected = reference::bce(x, targets, 0, {}, 0.5);
   float *loss = f.output(1), *dx = f.output(302);
-  f.run(&allmrec_backend::bce, allmrec_bce_args{301, odd_upload(f, x), odd_upload(f, targets), 0, nullptr, 0.5f,
-                                                loss, 0, dx + 1});
+  f.run(&allmrec_backend::bce,
+        allmrec_bce_args{301, odd_upload(f, x), odd_upload(f, targets), 0, nullptr, 0.5f, loss, 0, dx + 1});
   f.expect("loss", loss, {expected.loss});
   f.expect("d_logits", dx + 1, expected.gradient);
   f.expect_untouched("before", dx, 1);
@@ -336,8 +346,8 @@ void test_mse_odd(Fixture& f, int) {
   const Values a = f.uniform(301), b = f.uniform(301);
   const reference::Loss expected = reference::mse(a, b, 0.5);
   float *loss = f.output(1), *da = f.output(302);
-  f.run(&allmrec_backend::mse, allmrec_mse_args{301, odd_upload(f, a), odd_upload(f, b), 0.5f, loss, 0, da + 1, 0,
-                                                nullptr, 0});
+  f.run(&allmrec_backend::mse,
+        allmrec_mse_args{301, odd_upload(f, a), odd_upload(f, b), 0.5f, loss, 0, da + 1, 0, nullptr, 0});
   f.expect("loss", loss, {expected.loss});
   f.expect("da", da + 1, expected.gradient);
 }
@@ -388,7 +398,8 @@ void sequence_cases(Cases& cases) {
             {"3x20003 strided", "2x5001 odd distance", "3x2048", "2x1501 odd distance"});
   add_cases(cases, "bce", kElementary, test_bce_odd, {"odd addresses"});
   add_cases(cases, "mse", kLoss, test_mse_odd, {"odd addresses"});
-  add_cases(cases, "adam", {1e-6, "the step is ten times the parameter's size here, with a division and a root"},
+  add_cases(cases, "adam",
+            {1e-6, "the step is ten times the parameter's size here, with a division and a root"},
             test_adam_many, {"150 tensors, odd addresses"});
 }
 

@@ -1,7 +1,7 @@
 // Dilated causal convolution over padded sequences, and its gradients. Bound by the products: one gemm a tap
-// over all tokens, against the rows of the input moved later by the tap's distance (the gradient of the input:
-// rows of the gradient moved earlier). The move is a copy of one read and one write, small beside a product of
-// c_out times as many operations; the last tap, whose distance is zero, reads the input itself.
+// over all tokens, against the rows of the input moved later by the tap's distance (the gradient of the
+// input: rows of the gradient moved earlier). The move is a copy of one read and one write, small beside a
+// product of c_out times as many operations; the last tap, whose distance is zero, reads the input itself.
 #include "../vec_math.h"
 #include "ops.h"
 

@@ -18,9 +18,8 @@ void rank_catalogue(Device& device, const allmrec_rank_catalogue_args& a) {
   // gemm has slots 0 and 1.
   float* scores =
       static_cast<float*>(device.shared_scratch(3, static_cast<size_t>(height * width + 1) * sizeof(float)));
-  Entry* heaps = static_cast<Entry*>(
-      device.shared_scratch(2, static_cast<size_t>(height * a.k) * sizeof(Entry) +
-                                   static_cast<size_t>(height) * sizeof(int32_t)));
+  Entry* heaps = static_cast<Entry*>(device.shared_scratch(
+      2, static_cast<size_t>(height * a.k) * sizeof(Entry) + static_cast<size_t>(height) * sizeof(int32_t)));
   int32_t* sizes = reinterpret_cast<int32_t*>(heaps + height * a.k);
   for (int64_t row0 = 0; row0 < a.rows; row0 += kQueries) {
     const int64_t rows = a.rows - row0 < kQueries ? a.rows - row0 : kQueries;
@@ -42,8 +41,8 @@ void rank_catalogue(Device& device, const allmrec_rank_catalogue_args& a) {
             exclude = a.exclude_columns + a.exclude_offsets[row0 + r];
             exclude_end = a.exclude_columns + a.exclude_offsets[row0 + r + 1];
           }
-          sizes[r] = offer_scores(scores + r * width, items, static_cast<int32_t>(item0), exclude, exclude_end,
-                                  heaps + r * a.k, sizes[r], a.k);
+          sizes[r] = offer_scores(scores + r * width, items, static_cast<int32_t>(item0), exclude,
+                                  exclude_end, heaps + r * a.k, sizes[r], a.k);
         }
       });
     }

@@ -69,8 +69,8 @@ ALLMREC_INLINE bool any_above(Vec x, float bar) {
 #endif
 }
 
-// Offers x[0 … cols − 1], the scores of columns first_column, first_column + 1, …, to a heap of `size` entries
-// that may hold k > 0. Returns its new size.
+// Offers x[0 … cols − 1], the scores of columns first_column, first_column + 1, …, to a heap of `size`
+// entries that may hold k > 0. Returns its new size.
 inline int32_t offer_scores(const float* x, int64_t cols, int32_t first_column, const int32_t* exclude,
                             const int32_t* exclude_end, Entry* heap, int32_t size, int32_t k) {
   const auto offer = [&](int64_t i) {
