@@ -11,7 +11,10 @@ export interface Device {
 	/** Instruction set or architecture the kernels use: `avx512`, `avx2`, `generic`, `sm_90`, … */
 	instruction: string;
 	memoryBytes: number;
+	/** CPU threads, or a card's multiprocessors. */
 	threads: number;
+	/** What it uses besides its own kernels, such as cuBLASLt, or why it does not; may be empty. */
+	libraries: string;
 	/** A reason code and a sentence when it is not available, else empty. */
 	reason: string;
 }

@@ -16,10 +16,10 @@ async function run(folder: string | undefined): Promise<void> {
 	if (folder === undefined) {
 		console.log(`Node ${process.version}, ${process.platform}-${process.arch}`);
 		const rows = listDevices().map(
-			({ device, available, name, instruction, memoryBytes, threads, reason }) => [
+			({ device, available, name, instruction, memoryBytes, threads, libraries, reason }) => [
 				device,
 				available
-					? `${name}, ${instruction}, ${threads} threads, ${(memoryBytes / 2 ** 30).toFixed(1)} GiB`
+					? `${name}, ${instruction}, ${threads} ${device === 'cpu' ? 'threads' : 'multiprocessors'}, ${(memoryBytes / 2 ** 30).toFixed(1)} GiB${libraries && `, ${libraries}`}`
 					: reason,
 			],
 		);

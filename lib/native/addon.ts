@@ -17,6 +17,7 @@ export interface DeviceDescription {
 	instruction: string;
 	memoryBytes: number;
 	threads: number;
+	libraries: string;
 	/** A reason code and a sentence when not available, else empty. */
 	reason: string;
 }

@@ -275,6 +275,7 @@ void Bench::write_json() const {
       {"device", options_.device},
       {"name", device_name_},
       {"instruction", instruction_},
+      {"libraries", std::string(info_.libraries ? info_.libraries : "")},
       {"threads", static_cast<int64_t>(info_.threads)},
       {"memoryBytes", info_.memory_bytes},
       {"date", today()},

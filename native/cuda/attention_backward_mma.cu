@@ -19,7 +19,7 @@ constexpr int M = 64;  // rows of a block
 
 // The other side of a tile: its scores stand beside one or two sums of the head's width in registers.
 template <int DP>
-constexpr int kInner = DP <= 64 ? 64 : 32;
+constexpr int kInner = DP <= 32 ? 64 : 32;
 
 template <typename T, int DP, bool Drops>
 __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)

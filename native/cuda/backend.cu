@@ -103,7 +103,7 @@ struct allmrec_graph {
 
 struct allmrec_device {
   int index = 0;
-  std::string name, instruction, last_error, lost;
+  std::string name, instruction, libraries, last_error, lost;
   int64_t memory_bytes = 0;
   // Everything but memory is guarded: a training step and a finalizer may meet on two threads.
   std::recursive_mutex mutex;
@@ -292,6 +292,7 @@ std::string open_device(int32_t index, allmrec_device** out) {
   device->staging = std::make_unique<Staging>(device->compute, device->copy);
   std::string why;
   device->cublas_lt = CublasLt::open(why);
+  device->libraries = device->cublas_lt ? device->cublas_lt->description() : "no cuBLASLt: " + why;
   const char* wait = std::getenv("ALLMREC_CUDA_SYNC");
   device->wait_after_each = wait && std::strcmp(wait, "1") == 0;
   Context& context = device->context;
@@ -329,7 +330,8 @@ const char* last_error(allmrec_device* device) {
 
 allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
-  *out = {device->name.c_str(), device->instruction.c_str(), device->memory_bytes, device->context.sm_count};
+  *out = {device->name.c_str(), device->instruction.c_str(), device->memory_bytes, device->context.sm_count,
+          device->libraries.c_str()};
   return ALLMREC_OK;
 }
 

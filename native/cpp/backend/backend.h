@@ -599,7 +599,8 @@ typedef struct {
   const char* name;        /* "AMD EPYC …", "NVIDIA H200" */
   const char* instruction; /* "avx512", "avx2", "generic", "sm_90" */
   int64_t memory_bytes;
-  int32_t threads;
+  int32_t threads;       /* CPU threads or multiprocessors */
+  const char* libraries; /* what it uses besides its own kernels, or why not; may be NULL */
 } allmrec_device_info;
 
 typedef struct allmrec_backend {

@@ -38,6 +38,7 @@ std::vector<DeviceDescription> Device::list() {
         d.instruction = info.instruction;
         d.memory_bytes = info.memory_bytes;
         d.threads = info.threads;
+        d.libraries = info.libraries ? info.libraries : "";
       } else {
         d.reason = reason;
       }

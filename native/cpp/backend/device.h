@@ -18,6 +18,7 @@ struct DeviceDescription {
   std::string instruction;
   int64_t memory_bytes = 0;
   int threads = 0;
+  std::string libraries;  // what it uses besides its own kernels, or why not
   std::string reason;  // a reason code and a sentence when not available
 };
 

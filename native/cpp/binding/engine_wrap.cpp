@@ -33,6 +33,7 @@ Napi::Value to_js(Napi::Env env, const DeviceDescription& d) {
   object.Set("instruction", d.instruction);
   object.Set("memoryBytes", static_cast<double>(d.memory_bytes));
   object.Set("threads", d.threads);
+  object.Set("libraries", d.libraries);
   object.Set("reason", d.reason);
   return object;
 }
@@ -64,6 +65,7 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     d.instruction = opened.instruction;
     d.memory_bytes = opened.memory_bytes;
     d.threads = opened.threads;
+    d.libraries = opened.libraries ? opened.libraries : "";
     engine_ = std::make_shared<Engine>(std::move(device), std::move(d), Addon::of(info.Env()).environment());
     info.This().As<Napi::Object>().TypeTag(&kTag);
   });
