@@ -16,11 +16,13 @@ const libraryOnly = process.argv.includes('--library-only');
 const BUILDS = ['fast', 'asan', 'race'];
 
 const targets = libraryOnly
-	? ['allmrec_cudaemu']
+	? ['allmrec_cudaemu', 'old_backend']
 	: [
 			'allmrec_cudaemu',
 			'fake_cublaslt',
 			'cublaslt_test',
+			'cuda_backend_test',
+			'old_backend',
 			...BUILDS.flatMap((build) => [`op_test_${build}`, `emulator_test_${build}`]),
 		];
 call('cmake', ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DALLMREC_EMULATOR=ON'], 'ignore');
@@ -47,6 +49,12 @@ const runs = [
 		env: { ALLMREC_CUBLASLT: join(folder, 'libfake_cublaslt.so'), FAKE_CUBLASLT_CALLS: calls },
 	},
 	{ name: 'opening cuBLASLt', program: 'cublaslt_test', args: [join(folder, 'libfake_cublaslt.so')], env: {} },
+	{ name: "the device's own part", program: 'cuda_backend_test', args: [], env: {} },
+	{
+		...table('fast', 'forward', ['--once']),
+		name: 'op table, fast, streams that run late',
+		env: { ALLMREC_EMULATOR_STREAMS: 'late' },
+	},
 	...BUILDS.map((build) => ({ name: `emulator, ${build}`, program: `emulator_test_${build}`, args: [], env: {} })),
 ];
 rmSync(calls, { force: true });

@@ -44,7 +44,7 @@ constexpr const char* kName = "cuda";
 // A CUDA error that later calls will report again.
 class LostDevice : public Error {
  public:
-  explicit LostDevice(const std::string& message) : Error(ErrorCode::device, message) {}
+  explicit LostDevice(const std::string& message) : Error(ErrorCode::device_lost, message) {}
 };
 
 bool is_sticky(cudaError_t status) {

@@ -3,16 +3,26 @@ import { join } from 'node:path';
 import test from 'ava';
 
 const list: Record<string, unknown> = JSON.parse(readFileSync('native/sources.json', 'utf8'));
-const { tests, benchmarks, ...groups } = list as Record<string, string[]> & {
+const { tests, benchmarks, emulator_tests, checks, cuda, emulator, ...groups } = list as Record<
+	string,
+	string[]
+> & {
 	tests: never;
 	benchmarks: never;
+	emulator_tests: never;
+	checks: never;
 };
-const programs: Record<string, string[]> = { ...(tests as object), ...(benchmarks as object) };
+const programs: Record<string, string[]> = {
+	...(tests as object),
+	...(benchmarks as object),
+	...(emulator_tests as object),
+	...(checks as object),
+};
 
 const sources = (folder: string) =>
 	readdirSync(folder, { recursive: true, encoding: 'utf8' })
 		.map((file) => join(folder, file))
-		.filter((file) => file.endsWith('.cpp'))
+		.filter((file) => file.endsWith('.cpp') || file.endsWith('.cu'))
 		.sort();
 
 test('every C++ source is in native/sources.json, once', (t) => {
@@ -30,12 +40,17 @@ test('a source is in the group of its folder', (t) => {
 	}
 });
 
+test('every source of the CUDA back end and of the emulator is in the list, once', (t) => {
+	t.deepEqual([...cuda!].sort(), sources('native/cuda'));
+	// Of programs of their own: what stands in for the registry, and for cuBLASLt.
+	const apart = ['native/emulator/fake_cublaslt.cpp', 'native/emulator/linked_backend.cpp'];
+	t.deepEqual([...emulator!, ...apart].sort(), sources('native/emulator'));
+});
+
 test('every native test and benchmark is built from sources that exist', (t) => {
-	const present = sources('native/test');
-	for (const [name, files] of Object.entries(programs)) {
-		t.true(files.includes(`native/test/${name}.cpp`), name);
-		for (const file of files) t.true(present.includes(file), file);
-	}
+	const present = [...sources('native/test'), ...sources('native/bench')];
+	for (const [name, files] of Object.entries(programs))
+		for (const file of files) t.true(present.includes(file), `${name}: ${file}`);
 	const built = new Set(Object.values(programs).flat());
 	t.deepEqual(
 		present.filter((file) => !built.has(file)),
