@@ -3,8 +3,8 @@
 // A block takes one head of up to M query rows and goes once over the tiles of N keys that any of them sees,
 // with a running maximum and sum a row (exponents in base 2), so scores never reach memory. Tiles nobody sees
 // are skipped: causal attention costs its triangle, a candidate the prompt and itself. Virtual padding is the
-// softmax's starting value: score, weight one, its value row. A sequence of up to 64 rows and keys (SASRec) is
-// one block with all operands in shared memory.
+// softmax's starting value: score, weight one, its value row. A sequence of up to 64 rows and keys (SASRec)
+// is one block with all operands in shared memory.
 //
 // Bound: float32 multiply-adds, 4 · D flops a visible pair. Eight 16-byte shared loads feed 64 of them.
 // Not yet measured on hardware.
@@ -19,10 +19,10 @@ template <typename T, typename Tile>
 __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     attention_simt_kernel(allmrec_attention_args a, Dropout dropout, bool vectors) {
   constexpr int MR = Tile::MR, NR = Tile::NR, N = Tile::N;
-  float* qs = static_cast<float*>(dynamic_shared());        // (M, D)
-  float* ks = qs + Tile::M * Tile::S;                       // (N, D)
-  float* vs = ks + N * Tile::S;                             // (N, D)
-  float* ps = vs + N * Tile::S;                             // (M, N) weights
+  float* qs = static_cast<float*>(dynamic_shared());  // (M, D)
+  float* ks = qs + Tile::M * Tile::S;                 // (N, D)
+  float* vs = ks + N * Tile::S;                       // (N, D)
+  float* ps = vs + N * Tile::S;                       // (M, N) weights
   unsigned char* masks = reinterpret_cast<unsigned char*>(ps + Tile::M * Tile::P);
 
   const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
@@ -66,8 +66,8 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     load_rows<T, Tile, N>(ks, k + first * a.ldk, a.ldk, count, D, vectors);
     load_rows<T, Tile, N>(vs, v + first * a.ldv, a.ldv, count, D, vectors);
     if (drops)
-      drop_masks<N>(a, dropout, tile.first, tile.rows, h, padding.count + first, static_cast<int>(threadIdx.x),
-                    kSimtThreads, masks);
+      drop_masks<N>(a, dropout, tile.first, tile.rows, h, padding.count + first,
+                    static_cast<int>(threadIdx.x), kSimtThreads, masks);
     __syncthreads();
 
     float s[MR][NR];
@@ -75,7 +75,8 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
 #pragma unroll
     for (int i = 0; i < MR; ++i) {
       const int r = ty * MR + i;
-      const RowKeys keys = row_keys(a, tile.first + r, r < tile.rows);  // from the cache: registers are scarce
+      const RowKeys keys =
+          row_keys(a, tile.first + r, r < tile.rows);  // from the cache: registers are scarce
       float highest = -INFINITY;
 #pragma unroll
       for (int n = 0; n < NR; ++n) {
@@ -87,7 +88,8 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
       const float fade = exp2_fast(top[i] - base);
       top[i] = highest;
       total[i] *= fade;
-      const int bit = drops ? static_cast<int>((first_element(a, tile.first + r, h) + padding.count + first) % 8) : 0;
+      const int bit =
+          drops ? static_cast<int>((first_element(a, tile.first + r, h) + padding.count + first) % 8) : 0;
 #pragma unroll
       for (int n = 0; n < NR; ++n) {
         const int c = tx + 16 * n;

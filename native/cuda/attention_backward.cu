@@ -1,10 +1,11 @@
 // Attention over packed sequences, backward: the choice of kernels, and those for the ordinary units.
 //
-// With P = exp(score − lse) computed again, dP = dO · Vᵀ and D = rowsum(dO ∘ O), dS = P ∘ (dP − D). One kernel
-// goes by tiles of query rows over the keys they see: D (kept for the other), dQ = dS · K, and each tile's part
-// of the padding's gradient, which a small third kernel adds up. The other goes by tiles of keys over the query
-// rows that see them: dK = dSᵀ · Q, dV = Pᵀ · dO, scores computed transposed so that a thread's row is a key.
-// Every sum has one writer and one order: no atomics. The price is seven products instead of five.
+// With P = exp(score − lse) computed again, dP = dO · Vᵀ and D = rowsum(dO ∘ O), dS = P ∘ (dP − D). One
+// kernel goes by tiles of query rows over the keys they see: D (kept for the other), dQ = dS · K, and each
+// tile's part of the padding's gradient, which a small third kernel adds up. The other goes by tiles of keys
+// over the query rows that see them: dK = dSᵀ · Q, dV = Pᵀ · dO, scores computed transposed so that a
+// thread's row is a key. Every sum has one writer and one order: no atomics. The price is seven products
+// instead of five.
 //
 // Bound: float32 multiply-adds, 14 · D flops a visible pair. Not yet measured on hardware.
 #include "attention_simt.h"
@@ -66,7 +67,8 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     for (int c = 0; c < 4 * Tile::NJ; ++c) dq[i][c] = 0;
     float ds = 0, p = 0;
     if (padding.count > 0) {
-      const float score = scale * dot_row(q + row * a.ldq, padding.k, D) + log2f(static_cast<float>(padding.count));
+      const float score =
+          scale * dot_row(q + row * a.ldq, padding.k, D) + log2f(static_cast<float>(padding.count));
       const float factor = drops ? padding_factor(a, dropout, t, h, padding.count) : 1.0f;
       const float weight = exp2_fast(score - lse);
       p = weight * factor;
@@ -88,8 +90,8 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
     load_rows<T, Tile, N>(ks, k + first * a.ldk, a.ldk, count, D, vectors);
     load_rows<T, Tile, N>(vs, v + first * a.ldv, a.ldv, count, D, vectors);
     if (drops)
-      drop_masks<N>(a, dropout, tile.first, tile.rows, h, padding.count + first, static_cast<int>(threadIdx.x),
-                    kSimtThreads, masks);
+      drop_masks<N>(a, dropout, tile.first, tile.rows, h, padding.count + first,
+                    static_cast<int>(threadIdx.x), kSimtThreads, masks);
     __syncthreads();
 
     float s[MR][NR], dp[MR][NR];
@@ -100,14 +102,16 @@ __global__ void __launch_bounds__(kSimtThreads, Tile::NJ < 4 ? 2 : 1)
       const int r = ty * MR + i;
       const RowKeys keys = row_keys(a, tile.first + r, r < tile.rows);
       const float lse = row_values[r], delta = row_values[Tile::M + r];
-      const int bit = drops ? static_cast<int>((first_element(a, tile.first + r, h) + padding.count + first) % 8) : 0;
+      const int bit =
+          drops ? static_cast<int>((first_element(a, tile.first + r, h) + padding.count + first) % 8) : 0;
 #pragma unroll
       for (int n = 0; n < NR; ++n) {
         const int c = tx + 16 * n, at = bit + c;
         float ds = 0;
         if (keys.sees(first + c)) {
           const float weight = exp2_fast(scale * s[i][n] - lse);
-          if (drops) dp[i][n] = masks[r * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dp[i][n] * dropout.scale : 0.0f;
+          if (drops)
+            dp[i][n] = masks[r * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dp[i][n] * dropout.scale : 0.0f;
           ds = weight * (dp[i][n] - delta);
         }
         ps[r * Tile::P + c] = ds;
@@ -179,7 +183,8 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
       load_rows<T, Tile, N>(qs, q + t * a.ldq, a.ldq, rows, D, vectors);
       load_rows<T, Tile, N>(gs, g + t * b.ld_dout, b.ld_dout, rows, D, vectors);
       if (drops)
-        drop_masks<M>(a, dropout, t, rows, h, padding + first, static_cast<int>(threadIdx.x), kSimtThreads, masks);
+        drop_masks<M>(a, dropout, t, rows, h, padding + first, static_cast<int>(threadIdx.x), kSimtThreads,
+                      masks);
       __syncthreads();
 
       float s[MR][NR], dp[MR][NR];
@@ -224,13 +229,16 @@ __global__ void __launch_bounds__(kSimtThreads, 2)
       const int j = ty * MR + i;
       if (j >= count) continue;
       const int64_t row = kv + first + j;
-      store_row<T, Tile::NJ>(static_cast<T*>(b.dk) + row * b.ld_dk + column, dk[i], a.scale, D, b.accumulate != 0);
-      store_row<T, Tile::NJ>(static_cast<T*>(b.dv) + row * b.ld_dv + column, dv[i], 1.0f, D, b.accumulate != 0);
+      store_row<T, Tile::NJ>(static_cast<T*>(b.dk) + row * b.ld_dk + column, dk[i], a.scale, D,
+                             b.accumulate != 0);
+      store_row<T, Tile::NJ>(static_cast<T*>(b.dv) + row * b.ld_dv + column, dv[i], 1.0f, D,
+                             b.accumulate != 0);
     }
   }
 }
 
-// d_pad_k and d_pad_v (H, D) += sums (slots, H, 2, D) over the slots: 32 columns a block, 32 threads a column.
+// d_pad_k and d_pad_v (H, D) += sums (slots, H, 2, D) over the slots: 32 columns a block, 32 threads a
+// column.
 __global__ void __launch_bounds__(1024)
     attention_pad_kernel(const float* sums, int slots, int heads, int D, float* d_pad_k, float* d_pad_v) {
   __shared__ float parts[32][33];
@@ -287,9 +295,10 @@ void attention_backward(Context& context, const allmrec_attention_backward_args&
     if (rows == 16) run_simt<T, SimtTile<4, 1, 1>>(context, b, delta.as<float>(), slots, pad_sums);
     if (!sums) return;
     const int D = a.head_dim;
-    launch(attention_pad_kernel, dim3(static_cast<unsigned>(divide_up(D, 32)), static_cast<unsigned>(a.heads), 2),
-           dim3(32, 32), 0, context.stream, static_cast<const float*>(pad_sums), static_cast<int>(slots), a.heads,
-           D, b.d_pad_k, b.d_pad_v);
+    launch(attention_pad_kernel,
+           dim3(static_cast<unsigned>(divide_up(D, 32)), static_cast<unsigned>(a.heads), 2), dim3(32, 32), 0,
+           context.stream, static_cast<const float*>(pad_sums), static_cast<int>(slots), a.heads, D,
+           b.d_pad_k, b.d_pad_v);
   });
 }
 

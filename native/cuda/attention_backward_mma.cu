@@ -1,14 +1,14 @@
 // Attention over packed sequences, backward, on the matrix units.
 //
-// The same two kernels as attention_backward.cu: dQ (and D = rowsum(dO ∘ O), kept for the other) by tiles of 64
-// query rows, dK and dV by tiles of 64 keys. Scores and P are computed again from lse; in the second kernel they
-// are computed transposed, so that Pᵀ and dSᵀ leave one product in the layout in which the next takes them, and
-// nothing but the operands passes through shared memory. The next tile arrives while one is worked on; in the
-// second kernel it starts at the next row that sees the keys. P and dS are rounded to the storage type, the scale
-// of the scores is applied to the sums.
+// The same two kernels as attention_backward.cu: dQ (and D = rowsum(dO ∘ O), kept for the other) by tiles of
+// 64 query rows, dK and dV by tiles of 64 keys. Scores and P are computed again from lse; in the second
+// kernel they are computed transposed, so that Pᵀ and dSᵀ leave one product in the layout in which the next
+// takes them, and nothing but the operands passes through shared memory. The next tile arrives while one is
+// worked on; in the second kernel it starts at the next row that sees the keys. P and dS are rounded to the
+// storage type, the scale of the scores is applied to the sums.
 //
-// Bound: the matrix units, 14 · D flops a visible pair (seven products; five would need atomics or a second pass
-// over partial dQ). Expected on an H200: 200 TFLOP/s, counting the five. Not yet measured on hardware.
+// Bound: the matrix units, 14 · D flops a visible pair (seven products; five would need atomics or a second
+// pass over partial dQ). Expected on an H200: 150 TFLOP/s counting the five. Not yet measured on hardware.
 #include "attention_mma.h"
 
 namespace allmrec::cuda {
@@ -44,14 +44,16 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
   const int kv_len = a.kv_len[tile.sequence];
   const float scale = a.scale * kLog2E;
 
-  copy_rows<T, DP, M, kMmaThreads>(qs, static_cast<const T*>(a.q) + tile.first * a.ldq + column, a.ldq, tile.rows,
-                                   D, thread);
+  copy_rows<T, DP, M, kMmaThreads>(qs, static_cast<const T*>(a.q) + tile.first * a.ldq + column, a.ldq,
+                                   tile.rows, D, thread);
   copy_rows<T, DP, M, kMmaThreads>(gs, g, b.ld_dout, tile.rows, D, thread);
   const KeyRange range = key_range<M>(a, tile);
   const int tiles = range.tiles<N>();
   const auto load_tile = [&](int first, int buffer) {
-    copy_rows<T, DP, N, kMmaThreads>(ks + buffer * kTile, k + first * a.ldk, a.ldk, kv_len - first, D, thread);
-    copy_rows<T, DP, N, kMmaThreads>(vs + buffer * kTile, v + first * a.ldv, a.ldv, kv_len - first, D, thread);
+    copy_rows<T, DP, N, kMmaThreads>(ks + buffer * kTile, k + first * a.ldk, a.ldk, kv_len - first, D,
+                                     thread);
+    copy_rows<T, DP, N, kMmaThreads>(vs + buffer * kTile, v + first * a.ldv, a.ldv, kv_len - first, D,
+                                     thread);
     if (Drops)
       drop_masks<N>(a, dropout, tile.first, tile.rows, h, first, thread, kMmaThreads,
                     masks + buffer * M * kMaskBytes<N>);
@@ -104,7 +106,8 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
       uint64_t kept = ~uint64_t{0};
       if (Drops && valid) {
         const uint64_t element = first_element(a, tile.first + rows[half], h) + static_cast<uint64_t>(first);
-        kept = kept_bits<N>(mask + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
+        kept =
+            kept_bits<N>(mask + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
       }
 #pragma unroll
       for (int n = 0; n < N / 8; ++n) {
@@ -137,8 +140,8 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
   }
 }
 
-// What a tile of query rows is known by, beside Q and dO. Rows past the end see everything with a score and dO of
-// zero, which adds nothing.
+// What a tile of query rows is known by, beside Q and dO. Rows past the end see everything with a score and
+// dO of zero, which adds nothing.
 template <int Rows>
 struct alignas(8) RowValues {
   float lse[Rows], delta[Rows];  // lse in base 2
@@ -147,12 +150,13 @@ struct alignas(8) RowValues {
 
 template <typename T, int DP, bool Drops>
 __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
-    attention_dkv_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, const float* delta, int tiles) {
+    attention_dkv_mma_kernel(allmrec_attention_backward_args b, Dropout dropout, const float* delta,
+                             int tiles) {
   constexpr int N = M, R = kInner<DP>, kTile = R * (DP + 8);
-  T* ks = static_cast<T*>(dynamic_shared());  // (N, DP)
-  T* vs = ks + N * (DP + 8);                  // (N, DP)
-  T* qs = vs + N * (DP + 8);                  // (2, R, DP)
-  T* gs = qs + 2 * kTile;                     // (2, R, DP) dO
+  T* ks = static_cast<T*>(dynamic_shared());                               // (N, DP)
+  T* vs = ks + N * (DP + 8);                                               // (N, DP)
+  T* qs = vs + N * (DP + 8);                                               // (2, R, DP)
+  T* gs = qs + 2 * kTile;                                                  // (2, R, DP) dO
   RowValues<R>* values = reinterpret_cast<RowValues<R>*>(gs + 2 * kTile);  // (2)
   unsigned char* masks = reinterpret_cast<unsigned char*>(values + 2);     // (2, R, …)
 
@@ -232,14 +236,16 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int bit =
-              Drops ? static_cast<int>((first_element(a, here + r + i, h) + static_cast<uint64_t>(first)) % 8) : 0;
+              Drops ? static_cast<int>((first_element(a, here + r + i, h) + static_cast<uint64_t>(first)) % 8)
+                    : 0;
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
             const int c = 16 * warp + lane / 4 + 8 * half, at = bit + c;
             float& x = s[n][2 * half + i];
             float& y = dp[n][2 * half + i];
             float weight = exp2_fast(fmaf(scale, x, -(i == 0 ? lse.x : lse.y)));
-            if (!all && !RowKeys{row.prefix[r + i], row.begin[r + i], row.end[r + i]}.sees(first + c)) weight = 0;
+            if (!all && !RowKeys{row.prefix[r + i], row.begin[r + i], row.end[r + i]}.sees(first + c))
+              weight = 0;
             float factor = 1;
             if (Drops) factor = mask[(r + i) * kMaskBytes<N> + at / 8] >> at % 8 & 1 ? dropout.scale : 0.0f;
             x = weight * factor;
@@ -256,7 +262,8 @@ __global__ void __launch_bounds__(kMmaThreads, DP <= 64 ? 3 : 2)
       if (c >= count) continue;
       const int64_t at = kv + first + c;
       const bool add = b.accumulate != 0;
-      store_fragment_row<T, DP>(static_cast<T*>(b.dk) + at * b.ld_dk + column, dk, half, a.scale, D, lane, add);
+      store_fragment_row<T, DP>(static_cast<T*>(b.dk) + at * b.ld_dk + column, dk, half, a.scale, D, lane,
+                                add);
       store_fragment_row<T, DP>(static_cast<T*>(b.dv) + at * b.ld_dv + column, dv, half, 1.0f, D, lane, add);
     }
   }
@@ -276,7 +283,8 @@ void run(Context& context, const allmrec_attention_backward_args& b, float* delt
     const int tiles = key_tiles(a, M);
     launch(drops ? attention_dkv_mma_kernel<T, DP, true> : attention_dkv_mma_kernel<T, DP, false>,
            dim3(static_cast<unsigned>(a.num_sequences * tiles), heads), dim3(kMmaThreads),
-           (2 * M + 4 * R) * (DP + 8) * sizeof(T) + 2 * sizeof(RowValues<R>) + (drops ? 2 * R * kMaskBytes<M> : 0),
+           (2 * M + 4 * R) * (DP + 8) * sizeof(T) + 2 * sizeof(RowValues<R>) +
+               (drops ? 2 * R * kMaskBytes<M> : 0),
            context.stream, b, dropout_of(a.dropout), static_cast<const float*>(delta), tiles);
   });
 }

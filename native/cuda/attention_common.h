@@ -1,12 +1,12 @@
 #pragma once
 
-// What the attention kernels share: how query rows are cut into tiles, which keys a tile sees, and the bits of
-// dropout.
+// What the attention kernels share: how query rows are cut into tiles, which keys a tile sees, and the bits
+// of dropout.
 //
-// The host knows no sequence's length. Sequence s therefore owns the tiles ("slots") q_offsets[s] / M + s up to
-// q_offsets[s + 1] / M + s, which are at least as many as its rows need and never more than T / M + B in all;
-// a block finds its sequence by a search of the offsets, 32 at a time, and one without rows ends at once.
-// No hint of the arguments is needed for that, and captured graphs may be replayed with other offsets.
+// The host knows no sequence's length. Sequence s therefore owns the tiles ("slots") q_offsets[s] / M + s up
+// to q_offsets[s + 1] / M + s, which are at least as many as its rows need and never more than T / M + B in
+// all; a block finds its sequence by a search of the offsets, 32 at a time, and one without rows ends at
+// once. No hint of the arguments is needed for that, and captured graphs may be replayed with other offsets.
 
 #include <cmath>
 
@@ -20,8 +20,12 @@ namespace allmrec::cuda {
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr int kMaxHeadDim = 256;
 
-__device__ __forceinline__ int lesser(int a, int b) { return a < b ? a : b; }
-__device__ __forceinline__ int greater(int a, int b) { return a > b ? a : b; }
+__device__ __forceinline__ int lesser(int a, int b) {
+  return a < b ? a : b;
+}
+__device__ __forceinline__ int greater(int a, int b) {
+  return a > b ? a : b;
+}
 
 // Up to M query rows of one sequence; none when rows <= 0.
 struct QueryTile {
@@ -40,7 +44,8 @@ __device__ __forceinline__ QueryTile query_tile(const allmrec_attention_args& a,
   while (high - low > 1) {
     const int step = (high - low + kWarp - 1) / kWarp, s = low + lane * step;
     const bool before = s < high && a.q_offsets[s] / M + s <= slot;
-    low += (__popc(__ballot_sync(kAllLanes, before)) - 1) * step;  // true for lane 0, and then for the first ones
+    low += (__popc(__ballot_sync(kAllLanes, before)) - 1) *
+           step;  // true for lane 0, and then for the first ones
     high = lesser(high, low + step);
   }
   const int begin = a.q_offsets[low], end = a.q_offsets[low + 1];
@@ -114,7 +119,8 @@ __device__ __forceinline__ KeyRange key_range(const allmrec_attention_args& a, c
 }
 
 // The first of the query rows [from, to) that sees any of the keys first … last − 1, or `to`. By every warp.
-__device__ __forceinline__ int next_row(const allmrec_attention_args& a, int from, int to, int first, int last) {
+__device__ __forceinline__ int next_row(const allmrec_attention_args& a, int from, int to, int first,
+                                        int last) {
   constexpr int kAhead = 4;  // rows a lane looks at before the warp compares
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (; from < to; from += kAhead * kWarp) {
@@ -133,9 +139,9 @@ __device__ __forceinline__ int next_row(const allmrec_attention_args& a, int fro
   return to;
 }
 
-// Dropout bits of a tile: for each query row the eight elements of every counter that its N keys touch, a byte
-// a counter, kept = 1. Key i of the tile is bit (first element) % 8 + i of its row. A counter of Philox is
-// worth eight elements, which lie in other threads' registers: hence the way through shared memory.
+// Dropout bits of a tile: for each query row the eight elements of every counter that its N keys touch, a
+// byte a counter, kept = 1. Key i of the tile is bit (first element) % 8 + i of its row. A counter of Philox
+// is worth eight elements, which lie in other threads' registers: hence the way through shared memory.
 template <int N>
 constexpr int kMaskBytes = N / 8 + 4;  // a row's, N / 8 + 1 in use
 
@@ -157,8 +163,8 @@ __device__ __forceinline__ void drop_masks(const allmrec_attention_args& a, cons
   for (int i = index; i < rows * (N / 8 + 1); i += threads) {
     const int row = i / (N / 8 + 1), byte = i % (N / 8 + 1);
     const uint64_t element = first_element(a, t + row, h) + static_cast<uint64_t>(j);
-    masks[row * kMaskBytes<N> + byte] = static_cast<unsigned char>(
-        kept_of_eight(dropout, element / 8 + static_cast<uint64_t>(byte)));
+    masks[row * kMaskBytes<N> + byte] =
+        static_cast<unsigned char>(kept_of_eight(dropout, element / 8 + static_cast<uint64_t>(byte)));
   }
 }
 
@@ -175,7 +181,8 @@ void attention_decode(Context& context, const allmrec_attention_args& a);
 bool attention_is_decode(const allmrec_attention_args& a);
 void attention_backward_mma(Context& context, const allmrec_attention_backward_args& b, float* delta);
 
-// What the matrix kernels can do: half storage, head widths up to 128 in whole 16-byte vectors, no padding keys.
+// What the matrix kernels can do: half storage, head widths up to 128 in whole 16-byte vectors, no padding
+// keys.
 inline bool attention_takes_mma(const allmrec_attention_args& a) {
   if (a.dtype == ALLMREC_F32 || a.head_dim > 128 || a.pad_k) return false;
   const auto fits = [&](const void* p, int64_t ld) { return vectors_of<__half>(p, ld, a.head_dim); };
@@ -188,8 +195,8 @@ inline bool attention_takes_mma(const allmrec_attention_backward_args& b) {
          fits(b.dk, b.ld_dk) && fits(b.dv, b.ld_dv);
 }
 
-// Tiles of M keys a sequence is given blocks for. Longer sequences take turns in them, so a guess will do: where
-// the longest is not known, as many keys as the average sequence has query rows, twice over.
+// Tiles of M keys a sequence is given blocks for. Longer sequences take turns in them, so a guess will do:
+// where the longest is not known, as many keys as the average sequence has query rows, twice over.
 inline int key_tiles(const allmrec_attention_args& a, int M) {
   const int64_t longest = a.max_kv_length > 0 ? a.max_kv_length : 2 * divide_up(a.tokens, a.num_sequences);
   const int64_t limit = int64_t{0x7fffffff} / a.num_sequences, tiles = divide_up(longest, M);

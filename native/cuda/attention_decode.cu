@@ -1,10 +1,12 @@
-// Attention of few query rows a sequence over long keys (decoding): split over the keys, merged by log-sum-exp.
+// Attention of few query rows a sequence over long keys (decoding): split over the keys, merged by
+// log-sum-exp.
 //
-// A block takes one head of one sequence and one part of the keys its rows see. A group of G lanes reads a key's
-// part of a row in 16-byte pieces, kAhead keys and their values in flight; each group keeps a running softmax of
-// its own keys, the block merges its groups through shared memory, and a second kernel, a warp for each row and
-// head, merges the parts. The grid depends on the arguments only, the parts on the device's kv_len: a captured
-// graph may be replayed while the cache grows, blocks that would get fewer than kLeast keys do nothing.
+// A block takes one head of one sequence and one part of the keys its rows see. A group of G lanes reads a
+// key's part of a row in 16-byte pieces, kAhead keys and their values in flight; each group keeps a running
+// softmax of its own keys, the block merges its groups through shared memory, and a second kernel, a warp for
+// each row and head, merges the parts. The grid depends on the arguments only, the parts on the device's
+// kv_len: a captured graph may be replayed while the cache grows, blocks that would get fewer than kLeast
+// keys do nothing.
 //
 // Bound: reading the keys and values once. Expected on an H200: 80 % of its bandwidth for 32 heads and some
 // thousand keys. Not yet measured on hardware.
@@ -100,7 +102,8 @@ __global__ void __launch_bounds__(kThreads)
           load_piece<T, G, NV>(static_cast<const T*>(a.q) + row * a.ldq + column, lane, D, vectors);
       top[r] = -INFINITY, total[r] = 0;
 #pragma unroll
-      for (int i = 0; i < W; ++i) q[r][i] = a.scale * kLog2E * to_float(piece.x[i / V].value[i % V]), sum[r][i] = 0;
+      for (int i = 0; i < W; ++i)
+        q[r][i] = a.scale * kLog2E * to_float(piece.x[i / V].value[i % V]), sum[r][i] = 0;
     }
     for (int i = begin + group; i - group < end; i += kAhead * kGroups) {
       int key[kAhead];
@@ -112,7 +115,8 @@ __global__ void __launch_bounds__(kThreads)
         key_piece[n] = load_piece<T, G, NV>(k + key[n] * a.ldk, lane, D, vectors);
       }
 #pragma unroll
-      for (int n = 0; n < kAhead; ++n) value_piece[n] = load_piece<T, G, NV>(v + key[n] * a.ldv, lane, D, vectors);
+      for (int n = 0; n < kAhead; ++n)
+        value_piece[n] = load_piece<T, G, NV>(v + key[n] * a.ldv, lane, D, vectors);
 #pragma unroll
       for (int r = 0; r < R; ++r) {
         float score[kAhead], highest = top[r];
@@ -180,7 +184,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // A warp merges the parts of one row and head.
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 8)
     attention_merge_kernel(allmrec_attention_args a, int number, float* parts) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, D = a.head_dim;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * (kThreads / kWarp) + threadIdx.x / kWarp;
@@ -202,9 +206,9 @@ __global__ void __launch_bounds__(kThreads)
 template <typename T, int G, int NV, int R>
 void run_rows(Context& context, const allmrec_attention_args& a, int number, bool vectors, float* parts) {
   launch(attention_decode_kernel<T, G, NV, R>,
-         dim3(static_cast<unsigned>(a.num_sequences * number), static_cast<unsigned>(a.heads)), dim3(kThreads),
-         static_cast<size_t>(kThreads / G) * R * a.head_dim * sizeof(float), context.stream, a, number, vectors,
-         parts);
+         dim3(static_cast<unsigned>(a.num_sequences * number), static_cast<unsigned>(a.heads)),
+         dim3(kThreads), static_cast<size_t>(kThreads / G) * R * a.head_dim * sizeof(float), context.stream,
+         a, number, vectors, parts);
 }
 template <typename T, int G, int NV>
 void run(Context& context, const allmrec_attention_args& a, int number, bool vectors, float* parts) {
@@ -224,15 +228,18 @@ bool attention_is_decode(const allmrec_attention_args& a) {
 void attention_decode(Context& context, const allmrec_attention_args& a) {
   // Four blocks for each multiprocessor, but not more parts than the longest sequence can use.
   int64_t number = divide_up(4 * int64_t{context.sm_count}, a.num_sequences * a.heads);
-  if (a.max_kv_length > 0 && number > divide_up(a.max_kv_length, kLeast)) number = divide_up(a.max_kv_length, kLeast);
+  if (a.max_kv_length > 0 && number > divide_up(a.max_kv_length, kLeast))
+    number = divide_up(a.max_kv_length, kLeast);
   if (number > kMaxParts) number = kMaxParts;
-  Scratch scratch(context, number == 1 ? 0 : static_cast<size_t>(a.tokens * a.heads * number * (a.head_dim + 2)) * 4);
+  Scratch scratch(context,
+                  number == 1 ? 0 : static_cast<size_t>(a.tokens * a.heads * number * (a.head_dim + 2)) * 4);
   float* parts = number == 1 ? nullptr : scratch.as<float>();
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);
     constexpr int V = Vector<T>::size;
     const int D = a.head_dim, n = static_cast<int>(number);
-    const bool vectors = vectors_of<T>(a.q, a.ldq, D) && vectors_of<T>(a.k, a.ldk, D) && vectors_of<T>(a.v, a.ldv, D);
+    const bool vectors =
+        vectors_of<T>(a.q, a.ldq, D) && vectors_of<T>(a.k, a.ldk, D) && vectors_of<T>(a.v, a.ldv, D);
     if (D <= 8 * V) {
       run<T, 8, 1>(context, a, n, vectors, parts);
     } else if (D <= 16 * V) {
@@ -244,8 +251,9 @@ void attention_decode(Context& context, const allmrec_attention_args& a) {
       }
     }
     if (number == 1) return;
-    launch(attention_merge_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.tokens * a.heads, kThreads / kWarp))),
-           dim3(kThreads), 0, context.stream, a, n, parts);
+    launch(attention_merge_kernel<T>,
+           dim3(static_cast<unsigned>(divide_up(a.tokens * a.heads, kThreads / kWarp))), dim3(kThreads), 0,
+           context.stream, a, n, parts);
   });
 }
 

@@ -2,14 +2,15 @@
 //
 // A block takes one head of 64 query rows, a warp 16 of them, and goes over the tiles of 64 keys that any row
 // sees; running maximum and sum a row, exponents in base 2. Queries stay in registers as fragments. Keys and
-// values have one buffer each: while scores are computed the values arrive, while the values are used the next
-// keys do. The queries come in through the values' buffer. Weights go from one product to the next in
+// values have one buffer each: while scores are computed the values arrive, while the values are used the
+// next keys do. The queries come in through the values' buffer. Weights go from one product to the next in
 // registers, rounded to the storage type; their sum is taken before. Masks are computed only for tiles that
 // some row sees in part.
 //
-// Bound: the matrix units, 4 · D flops a visible pair. Shared memory feeds a warp's 16 rows at about the rate at
-// which mma.sync takes operands, which is some 60 % of what the units can do with wgmma. Expected on an H200:
-// 300 TFLOP/s for long sequences. Not yet measured on hardware.
+// Bound: the matrix units, 4 · D flops a visible pair. Shared memory feeds a warp's 16 rows at about the rate
+// at which mma.sync takes operands, which is some 60 % of what the units can do with wgmma. Expected on an
+// H200: 250 TFLOP/s for sequences of several thousand, 150 at 700 tokens of 32 heads, where 352 blocks are
+// one and a third waves. Not yet measured on hardware.
 #include "attention_mma.h"
 
 namespace allmrec::cuda {
@@ -44,7 +45,8 @@ __global__ void __launch_bounds__(kMmaThreads)
   const int tiles = range.tiles<N>();
   int j = range.next_tile<N>(-1);
   if (j < tiles)
-    copy_rows<T, DP, N, kMmaThreads>(ks, k + j * N * a.ldk, a.ldk, kv_len - j * N, D, static_cast<int>(threadIdx.x));
+    copy_rows<T, DP, N, kMmaThreads>(ks, k + j * N * a.ldk, a.ldk, kv_len - j * N, D,
+                                     static_cast<int>(threadIdx.x));
   cp_async_commit();
   cp_async_wait<1>();
   __syncwarp();  // a warp's queries are its own
@@ -62,10 +64,12 @@ __global__ void __launch_bounds__(kMmaThreads)
     const int first = j * N;
     cp_async_wait<0>();
     __syncthreads();  // the keys are here; nobody uses the values' buffer any more
-    copy_rows<T, DP, N, kMmaThreads>(vs, v + first * a.ldv, a.ldv, kv_len - first, D, static_cast<int>(threadIdx.x));
+    copy_rows<T, DP, N, kMmaThreads>(vs, v + first * a.ldv, a.ldv, kv_len - first, D,
+                                     static_cast<int>(threadIdx.x));
     cp_async_commit();
     if (Drops)
-      drop_masks<N>(a, dropout, tile.first, tile.rows, h, first, static_cast<int>(threadIdx.x), kMmaThreads, masks);
+      drop_masks<N>(a, dropout, tile.first, tile.rows, h, first, static_cast<int>(threadIdx.x), kMmaThreads,
+                    masks);
 
     float s[N / 8][4];
 #pragma unroll
@@ -111,7 +115,8 @@ __global__ void __launch_bounds__(kMmaThreads)
       uint64_t kept = ~uint64_t{0};
       if (Drops && rows[half] < tile.rows) {
         const uint64_t element = first_element(a, tile.first + rows[half], h) + static_cast<uint64_t>(first);
-        kept = kept_bits<N>(masks + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
+        kept =
+            kept_bits<N>(masks + rows[half] * kMaskBytes<N>, static_cast<int>(element % 8)) >> (lane % 4 * 2);
       }
       float sum = 0;
 #pragma unroll
@@ -137,8 +142,7 @@ __global__ void __launch_bounds__(kMmaThreads)
     const int64_t t = tile.first + rows[half];
     const float factor = sum > 0 ? (Drops ? dropout.scale : 1.0f) / sum : 0.0f;
     store_fragment_row<T, DP>(static_cast<T*>(a.out) + t * a.ldout + column, o, half, factor, D, lane, false);
-    if (a.lse && lane % 4 == 0)
-      a.lse[t * a.heads + h] = sum > 0 ? kLn2 * top[half] + logf(sum) : -INFINITY;
+    if (a.lse && lane % 4 == 0) a.lse[t * a.heads + h] = sum > 0 ? kLn2 * top[half] + logf(sum) : -INFINITY;
   }
 }
 
@@ -149,8 +153,8 @@ void run(Context& context, const allmrec_attention_args& a) {
     const bool drops = a.dropout.p > 0;
     const size_t shared = 2 * N * (DP + 8) * sizeof(T) + (drops ? M * kMaskBytes<N> : 0);
     launch(drops ? attention_mma_kernel<T, DP, true> : attention_mma_kernel<T, DP, false>,
-           dim3(query_slots(a, M), static_cast<unsigned>(a.heads)), dim3(kMmaThreads), shared, context.stream, a,
-           dropout_of(a.dropout));
+           dim3(query_slots(a, M), static_cast<unsigned>(a.heads)), dim3(kMmaThreads), shared, context.stream,
+           a, dropout_of(a.dropout));
   });
 }
 

@@ -1,8 +1,8 @@
 #pragma once
 
-// Tiles of attention on the matrix units: half or bfloat16 operands in shared memory, rows DP + 8 apart (DP is
-// the head's width in whole fragments of 16, so a row is an odd number of 16-byte chunks and the eight rows of
-// an ldmatrix meet no bank twice). 128 threads, a warp has 16 rows of the tile.
+// Tiles of attention on the matrix units: half or bfloat16 operands in shared memory, rows DP + 8 apart (DP
+// is the head's width in whole fragments of 16, so a row is an odd number of 16-byte chunks and the eight
+// rows of an ldmatrix meet no bank twice). 128 threads, a warp has 16 rows of the tile.
 
 #include "attention_common.h"
 
@@ -66,13 +66,14 @@ __device__ __forceinline__ void multiply_scores(float (&s)[N / 8][4], const T* a
 }
 // o (16, DP) += p (16, N), rounded to T, · v (N, DP).
 template <typename T, int DP, int N>
-__device__ __forceinline__ void multiply_weights(float (&o)[DP / 8][4], const float (&p)[N / 8][4], const T* v,
-                                                 int lane) {
+__device__ __forceinline__ void multiply_weights(float (&o)[DP / 8][4], const float (&p)[N / 8][4],
+                                                 const T* v, int lane) {
 #pragma unroll
   for (int k = 0; k < N / 16; ++k) {
     // The layout in which scores are left is that of an A fragment.
     const uint32_t x[4] = {pack2<T>(p[2 * k][0], p[2 * k][1]), pack2<T>(p[2 * k][2], p[2 * k][3]),
-                           pack2<T>(p[2 * k + 1][0], p[2 * k + 1][1]), pack2<T>(p[2 * k + 1][2], p[2 * k + 1][3])};
+                           pack2<T>(p[2 * k + 1][0], p[2 * k + 1][1]),
+                           pack2<T>(p[2 * k + 1][2], p[2 * k + 1][3])};
 #pragma unroll
     for (int d = 0; d < DP / 16; ++d) {
       uint32_t y[4];

@@ -2,10 +2,10 @@
 
 // Tiles of attention on the ordinary multiply-add units, for every storage type and head width up to 256.
 //
-// 256 threads are 16 × 16: thread (y, x) owns rows y · MR … of the tile, score columns x, x + 16, … and output
-// columns 4x … 4x + 3 of each 64. A row's scores, softmax and weights stay within 16 lanes of one warp.
-// Operands are float32 in shared memory, rows 64 · NJ + 4 apart, an odd number of 16-byte chunks: eight lanes
-// reading eight rows meet no bank twice.
+// 256 threads are 16 × 16: thread (y, x) owns rows y · MR … of the tile, score columns x, x + 16, … and
+// output columns 4x … 4x + 3 of each 64. A row's scores, softmax and weights stay within 16 lanes of one
+// warp. Operands are float32 in shared memory, rows 64 · NJ + 4 apart, an odd number of 16-byte chunks: eight
+// lanes reading eight rows meet no bank twice.
 
 #include "attention_common.h"
 
@@ -45,7 +45,9 @@ __device__ __forceinline__ float lane_of(const float4& x, int i) {
 __device__ __forceinline__ float dot(const float4& a, const float4& b, float sum) {
   return fmaf(a.x, b.x, fmaf(a.y, b.y, fmaf(a.z, b.z, fmaf(a.w, b.w, sum))));
 }
-__device__ __forceinline__ float4 four(const float* shared) { return *reinterpret_cast<const float4*>(shared); }
+__device__ __forceinline__ float4 four(const float* shared) {
+  return *reinterpret_cast<const float4*>(shared);
+}
 
 // Columns c … c + 3 of a row, zeros from D on. `vectors`: rows start at whole vectors and D is a multiple.
 template <typename T>
@@ -70,7 +72,8 @@ __device__ __forceinline__ float4 load_four(const T* row, int c, int D, bool vec
 
 // `valid` rows of x into shared memory, zeros up to `Rows`.
 template <typename T, typename Tile, int Rows>
-__device__ __forceinline__ void load_rows(float* shared, const T* x, int64_t ld, int valid, int D, bool vectors) {
+__device__ __forceinline__ void load_rows(float* shared, const T* x, int64_t ld, int valid, int D,
+                                          bool vectors) {
   const int tx = static_cast<int>(threadIdx.x) % 16, ty = static_cast<int>(threadIdx.x) / 16;
 #pragma unroll
   for (int i = 0; i < Rows / 16; ++i) {
@@ -179,8 +182,8 @@ __device__ __forceinline__ float dot_row(const T* row, const float* x, int D) {
   return row_sum(sum);
 }
 // What dropout leaves of the padding's weight: (number kept) / count / (1 − p).
-__device__ __forceinline__ float padding_factor(const allmrec_attention_args& a, const Dropout& dropout, int64_t t,
-                                                int h, int count) {
+__device__ __forceinline__ float padding_factor(const allmrec_attention_args& a, const Dropout& dropout,
+                                                int64_t t, int h, int count) {
   const uint64_t first = first_element(a, t, h), last = first + static_cast<uint64_t>(count);
   int kept = 0;
   for (uint64_t c = first / 8 + threadIdx.x % 16; c * 8 < last; c += 16) {

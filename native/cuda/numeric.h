@@ -82,7 +82,7 @@ __device__ __forceinline__ float warp_max(float x) {
 }
 
 // The sum over all threads of a one-dimensional block of whole warps, for every thread. `shared` holds one
-// value a warp and may be used again after the call.
+// value a warp; it must not be written again before the block's next barrier.
 template <typename T>
 __device__ __forceinline__ T block_sum(T x, T* shared) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -91,10 +91,7 @@ __device__ __forceinline__ T block_sum(T x, T* shared) {
   if (warps == 1) return x;
   if (lane == 0) shared[warp] = x;
   __syncthreads();
-  x = lane < warps ? shared[lane] : T(0);
-  x = warp_sum(x);
-  __syncthreads();
-  return x;
+  return warp_sum(lane < warps ? shared[lane] : T(0));
 }
 __device__ __forceinline__ float block_max(float x, float* shared) {
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -103,9 +100,7 @@ __device__ __forceinline__ float block_max(float x, float* shared) {
   if (warps == 1) return x;
   if (lane == 0) shared[warp] = x;
   __syncthreads();
-  x = warp_max(lane < warps ? shared[lane] : shared[0]);
-  __syncthreads();
-  return x;
+  return warp_max(lane < warps ? shared[lane] : shared[0]);
 }
 
 // Calls fn with a value of the storage type a dtype names: by_storage(dtype, [&](auto zero) { using T =

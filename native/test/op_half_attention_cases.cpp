@@ -1,6 +1,6 @@
-// Cases of attention and its backward that the float32 ones (op_attention_cases.cpp) do not reach: halves on the
-// matrix units and on the ordinary ones, several tiles of query rows and keys, tiles nobody sees, wide heads,
-// decoding over long keys, hints that are missing or too large.
+// Cases of attention and its backward that the float32 ones (op_attention_cases.cpp) do not reach: halves on
+// the matrix units and on the ordinary ones, several tiles of query rows and keys, tiles nobody sees, wide
+// heads, decoding over long keys, hints that are missing or too large.
 #include <cmath>
 
 #include "op_fixture.h"
@@ -9,8 +9,9 @@ namespace allmrec::test {
 
 namespace {
 
-// kWindow: a row sees its last 40 keys only, so the first tiles of a long cache are seen by nobody.
-enum Pattern { kCausal, kFull, kPrompt, kCache, kWindow };
+// kWindow: a row sees its last 40 keys only, so the first tiles of a long cache are seen by nobody. kNothing:
+// the first sequence has no keys, and no row of the second sees any.
+enum Pattern { kCausal, kFull, kPrompt, kCache, kWindow, kNothing };
 enum Hints { kNone, kTrue, kLarge };  // of max_q_length and max_kv_length
 
 struct Shape {
@@ -49,13 +50,25 @@ const std::vector<Shape> kShapes = {
     {"f32, 100 wide, candidates, strided", kF32, kPrompt, 2, 100, {140}, 0, 4, 0, false, kNone},
     {"f32, 256 wide, causal, dropout", kF32, kCausal, 1, 256, {50}, 0, 0, 0.2f, true, kTrue},
     {"f32, 50 wide, few rows, long keys", kF32, kWindow, 1, 50, {9}, 230, 0, 0.1f, false, kNone},
+    {"f32, 30 wide, nothing but padding", kF32, kNothing, 2, 30, {5, 70, 20}, 0, 0, 0.2f, true, kNone},
+    {"bf16, 64 wide, nothing to see", kBf16, kNothing, 1, 64, {5, 70, 20}, 0, 0, 0, false, kTrue},
     {"f32, 70 wide, dropout", kF32, kCausal, 1, 70, {75}, 0, 1, 0.3f, true, kNone},
     // Decoding.
     {"f16, 128 wide, decoding", kF16, kCache, 2, 128, {1, 1, 1}, 300, 0, 0, false, kTrue},
     {"bf16, 64 wide, decoding, several rows", kBf16, kCache, 1, 64, {3, 0, 4}, 400, 0, 0, false, kTrue},
     {"f16, 80 wide, decoding, large hints", kF16, kCache, 1, 80, {1, 2}, 130, 0, 0, false, kLarge},
     {"f16, 50 wide, decoding, odd strides", kF16, kCache, 2, 50, {1, 1}, 170, 3, 0, false, kNone},
-    {"f32, 64 wide, decoding, more rows than expected", kF32, kCache, 1, 64, {11, 1, 0}, 200, 0, 0, false, kNone},
+    {"f32, 64 wide, decoding, more rows than expected",
+     kF32,
+     kCache,
+     1,
+     64,
+     {11, 1, 0},
+     200,
+     0,
+     0,
+     false,
+     kNone},
     {"f32, 200 wide, decoding", kF32, kCache, 1, 200, {1}, 500, 0, 0, false, kTrue},
     {"f32, 20 wide, decoding, a window", kF32, kWindow, 2, 20, {2, 1}, 200, 4, 0, false, kTrue},
     {"bf16, 256 wide, decoding, candidates", kBf16, kPrompt, 1, 256, {4}, 270, 0, 0, false, kTrue},
@@ -73,13 +86,14 @@ reference::Attention make(const Shape& s) {
     // With a cache a candidate's prompt lies in it.
     const int32_t prompt = s.cached > 0 ? s.cached - 30 : length / 5;
     a.kv_start.push_back(keys);
-    a.kv_len.push_back(length + s.cached);
+    a.kv_len.push_back(s.pattern == kNothing && a.kv_len.empty() ? 0 : length + s.cached);
     a.pad_count.push_back(s.padding ? 50 - length % 50 : 0);
     keys += length + s.cached + 2;
     for (int32_t i = 0; i < length; ++i) {
       const int32_t key = s.cached + i;
       int32_t prefix = 0, begin = 0, end = key + 1;
       if (s.pattern == kFull) end = length + s.cached;
+      if (s.pattern == kNothing && a.kv_start.size() < 3) end = 0;
       if (s.pattern == kWindow) begin = std::max(0, key - 39);
       if (s.pattern == kPrompt && key >= prompt) {  // candidates of ten tokens
         prefix = prompt;
@@ -126,13 +140,14 @@ Values by_owner(const reference::Attention& a, const Values& of_owned, const Val
   const int64_t width = a.heads * a.head_dim;
   Values x = otherwise;
   for (int64_t s = 0; s < a.sequences; ++s) {
-    for (int64_t e = a.kv_start[s] * width; e < (a.kv_start[s] + a.kv_len[s]) * width; ++e) x[e] = of_owned[e];
+    for (int64_t e = a.kv_start[s] * width; e < (a.kv_start[s] + a.kv_len[s]) * width; ++e)
+      x[e] = of_owned[e];
   }
   return x;
 }
 
-// Inputs of the case, rounded to its dtype, on host and device. Keys and values that no sequence owns are NaN on
-// the device.
+// Inputs of the case, rounded to its dtype, on host and device. Keys and values that no sequence owns are NaN
+// on the device.
 allmrec_attention_args inputs(Fixture& f, const Shape& s, reference::Attention& a) {
   const int64_t width = a.heads * a.head_dim, ld = width + s.gap, keys = key_rows(a);
   a.q = stored(f, s.dtype, f.uniform(a.tokens * width, -2, 2));
@@ -147,8 +162,10 @@ allmrec_attention_args inputs(Fixture& f, const Shape& s, reference::Attention& 
   args.q = upload(f, s.dtype, a.q, width, s.gap), args.ldq = ld;
   args.k = upload(f, s.dtype, by_owner(a, a.k, none), width, s.gap), args.ldk = ld;
   args.v = upload(f, s.dtype, by_owner(a, a.v, none), width, s.gap), args.ldv = ld;
-  args.q_offsets = f.upload(a.q_offsets), args.kv_start = f.upload(a.kv_start), args.kv_len = f.upload(a.kv_len);
-  args.prefix = f.upload(a.prefix), args.own_begin = f.upload(a.own_begin), args.own_end = f.upload(a.own_end);
+  args.q_offsets = f.upload(a.q_offsets), args.kv_start = f.upload(a.kv_start),
+  args.kv_len = f.upload(a.kv_len);
+  args.prefix = f.upload(a.prefix), args.own_begin = f.upload(a.own_begin),
+  args.own_end = f.upload(a.own_end);
   args.pad_k = f.upload(a.pad_k), args.pad_v = f.upload(a.pad_v);
   if (args.pad_k) args.pad_count = f.upload(a.pad_count);
   args.dropout = a.dropout, args.drop_columns = a.drop_columns;
@@ -195,8 +212,8 @@ void test_attention_backward(Fixture& f, int variant) {
   args.d_out = upload(f, s.dtype, d_out, width, s.gap), args.ld_dout = width + s.gap;
   args.ld_dq = args.ld_dk = args.ld_dv = width + gap;
   for (const bool accumulate : {false, true}) {
-    // What is there before: overwritten, NaN; added to, gradients of about the size of those that come. Rows of
-    // keys that no sequence owns stay as they are.
+    // What is there before: overwritten, NaN; added to, gradients of about the size of those that come. Rows
+    // of keys that no sequence owns stay as they are.
     const auto before = [&](const Values& gradient) {
       return stored(f, s.dtype, f.uniform(static_cast<int64_t>(gradient.size()), -0.5, 0.5));
     };
@@ -237,7 +254,8 @@ void half_attention_cases(Cases& cases) {
     const Shape& s = kShapes[i];
     const Tolerance forward = s.dtype == kF32 ? kSum : s.dtype == kF16 ? kHalf : kBfloat16;
     const Tolerance backward = s.dtype == kF32 ? kCancel : s.dtype == kF16 ? kHalf : kBfloat16;
-    cases.push_back({"attention", s.name, forward.value, forward.reason, test_attention, static_cast<int>(i)});
+    cases.push_back(
+        {"attention", s.name, forward.value, forward.reason, test_attention, static_cast<int>(i)});
     cases.push_back({"attention_backward", s.name, backward.value, backward.reason, test_attention_backward,
                      static_cast<int>(i)});
   }
