@@ -21,7 +21,8 @@ const FLAGS = [
 	'--diag_suppress=177',
 	'-Xptxas',
 	'-v,-warn-spills,-warn-lmem-usage',
-	...CARDS.map((card) => `-gencode=arch=compute_${card},code=sm_${card}`),
+	// One translation for all, as in the library that is shipped.
+	`-gencode=arch=compute_80,code=[${CARDS.map((card) => `sm_${card}`).join(",")}]`,
 ];
 /** Registers that another version of nvcc may take more. */
 const OTHER_VERSION = 8;
