@@ -22,7 +22,7 @@ const FLAGS = [
 	'-Xptxas',
 	'-v,-warn-spills,-warn-lmem-usage',
 	// One translation for all, as in the library that is shipped.
-	`-gencode=arch=compute_80,code=[${CARDS.map((card) => `sm_${card}`).join(",")}]`,
+	`-gencode=arch=compute_80,code=[${CARDS.map((card) => `sm_${card}`).join(',')}]`,
 ];
 /** Registers that another version of nvcc may take more. */
 const OTHER_VERSION = 8;

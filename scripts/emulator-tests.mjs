@@ -48,14 +48,24 @@ const runs = [
 		name: 'products through the stand-in for cuBLASLt',
 		env: { ALLMREC_CUBLASLT: join(folder, 'libfake_cublaslt.so'), FAKE_CUBLASLT_CALLS: calls },
 	},
-	{ name: 'opening cuBLASLt', program: 'cublaslt_test', args: [join(folder, 'libfake_cublaslt.so')], env: {} },
+	{
+		name: 'opening cuBLASLt',
+		program: 'cublaslt_test',
+		args: [join(folder, 'libfake_cublaslt.so')],
+		env: {},
+	},
 	{ name: "the device's own part", program: 'cuda_backend_test', args: [], env: {} },
 	{
 		...table('fast', 'forward', ['--once']),
 		name: 'op table, fast, streams that run late',
 		env: { ALLMREC_EMULATOR_STREAMS: 'late' },
 	},
-	...BUILDS.map((build) => ({ name: `emulator, ${build}`, program: `emulator_test_${build}`, args: [], env: {} })),
+	...BUILDS.map((build) => ({
+		name: `emulator, ${build}`,
+		program: `emulator_test_${build}`,
+		args: [],
+		env: {},
+	})),
 ];
 rmSync(calls, { force: true });
 const started = performance.now();
@@ -90,7 +100,8 @@ function run({ program, args, env }) {
 			stdio: ['ignore', 'pipe', 'pipe'],
 		});
 		let output = '';
-		for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => (output += text));
+		for (const stream of [child.stdout, child.stderr])
+			stream.setEncoding('utf8').on('data', (text) => (output += text));
 		child.on('error', (error) => done({ status: error.message, output }));
 		child.on('close', (code, signal) => done({ status: signal ?? code, output }));
 	});

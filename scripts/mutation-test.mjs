@@ -16,9 +16,9 @@ const TIME_LIMIT = 120_000;
 const SCHEDULES = ['forward', 'reverse', 'random:7'];
 
 const folder = mkdtempSync(join(tmpdir(), 'mutation-'));
-const ops = [...readFileSync(join(root, 'native/cpp/backend/backend.h'), 'utf8').matchAll(/^ {2}X\((\w+),/gm)].map(
-	([, op]) => op,
-);
+const ops = [
+	...readFileSync(join(root, 'native/cpp/backend/backend.h'), 'utf8').matchAll(/^ {2}X\((\w+),/gm),
+].map(([, op]) => op);
 
 // Which sites each op's tests reach.
 const opsOf = new Map();
@@ -51,10 +51,14 @@ await parallel(sites, async (site) => {
 	}
 	const reason = written.get(site);
 	(reason ? excused : survivors).push(site);
-	console.log(`${reason ? 'excused ' : 'SURVIVED'}  ${site}${reached ? '' : ' (never run)'}${reason ? `: ${reason}` : ''}`);
+	console.log(
+		`${reason ? 'excused ' : 'SURVIVED'}  ${site}${reached ? '' : ' (never run)'}${reason ? `: ${reason}` : ''}`,
+	);
 });
 rmSync(folder, { recursive: true });
-console.log(`mutation: ${killed} killed, ${excused.length} excused, ${survivors.length} survived of ${sites.length}`);
+console.log(
+	`mutation: ${killed} killed, ${excused.length} excused, ${survivors.length} survived of ${sites.length}`,
+);
 console.log(`${killed + excused.length} passed, ${survivors.length} failed`);
 process.exitCode = survivors.length === 0 && sites.length > 0 ? 0 : 1;
 
@@ -105,7 +109,9 @@ function run(program, args, env) {
 		});
 		let output = '';
 		for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += text));
-		child.on('error', (error) => fail(`${program} cannot be run (${error.message}); npm run build:emulator makes it.`));
+		child.on('error', (error) =>
+			fail(`${program} cannot be run (${error.message}); npm run build:emulator makes it.`),
+		);
 		child.on('close', (code, signal) => done({ status: signal ?? code, output }));
 	});
 }

@@ -85,8 +85,8 @@ struct Profile {
 
 void check_cuda(cudaError_t status, const char* call) {
   if (status == cudaSuccess) return;
-  const std::string message = std::string(call) + ": " + cudaGetErrorName(status) + ", " +
-                              cudaGetErrorString(status) + ".";
+  const std::string message =
+      std::string(call) + ": " + cudaGetErrorName(status) + ", " + cudaGetErrorString(status) + ".";
   if (is_sticky(status)) throw LostDevice(message);
   cudaGetLastError();  // forgets it
   if (status == cudaErrorMemoryAllocation) throw Error(ErrorCode::out_of_memory, message);
@@ -240,7 +240,8 @@ ALLMREC_OPS(ALLMREC_ENTRY)
 #undef ALLMREC_ENTRY
 
 allmrec_status configure(const char* key, const char* value) {
-  if (key == nullptr || value == nullptr || std::strcmp(key, "cublaslt") != 0) return ALLMREC_INVALID_ARGUMENT;
+  if (key == nullptr || value == nullptr || std::strcmp(key, "cublaslt") != 0)
+    return ALLMREC_INVALID_ARGUMENT;
   configure_cublas_lt(value);
   return ALLMREC_OK;
 }
@@ -420,7 +421,8 @@ allmrec_status capture_begin(allmrec_device* device) {
   return guarded(device, "capture_begin", [&] {
     refuse_while_recording(device, "Another recording");
     // Relaxed: the pool may have to ask the device for memory.
-    check_cuda(cudaStreamBeginCapture(device->compute, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    check_cuda(cudaStreamBeginCapture(device->compute, cudaStreamCaptureModeRelaxed),
+               "cudaStreamBeginCapture");
     device->capturing = true;
     device->pool.begin_recording();
     device->staging->begin_recording();

@@ -42,9 +42,9 @@ class Context {
  public:
   cudaStream_t stream = nullptr;  // compute; everything an op does is ordered on it
   int sm_count = 1;
-  int capability = 80;                // 10 · major + minor
-  size_t shared_per_block = 49152;    // the most dynamic shared memory a block may ask for
-  CublasLt* cublas_lt = nullptr;      // null: our own matrix kernels
+  int capability = 80;              // 10 · major + minor
+  size_t shared_per_block = 49152;  // the most dynamic shared memory a block may ask for
+  CublasLt* cublas_lt = nullptr;    // null: our own matrix kernels
   MemoryPool* memory = nullptr;
   void* owner = nullptr;  // the allmrec_device
 
@@ -53,8 +53,12 @@ class Context {
   void send(void* device, const void* host, size_t bytes);
 };
 
-[[noreturn]] inline void unsupported(const std::string& what) { throw Error(ErrorCode::unsupported, what); }
+[[noreturn]] inline void unsupported(const std::string& what) {
+  throw Error(ErrorCode::unsupported, what);
+}
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t divide_up(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 }  // namespace allmrec::cuda

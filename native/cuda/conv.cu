@@ -5,12 +5,12 @@
 //   input     dx[token, i]    = Σ_tap Σ_o dy[token + distance, o] · w[tap, o, i]
 //   weights   d_w[tap, o, i] += Σ_token dy[token, o] · x[token − distance, i]
 // each as 64 × 64 tiles of an implicit matrix product: rows move by the tap's distance while they are loaded,
-// and one that leaves its sequence is loaded as zeros. Tokens of all sequences follow each other, so tiles are
-// full whatever the sequences' length and a dilation may be larger than a tile; the taps of a tile find x in the
-// L1 and L2 cache, which a slab of 16 asks for 16 flops a byte. Slabs go through registers into two buffers in
-// shared memory, one barrier each. A thread has 8 × 4 outputs. The gradient of the weights is a sum over all
-// tokens: it is split over blocks to fill the card, and a second launch adds the parts in order. Expected 45–55 %
-// of float32 peak; not yet measured on hardware.
+// and one that leaves its sequence is loaded as zeros. Tokens of all sequences follow each other, so tiles
+// are full whatever the sequences' length and a dilation may be larger than a tile; the taps of a tile find x
+// in the L1 and L2 cache, which a slab of 16 asks for 16 flops a byte. Slabs go through registers into two
+// buffers in shared memory, one barrier each. A thread has 8 × 4 outputs. The gradient of the weights is a
+// sum over all tokens: it is split over blocks to fill the card, and a second launch adds the parts in order.
+// Expected 45–55 % of float32 peak; not yet measured on hardware.
 
 #include "numeric.h"
 #include "ops.h"
@@ -28,12 +28,12 @@ enum class Product { forward, input, weights };
 struct Conv {
   int64_t tokens;
   int64_t steps;
-  int64_t m, n;      // of the product
-  int64_t depth;     // forward: c_in, input: c_out
+  int64_t m, n;   // of the product
+  int64_t depth;  // forward: c_in, input: c_out
   int64_t c_in, c_out;
   int taps;
   int64_t dilation;
-  const float* rows;  // the operand whose rows move: x, dy, x
+  const float* rows;   // the operand whose rows move: x, dy, x
   const float* other;  // w, w, dy
   const float* bias;   // forward, or null
   float* out;
@@ -41,7 +41,9 @@ struct Conv {
   int64_t split_tokens;  // weights: tokens of a block
 };
 
-__device__ __forceinline__ Vector<float> zero_quad() { return {{0.0f, 0.0f, 0.0f, 0.0f}}; }
+__device__ __forceinline__ Vector<float> zero_quad() {
+  return {{0.0f, 0.0f, 0.0f, 0.0f}};
+}
 
 // Values c … c + 3 of a row of `cols`, zeros behind its end.
 __device__ __forceinline__ Vector<float> load_quad(const float* row, int64_t c, int64_t cols, bool vectors) {
@@ -54,8 +56,8 @@ __device__ __forceinline__ Vector<float> load_quad(const float* row, int64_t c, 
   return v;
 }
 
-// kSlab × kTile values of one operand in shared memory, k by k. Quad q of an operand whose rows run along k is
-// row q / 4, k = 4 · (q % 4) …; of one whose rows lie across, k = q / 16, columns 4 · (q % 16) ….
+// kSlab × kTile values of one operand in shared memory, k by k. Quad q of an operand whose rows run along k
+// is row q / 4, k = 4 · (q % 4) …; of one whose rows lie across, k = q / 16, columns 4 · (q % 16) ….
 __device__ __forceinline__ void store_along(float* slab, int q, const Vector<float>& v) {
 #pragma unroll
   for (int j = 0; j < 4; ++j) slab[(q % 4 * 4 + j) * kLd + q / 4] = v.value[j];
@@ -111,7 +113,8 @@ __global__ void __launch_bounds__(kThreads, 4) conv_kernel(const Conv g, bool ve
       }
       const int64_t from = P == Product::forward ? place[u] - distance : place[u] + distance;
       if (token[u] < g.tokens && from >= 0 && from < g.steps)
-        next_a[u] = load_quad(g.rows + (token[u] - place[u] + from) * g.depth, k0 + q % 4 * 4, g.depth, vectors_a);
+        next_a[u] =
+            load_quad(g.rows + (token[u] - place[u] + from) * g.depth, k0 + q % 4 * 4, g.depth, vectors_a);
       if (P == Product::forward) {
         const int64_t column = n0 + q / 4;
         if (column < g.n)
@@ -211,7 +214,9 @@ Conv conv_of(const allmrec_conv_args& a) {
   return g;
 }
 
-unsigned tiles(const Conv& g) { return static_cast<unsigned>(divide_up(g.m, kTile) * divide_up(g.n, kTile)); }
+unsigned tiles(const Conv& g) {
+  return static_cast<unsigned>(divide_up(g.m, kTile) * divide_up(g.n, kTile));
+}
 
 }  // namespace
 

@@ -6,8 +6,8 @@
 // maximum and sum together (online: the sum is scaled down when the maximum rises), and once more, backwards,
 // for the gradient, which finds it in the L2 cache: a call has some hundred target rows, 20 MB. Each
 // column is read and written by one thread, so in place needs no care. Row sums meet in float64; rows are
-// added by a second launch, in an order that depends on their number alone. Expected 70–80 % of bandwidth with
-// many rows; not yet measured on hardware.
+// added by a second launch, in an order that depends on their number alone. Expected 70–80 % of bandwidth
+// with many rows; not yet measured on hardware.
 
 #include "numeric.h"
 #include "ops.h"
@@ -32,7 +32,8 @@ __device__ __forceinline__ float target_gradient(float x, float top, double tota
   return scale * static_cast<float>(exp(static_cast<double>(x) - static_cast<double>(top)) / total - 1.0);
 }
 
-__device__ __forceinline__ void put_row(const allmrec_cross_entropy_args& a, double* log_probs, double value) {
+__device__ __forceinline__ void put_row(const allmrec_cross_entropy_args& a, double* log_probs,
+                                        double value) {
   const int64_t row = blockIdx.x;
   if (log_probs) log_probs[row] = value;
   if (a.log_prob) a.log_prob[row] = static_cast<float>(value);
@@ -168,8 +169,7 @@ __global__ void __launch_bounds__(kLongThreads)
   const double total = block_sum(static_cast<double>(online.sum * expf(online.top - top)), shared_sum);
   const int64_t owner = row.target < 4 * whole ? row.target / 4 : row.target - 4 * whole;
   if (thread == owner % kLongThreads)  // who alone will overwrite this logit
-    put_row(a, log_probs,
-            static_cast<double>(row.x[row.target]) - static_cast<double>(top) - log(total));
+    put_row(a, log_probs, static_cast<double>(row.x[row.target]) - static_cast<double>(top) - log(total));
   if (!row.d) return;
   const float factor = static_cast<float>(a.scale / total);
   const auto gradient = [&](float x, int64_t column) {
@@ -211,8 +211,8 @@ void cross_entropy(Context& context, const allmrec_cross_entropy_args& a) {
     launch(vectors ? cross_entropy_held_kernel<true> : cross_entropy_held_kernel<false>, grid, threads, 0,
            context.stream, a, sums);
   } else {
-    launch(vectors ? cross_entropy_long_kernel<true> : cross_entropy_long_kernel<false>, grid, kLongThreads, 0,
-           context.stream, a, sums);
+    launch(vectors ? cross_entropy_long_kernel<true> : cross_entropy_long_kernel<false>, grid, kLongThreads,
+           0, context.stream, a, sums);
   }
   if (a.loss)
     launch(cross_entropy_loss_kernel, 1, 256, 0, context.stream, sums, a.rows, a.scale, a.loss,

@@ -29,5 +29,7 @@ set_target_properties(allmrec_cuda PROPERTIES PREFIX "" CUDA_VISIBILITY_PRESET h
 target_include_directories(allmrec_cuda PRIVATE native/cpp native/cuda)
 target_compile_definitions(allmrec_cuda PRIVATE ALLMREC_VERSION="${package_version}")
 target_compile_options(allmrec_cuda PRIVATE "$<$<COMPILE_LANGUAGE:CUDA>:-O3>" "$<$<COMPILE_LANGUAGE:CUDA>:${cuda_cards}>")
-target_link_options(allmrec_cuda PRIVATE -Wl,--exclude-libs,ALL -static-libstdc++ -static-libgcc)
+# Nothing but the entry points is seen from outside, the standard library's templates neither.
+target_link_options(allmrec_cuda PRIVATE -Wl,--version-script=${CMAKE_CURRENT_SOURCE_DIR}/native/cuda/exports.map
+  -static-libstdc++ -static-libgcc)
 target_link_libraries(allmrec_cuda PRIVATE ${CMAKE_DL_LIBS} Threads::Threads)

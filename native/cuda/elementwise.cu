@@ -1,11 +1,10 @@
-// The ops that work element by element: activation and its backward, add, mul, dropout, cast, copy_2d, random,
-// fill, advance. Bound by bytes: one read of each input, one write.
-// Idea: a thread owns groups of 8 consecutive elements (two 16-byte loads of float32, one of halves), as many as
-// a counter of Philox serves, and has several groups in flight: all loads first, then arithmetic, then stores.
-// Groups are dealt over the grid, so small arrays spread over all multiprocessors. An element is read by the
-// thread that writes it, before it is written: outputs may be inputs.
-// Expected on an H200: 80–90 % of the copy bandwidth from some 10 MB on, 2–3 µs a launch below 1 MB. Not yet
-// measured on hardware.
+// The ops that work element by element: activation and its backward, add, mul, dropout, cast, copy_2d,
+// random, fill, advance. Bound by bytes: one read of each input, one write. Idea: a thread owns groups of 8
+// consecutive elements (two 16-byte loads of float32, one of halves), as many as a counter of Philox serves,
+// and has several groups in flight: all loads first, then arithmetic, then stores. Groups are dealt over the
+// grid, so small arrays spread over all multiprocessors. An element is read by the thread that writes it,
+// before it is written: outputs may be inputs. Expected on an H200: 80–90 % of the copy bandwidth from some
+// 10 MB on, 2–3 µs a launch below 1 MB. Not yet measured on hardware.
 
 #include "ops.h"
 #include "row_copy.h"
@@ -19,7 +18,8 @@ constexpr int kThreads = 256;
 constexpr int kGroup = 8;  // elements
 constexpr int kBlocksPerProcessor = 8;
 
-// An operation gives y from a, and from b where it has two inputs; `State` is what the elements of a group share.
+// An operation gives y from a, and from b where it has two inputs; `State` is what the elements of a group
+// share.
 struct OneInput {
   static constexpr bool kTwo = false;
   struct State {};
@@ -98,8 +98,8 @@ unsigned blocks_for(const Context& context, int64_t threads) {
 template <typename In, typename Out, typename Op>
 void map(Context& context, int64_t n, const void* a, const void* b, void* y, bool accumulate, Op op) {
   const bool vectors = aligned_16(a) && aligned_16(b) && aligned_16(y);
-  const Operands<In, Out> o = {n, static_cast<const In*>(a), static_cast<const In*>(b), static_cast<Out*>(y),
-                               accumulate, vectors};
+  const Operands<In, Out> o = {
+      n, static_cast<const In*>(a), static_cast<const In*>(b), static_cast<Out*>(y), accumulate, vectors};
   launch(map_kernel<In, Out, Op>, blocks_for(context, divide_up(n, kGroup)), kThreads, 0, context.stream, o,
          op);
 }
@@ -112,7 +112,9 @@ constexpr float kInverseSqrtTwoPi = 0.39894228040143268f;
 constexpr float kGeluTanhScale = 0.79788456080286536f;  // √(2/π)
 constexpr float kGeluTanhCubic = 0.044715f;
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float sigmoid(float x) {
+  return 1.0f / (1.0f + expf(-x));
+}
 // ½ (1 + tanh u) = σ(2u), which keeps the digits of the negative tail.
 __device__ __forceinline__ float gelu_tanh_gate(float x) {
   return sigmoid(2.0f * kGeluTanhScale * (x + kGeluTanhCubic * x * x * x));
@@ -216,8 +218,8 @@ struct Drop {
 constexpr float kUnit = 5.9604644775390625e-8f;  // 2^-24
 constexpr float kTwoPi = 6.28318530717958648f;
 
-// sin 2πt and cos 2πt for t in [0, 1): the CPU's polynomials (vec_math.h). The nearest quarter turn is taken off
-// exactly, so that they see at most π/4; sinf would bring a path for huge arguments, and a stack, along.
+// sin 2πt and cos 2πt for t in [0, 1): the CPU's polynomials (vec_math.h). The nearest quarter turn is taken
+// off exactly, so that they see at most π/4; sinf would bring a path for huge arguments, and a stack, along.
 __device__ __forceinline__ void sin_cos_turns(float t, float& sine, float& cosine) {
   const int quarter = static_cast<int>(t * 4.0f + 0.5f);  // 0 … 4
   const float x = kTwoPi * (t - 0.25f * static_cast<float>(quarter)), z = x * x;

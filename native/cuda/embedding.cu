@@ -1,11 +1,11 @@
 // Embedding look-up and its gradients. Bound by bytes: one row of the table in, one row out a token.
 // Idea: one launch for everything, whatever the table's dtype: row = table[id] or soft[−id − 1], scaled, plus
-// position and constant, dropped, rounded. A thread takes 8 consecutive columns of two tokens (one call of Philox
-// each), or one column of two tokens where rows cannot be read in vectors; rows of 8 and 4 bits are unpacked in
-// registers. The backward is scatter.cu's: table and soft rows, positions and constant are three sets of targets
-// of the same three launches, tokens of a frozen table are left out.
-// Expected on an H200: 80–90 % of the copy bandwidth for rows of 512 bytes and more; SASRec's 6,400 × 50: 2–3 µs
-// forward, 8–10 µs backward. Not yet measured on hardware.
+// position and constant, dropped, rounded. A thread takes 8 consecutive columns of two tokens (one call of
+// Philox each), or one column of two tokens where rows cannot be read in vectors; rows of 8 and 4 bits are
+// unpacked in registers. The backward is scatter.cu's: table and soft rows, positions and constant are three
+// sets of targets of the same three launches, tokens of a frozen table are left out. Expected on an H200:
+// 80–90 % of the copy bandwidth for rows of 512 bytes and more; SASRec's 6,400 × 50: 2–3 µs forward, 8–10 µs
+// backward. Not yet measured on hardware.
 
 #include "dequantize.h"
 #include "ops.h"
@@ -26,7 +26,9 @@ struct StoredRows {
   int64_t ld;
 
   bool vectors() const { return aligned_16(table) && ld % 8 == 0; }
-  __device__ __forceinline__ float at(int64_t row, int64_t col) const { return to_float(table[row * ld + col]); }
+  __device__ __forceinline__ float at(int64_t row, int64_t col) const {
+    return to_float(table[row * ld + col]);
+  }
   __device__ __forceinline__ void load8(int64_t row, int64_t col, float (&out)[8]) const {
     load_values<8>(table + row * ld + col, out);
   }
@@ -104,8 +106,9 @@ __global__ void __launch_bounds__(kThreads, 2) embedding_kernel(Rows table, Look
 
 void embedding(Context& context, const allmrec_embedding_args& a) {
   if (a.tokens == 0 || a.cols == 0) return;
-  Lookup p = {a.tokens, a.cols,         a.cols,     a.ids,                 a.soft, a.scale,    a.positions,
-              a.position_ids, a.constant, dropout_of(a.dropout), a.out,  a.out_dtype};
+  Lookup p = {a.tokens, a.cols,      a.cols,         a.ids,      a.soft,
+              a.scale,  a.positions, a.position_ids, a.constant, dropout_of(a.dropout),
+              a.out,    a.out_dtype};
   const bool aligned = a.cols % 8 == 0 && aligned_16(a.soft) && aligned_16(a.positions) &&
                        aligned_16(a.constant) && aligned_16(a.out);
   const auto run = [&](auto rows) {

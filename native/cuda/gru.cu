@@ -3,11 +3,11 @@
 // Bound by latency: S steps that wait for each other, each a product of a few rows with W_hh and a handful of
 // elementary functions. Up to 128 units one launch carries the whole sequence: a block has 1 to 6 sequences
 // and 3 · H threads, and each thread keeps its row of W_hh (backwards: its third of a column) in registers,
-// which are larger than shared memory and are read without waiting; only the state (backwards: the gradients of
-// the gates) goes through shared memory, as broadcasts. Thread (p, i) makes gate p of unit i, then, after a
-// barrier, finishes unit i of sequences p, p + 3: two barriers a step. What a step needs from global memory is
-// fetched a step ahead. Above 128 units each step is a matrix product and one pass over the gates.
-// The gradients of W_hh and b_hh are one matrix product and one column sum over all steps at the end, from the
+// which are larger than shared memory and are read without waiting; only the state (backwards: the gradients
+// of the gates) goes through shared memory, as broadcasts. Thread (p, i) makes gate p of unit i, then, after
+// a barrier, finishes unit i of sequences p, p + 3: two barriers a step. What a step needs from global memory
+// is fetched a step ahead. Above 128 units each step is a matrix product and one pass over the gates. The
+// gradients of W_hh and b_hh are one matrix product and one column sum over all steps at the end, from the
 // gates' gradients and the states before each step, which the steps leave in scratch memory.
 // Expected for H = 64: 0.25 µs a step up to 130 sequences, forward or backward; not yet measured on hardware.
 
@@ -22,7 +22,9 @@ namespace {
 constexpr int kGates = 3;
 constexpr int kPass = 256;  // threads of the passes over gates
 
-__device__ __forceinline__ float logistic(float x) { return 1.0f / (1.0f + expf(-x)); }
+__device__ __forceinline__ float logistic(float x) {
+  return 1.0f / (1.0f + expf(-x));
+}
 
 // One unit of one step. gx and gh: its three gates from x and from h.
 struct Gates {
@@ -221,7 +223,8 @@ __global__ void __launch_bounds__(kGates* Width)
 }
 
 // One step of any width. gates (B, 3H) = h · W_hhᵀ + b_hh.
-__global__ void __launch_bounds__(kPass) gru_step_kernel(const allmrec_gru_args a, const float* gates, int64_t step) {
+__global__ void __launch_bounds__(kPass)
+    gru_step_kernel(const allmrec_gru_args a, const float* gates, int64_t step) {
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kPass + threadIdx.x;
   if (e >= a.batch * a.hidden) return;
   const int64_t b = e / a.hidden, i = e % a.hidden, token = b * a.steps + step;
@@ -233,9 +236,11 @@ __global__ void __launch_bounds__(kPass) gru_step_kernel(const allmrec_gru_args 
   put_unit(a, token, i, g, g.state(step == 0 ? a.h0[e] : a.out[(token - 1) * a.hidden + i]));
 }
 
-// carry (B, H): the gradient of the state after the step; becomes d · z, its part that does not go through W_hh.
-__global__ void __launch_bounds__(kPass) gru_step_backward_kernel(const allmrec_gru_backward_args args, int64_t step,
-                                                                  float* carry, float* d_gates, float* before) {
+// carry (B, H): the gradient of the state after the step; becomes d · z, its part that does not go through
+// W_hh.
+__global__ void __launch_bounds__(kPass)
+    gru_step_backward_kernel(const allmrec_gru_backward_args args, int64_t step, float* carry, float* d_gates,
+                             float* before) {
   const allmrec_gru_args& a = args.forward;
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kPass + threadIdx.x;
   if (e >= a.batch * a.hidden) return;
@@ -272,7 +277,7 @@ void by_width(int64_t hidden, Fn&& fn) {
   else if (hidden <= 64)
     fn(std::integral_constant<int, 64>{}, std::integral_constant<int, Sequences>{});
   else  // more sequences beside 128 weights do not fit the registers
-    fn(std::integral_constant<int, 128>{}, std::integral_constant<int, Sequences < 2 ? Sequences : 2>{});
+    fn(std::integral_constant<int, 128>{}, std::integral_constant < int, Sequences<2 ? Sequences : 2>{});
 }
 
 // Calls fn(width, sequences) with the kernel to take: few sequences a block while the card has room for more
@@ -319,7 +324,8 @@ void gru_backward(Context& context, const allmrec_gru_backward_args& args) {
   if (a.batch == 0 || h == 0) return;
   if (a.steps == 0) {
     if (args.d_h0)
-      launch(gru_last_state_kernel, pass_blocks(a), kPass, 0, context.stream, args.d_hn, args.d_h0, a.batch * h);
+      launch(gru_last_state_kernel, pass_blocks(a), kPass, 0, context.stream, args.d_hn, args.d_h0,
+             a.batch * h);
     return;
   }
   const bool stepwise = h > kWidest, keep = stepwise || args.d_w_hh || args.d_b_hh;
@@ -330,8 +336,8 @@ void gru_backward(Context& context, const allmrec_gru_backward_args& args) {
   if (!stepwise) {
     by_shape(context, a, [&](auto width, auto sequences) {
       launch(gru_backward_kernel<width(), sequences()>,
-             static_cast<unsigned>(divide_up(a.batch, sequences())), kGates * width(), 0, context.stream, args,
-             d_gates, before);
+             static_cast<unsigned>(divide_up(a.batch, sequences())), kGates * width(), 0, context.stream,
+             args, d_gates, before);
     });
   } else {
     const Scratch carry_memory(context, args.d_h0 ? 0 : static_cast<size_t>(a.batch * h) * sizeof(float));
@@ -339,13 +345,13 @@ void gru_backward(Context& context, const allmrec_gru_backward_args& args) {
     for (int64_t step = a.steps - 1; step >= 0; --step) {
       launch(gru_step_backward_kernel, pass_blocks(a), kPass, 0, context.stream, args, step, carry, d_gates,
              before);
-      product(context, a.batch, h, kGates * h, d_gates + step * kGates * h, a.steps * kGates * h, false, a.w_hh,
-              h, false, nullptr, carry, h, true);
+      product(context, a.batch, h, kGates * h, d_gates + step * kGates * h, a.steps * kGates * h, false,
+              a.w_hh, h, false, nullptr, carry, h, true);
     }
   }
   if (args.d_w_hh)
-    product(context, kGates * h, h, tokens, d_gates, kGates * h, true, before, h, false, nullptr, args.d_w_hh, h,
-            true);
+    product(context, kGates * h, h, tokens, d_gates, kGates * h, true, before, h, false, nullptr, args.d_w_hh,
+            h, true);
   if (args.d_b_hh)
     column_sum(context, {tokens, kGates * h, d_gates, kGates * h, args.d_b_hh, 1, ALLMREC_F32});
 }

@@ -9,7 +9,8 @@
 //                                   a[2] = row g, columns 2t+8, 2t+9;   a[3] = row g+8, columns 2t+8, 2t+9
 //             B (16×8):             b[0] = rows 2t, 2t+1 of column g;   b[1] = rows 2t+8, 2t+9 of column g
 //             D (16×8, float):      d[0], d[1] = row g, columns 2t, 2t+1;  d[2], d[3] = row g+8
-//   ldmatrix: lane i gives the address of row i % 8 of matrix i / 8 (8 rows of 16 bytes); register m of lane l
+//   ldmatrix: lane i gives the address of row i % 8 of matrix i / 8 (8 rows of 16 bytes); register m of lane
+//   l
 //             holds elements 2t, 2t+1 of row g of matrix m; transposed: elements (2t, g) and (2t+1, g).
 
 #include "platform.h"
@@ -26,7 +27,9 @@ __device__ __forceinline__ void cp_async_16(void* shared, const void* global, bo
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global), "r"(bytes)
                : "memory");
 }
-__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() {
+  asm volatile("cp.async.commit_group;\n" ::: "memory");
+}
 // Waits until at most `Pending` of this thread's latest groups are under way.
 template <int Pending>
 __device__ __forceinline__ void cp_async_wait() {
@@ -92,7 +95,9 @@ __device__ __forceinline__ float exp2_fast(float x) {
 }
 
 // c + the dot product of four signed bytes in a with four in b.
-__device__ __forceinline__ int dot4(int a, int b, int c) { return __dp4a(a, b, c); }
+__device__ __forceinline__ int dot4(int a, int b, int c) {
+  return __dp4a(a, b, c);
+}
 
 #else
 
@@ -100,7 +105,9 @@ __device__ __forceinline__ int dot4(int a, int b, int c) { return __dp4a(a, b, c
 inline void cp_async_16(void* shared, const void* global, bool valid = true, ALLMREC_EMULATOR_HERE) {
   emulator::cp_async_16(shared, global, valid, site);
 }
-inline void cp_async_commit() { emulator::cp_async_commit(); }
+inline void cp_async_commit() {
+  emulator::cp_async_commit();
+}
 template <int Pending>
 inline void cp_async_wait(ALLMREC_EMULATOR_HERE) {
   emulator::cp_async_wait(Pending, site);
@@ -122,8 +129,12 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
                          ALLMREC_EMULATOR_HERE) {
   emulator::mma_m16n8k16(d, a, b, emulator::IsBfloat16<T>::value, site);
 }
-inline float exp2_fast(float x) { return exp2f(x); }
-inline int dot4(int a, int b, int c) { return __dp4a(a, b, c); }
+inline float exp2_fast(float x) {
+  return exp2f(x);
+}
+inline int dot4(int a, int b, int c) {
+  return __dp4a(a, b, c);
+}
 
 #endif
 

@@ -1,14 +1,13 @@
 // Layer normalisation and its backward. Bound by bytes: x in, y out; backward dy and x in, dx out.
-// Idea: a row is read once and kept in registers, by a warp up to 1,024 columns and by a block up to 16,384 (8,192
-// with gradients of parameters); 64 and 4,096 where 16-byte loads are not possible. Longer rows are read again
-// from the caches. Statistics take two passes over the registers, the second over deviations from the mean of the
-// first (E[x²] − E[x]² would cancel), which also puts that mean right: a constant row has variance zero exactly.
-// The block's sums pass through shared memory behind one barrier each, in two buffers used in turn, so no barrier
-// guards their reuse.
-// Gradients of gamma and beta: each lane keeps sums for its columns over the rows its warp or block goes through;
-// the warps of a block are added in order, the blocks by a second launch.
-// Expected on an H200: 80–90 % of the copy bandwidth from some 10 MB on; for SASRec (6,400 × 50) 2–3 µs forward,
-// 5–6 µs backward with parameters. Not yet measured on hardware.
+// Idea: a row is read once and kept in registers, by a warp up to 1,024 columns and by a block up to 16,384
+// (8,192 with gradients of parameters); 64 and 4,096 where 16-byte loads are not possible. Longer rows are
+// read again from the caches. Statistics take two passes over the registers, the second over deviations from
+// the mean of the first (E[x²] − E[x]² would cancel), which also puts that mean right: a constant row has
+// variance zero exactly. The block's sums pass through shared memory behind one barrier each, in two buffers
+// used in turn, so no barrier guards their reuse. Gradients of gamma and beta: each lane keeps sums for its
+// columns over the rows its warp or block goes through; the warps of a block are added in order, the blocks
+// by a second launch. Expected on an H200: 80–90 % of the copy bandwidth from some 10 MB on; for SASRec
+// (6,400 × 50) 2–3 µs forward, 5–6 µs backward with parameters. Not yet measured on hardware.
 
 #include "ops.h"
 #include "partials.h"
@@ -45,9 +44,9 @@ __device__ __forceinline__ int column_of(int i) {
   return (i * threads + row_thread<L>()) * L::V;
 }
 
-// The sums of x[0], x[1], … over the threads of a row, for each of them. Calls of a block alternate between two
-// shared buffers of N · 32 floats: whoever writes one again has passed the other's barrier, behind which nobody
-// reads the first.
+// The sums of x[0], x[1], … over the threads of a row, for each of them. Calls of a block alternate between
+// two shared buffers of N · 32 floats: whoever writes one again has passed the other's barrier, behind which
+// nobody reads the first.
 template <bool Block, int N>
 __device__ __forceinline__ void row_sums(float (&x)[N], float* shared) {
 #pragma unroll
@@ -69,9 +68,10 @@ struct Statistics {
   float mean, rstd;
 };
 
-// From the sums of the deviations from `rough` and of their squares. The rough mean is off by a rounding; `shift`
-// says by how much. Its square is tiny, nothing cancels.
-__device__ __forceinline__ Statistics statistics(float rough, const float (&deviations)[2], float cols, float eps) {
+// From the sums of the deviations from `rough` and of their squares. The rough mean is off by a rounding;
+// `shift` says by how much. Its square is tiny, nothing cancels.
+__device__ __forceinline__ Statistics statistics(float rough, const float (&deviations)[2], float cols,
+                                                 float eps) {
   const float shift = deviations[0] / cols;
   const float variance = deviations[1] / cols - shift * shift;
   return {rough + shift, 1.0f / sqrtf((variance < 0.0f ? 0.0f : variance) + eps)};
@@ -187,8 +187,10 @@ struct Backward {
 };
 
 template <typename T, typename L, bool Parameters>
-__global__ void __launch_bounds__(!L::Block ? kWarpRowThreads : Parameters || L::V == 1 ? kFewThreads : kBlockThreads, 1)
-    layer_norm_backward_kernel(Backward<T> p) {
+__global__ void __launch_bounds__(!L::Block                 ? kWarpRowThreads
+                                  : Parameters || L::V == 1 ? kFewThreads
+                                                            : kBlockThreads,
+                                  1) layer_norm_backward_kernel(Backward<T> p) {
   constexpr int V = L::V;
   __shared__ float shared[2][2 * kMostWarps];
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -345,8 +347,15 @@ void layer_norm(Context& context, const allmrec_layer_norm_args& a) {
   if (a.rows == 0 || a.cols == 0) return;
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Forward<T> p = {a.rows, checked_cols(a.cols), static_cast<const T*>(a.x), a.gamma, a.beta, a.eps,
-                          static_cast<T*>(a.y), a.mean, a.rstd};
+    const Forward<T> p = {a.rows,
+                          checked_cols(a.cols),
+                          static_cast<const T*>(a.x),
+                          a.gamma,
+                          a.beta,
+                          a.eps,
+                          static_cast<T*>(a.y),
+                          a.mean,
+                          a.rstd};
     const bool vectors = a.cols % Vector<T>::size == 0 && aligned_16(a.x) && aligned_16(a.y) &&
                          aligned_16(a.gamma) && aligned_16(a.beta);
     by_layout<T>(
@@ -354,11 +363,12 @@ void layer_norm(Context& context, const allmrec_layer_norm_args& a) {
         [&](auto layout) {
           using L = decltype(layout);
           const int64_t blocks = L::Block ? a.rows : divide_up(a.rows, kWarpRows);
-          launch(layer_norm_kernel<T, L>, static_cast<unsigned>(blocks),
-                 threads_of_row<L>(a.cols), 0, context.stream, p);
+          launch(layer_norm_kernel<T, L>, static_cast<unsigned>(blocks), threads_of_row<L>(a.cols), 0,
+                 context.stream, p);
         },
         [&] {
-          launch(layer_norm_wide_kernel<T>, static_cast<unsigned>(a.rows), kWideThreads, 0, context.stream, p);
+          launch(layer_norm_wide_kernel<T>, static_cast<unsigned>(a.rows), kWideThreads, 0, context.stream,
+                 p);
         });
   });
 }
@@ -369,8 +379,16 @@ void layer_norm_backward(Context& context, const allmrec_layer_norm_backward_arg
   if (!parameters && (a.rows == 0 || !a.dx)) return;
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);
-    Backward<T> p = {a.rows, checked_cols(a.cols), static_cast<const T*>(a.dy), static_cast<const T*>(a.x),
-                     a.gamma, a.mean, a.rstd, static_cast<T*>(a.dx), a.accumulate != 0, nullptr};
+    Backward<T> p = {a.rows,
+                     checked_cols(a.cols),
+                     static_cast<const T*>(a.dy),
+                     static_cast<const T*>(a.x),
+                     a.gamma,
+                     a.mean,
+                     a.rstd,
+                     static_cast<T*>(a.dx),
+                     a.accumulate != 0,
+                     nullptr};
     const bool vectors = a.cols % Vector<T>::size == 0 && aligned_16(a.x) && aligned_16(a.dy) &&
                          aligned_16(a.dx) && aligned_16(a.gamma);
     // Runs `kernel` over `needed` blocks, or with parameters over fewer, and adds up what they leave.

@@ -1,9 +1,9 @@
 // bce, mse: the loss and its gradients in one pass.
 //
 // Bound by bytes: bce reads the logits (targets, weights) and writes their gradient, mse reads two arrays and
-// writes up to two. Losses are summed in float64, per thread in a fixed stride, then over the block: the order
-// depends on the length and the grid alone. Up to kOneBlock elements are one launch of one block, as in a
-// training step of a small recommender, which is bound by launches; above, blocks leave partial sums and a
+// writes up to two. Losses are summed in float64, per thread in a fixed stride, then over the block: the
+// order depends on the length and the grid alone. Up to kOneBlock elements are one launch of one block, as in
+// a training step of a small recommender, which is bound by launches; above, blocks leave partial sums and a
 // second launch adds them in order. Not yet measured on hardware.
 
 #include "numeric.h"
@@ -67,8 +67,8 @@ struct Bce {
 struct Mse {
   const float* a;
   const float* b;
-  float* da;  // or null
-  float* db;  // or null
+  float* da;    // or null
+  float* db;    // or null
   float slope;  // 2 · scale
   int32_t accumulate_a, accumulate_b;
 

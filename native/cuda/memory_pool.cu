@@ -8,7 +8,7 @@
 namespace allmrec::cuda {
 namespace {
 
-constexpr size_t kStep = 512;              // sizes are rounded up to this, so that near sizes share blocks
+constexpr size_t kStep = 512;               // sizes are rounded up to this, so that near sizes share blocks
 constexpr size_t kSlack = size_t{1} << 20;  // a kept block may be larger than asked for by this, or by half
 
 std::string megabytes(double bytes) {

@@ -1,10 +1,11 @@
 #pragma once
 
-// Device memory that is kept for the next request. cudaMalloc takes tens of microseconds and cudaFree waits for
-// the device, so a step that allocated afresh would never run ahead of it. All work goes to one stream, in
-// order: a freed block may be handed out again while kernels that use it still wait in that stream.
+// Device memory that is kept for the next request. cudaMalloc takes tens of microseconds and cudaFree waits
+// for the device, so a step that allocated afresh would never run ahead of it. All work goes to one stream,
+// in order: a freed block may be handed out again while kernels that use it still wait in that stream.
 //
-// While a graph is being recorded, freed blocks are set aside for it: the graph will use them at every launch.
+// While a graph is being recorded, freed blocks are set aside for it: the graph will use them at every
+// launch.
 
 #include <map>
 #include <mutex>
@@ -41,9 +42,9 @@ class MemoryPool {
   void* take(std::multimap<size_t, void*>& kept, size_t bytes);
 
   std::mutex mutex_;
-  std::unordered_map<void*, size_t> sizes_;    // of every block, handed out or kept
-  std::multimap<size_t, void*> kept_;          // by size
-  std::multimap<size_t, void*> recorded_;      // freed while recording
+  std::unordered_map<void*, size_t> sizes_;  // of every block, handed out or kept
+  std::multimap<size_t, void*> kept_;        // by size
+  std::multimap<size_t, void*> recorded_;    // freed while recording
   bool recording_here() const { return recorder_ == std::this_thread::get_id(); }
   std::thread::id recorder_;  // the thread that is recording, if any
   int64_t in_use_ = 0, cached_ = 0, peak_ = 0;

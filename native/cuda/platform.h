@@ -50,7 +50,9 @@ inline void launch(void (*kernel)(Params...), dim3 grid, dim3 block, size_t shar
                    [=] { kernel(static_cast<Params>(args)...); });
 }
 
-inline void* dynamic_shared() { return emulator::dynamic_shared(); }
+inline void* dynamic_shared() {
+  return emulator::dynamic_shared();
+}
 #endif
 
 }  // namespace allmrec::cuda

@@ -1,14 +1,14 @@
 // rank_catalogue: the k best items of a whole catalogue for each query, scores never stored.
 //
-// Bound by flops with many queries, by one read of the items with few. A tile is Rows queries × 128 items; eight
-// warps own Rows / 8 queries each, so that all 128 scores of a query meet in one warp's registers: each is
-// compared there with the query's k-th best so far, and only the few that pass enter the query's queue in shared
-// memory (top_k_queue.h). Neither scores nor barriers are spent on ranking. Operands come in slabs of 16 along
-// the width, transposed into shared memory and double-buffered through registers: one barrier a slab. Items are
-// cut into slices, one block each, whose sorted queues a second launch merges. Larger k means fewer queries a
-// block (the queues have to fit); few queries take the smallest tile, whose spare rows cost nothing while the
-// items' bytes are the bound. Above 512 places a tile of scores goes to scratch memory and top_k has them.
-// Expected 50–60 % of float32 peak; not yet measured on hardware.
+// Bound by flops with many queries, by one read of the items with few. A tile is Rows queries × 128 items;
+// eight warps own Rows / 8 queries each, so that all 128 scores of a query meet in one warp's registers: each
+// is compared there with the query's k-th best so far, and only the few that pass enter the query's queue in
+// shared memory (top_k_queue.h). Neither scores nor barriers are spent on ranking. Operands come in slabs of
+// 16 along the width, transposed into shared memory and double-buffered through registers: one barrier a
+// slab. Items are cut into slices, one block each, whose sorted queues a second launch merges. Larger k means
+// fewer queries a block (the queues have to fit); few queries take the smallest tile, whose spare rows cost
+// nothing while the items' bytes are the bound. Above 512 places a tile of scores goes to scratch memory and
+// top_k has them. Expected 50–60 % of float32 peak; not yet measured on hardware.
 
 #include "ops.h"
 #include "top_k_queue.h"
@@ -33,8 +33,8 @@ struct Ranking {
 
 // Up to four values of row `row` of a matrix (rows, cols) from column c on, zeros outside.
 template <bool Vectors>
-__device__ __forceinline__ Vector<float> load_quad(const float* matrix, int64_t rows, int64_t cols, int64_t row,
-                                                   int64_t c) {
+__device__ __forceinline__ Vector<float> load_quad(const float* matrix, int64_t rows, int64_t cols,
+                                                   int64_t row, int64_t c) {
   Vector<float> v = {{0.0f, 0.0f, 0.0f, 0.0f}};
   if (row >= rows) return v;
   const float* p = matrix + row * cols + c;
@@ -116,8 +116,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 #pragma unroll
     for (int u = 0; u < kQuadsB; ++u) {
 #pragma unroll
-      for (int j = 0; j < 4; ++j)
-        slab_b[(c + j) * kLdB + (u * kThreads + thread) / 4] = next_b[u].value[j];
+      for (int j = 0; j < 4; ++j) slab_b[(c + j) * kLdB + (u * kThreads + thread) / 4] = next_b[u].value[j];
     }
     __syncthreads();
     const bool last = c0 + kSlab >= g.cols;
@@ -188,15 +187,17 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 template <int Rows>
 void rank(Context& context, const allmrec_rank_catalogue_args& a, int size) {
-  const Ranking g = {a.rows,      a.items_count,     a.cols,            a.queries, a.items,
-                     a.item_bias, a.exclude_offsets, a.exclude_columns, a.k};
+  const Ranking g = {
+      a.rows, a.items_count, a.cols, a.queries, a.items, a.item_bias, a.exclude_offsets, a.exclude_columns,
+      a.k};
   const int64_t row_blocks = divide_up(a.rows, Rows), tiles = divide_up(a.items_count, kItems);
   // Two blocks a multiprocessor, as long as a slice has some tiles to rank before it is merged.
   const int64_t wanted = divide_up(2 * context.sm_count, row_blocks), most = tiles < 8 ? 1 : tiles / 4;
   int64_t slices = wanted < most ? wanted : most;
   const int64_t slice_items = tiles > 0 ? divide_up(tiles, slices) * kItems : 0;
   if (slices > 1) slices = divide_up(a.items_count, slice_items);
-  const Scratch keys(context, slices > 1 ? static_cast<size_t>(a.rows * slices) * size * sizeof(uint64_t) : 0);
+  const Scratch keys(context,
+                     slices > 1 ? static_cast<size_t>(a.rows * slices) * size * sizeof(uint64_t) : 0);
   const bool vectors = aligned_16(a.queries) && aligned_16(a.items) && a.cols % 4 == 0;
   const size_t shared =
       static_cast<size_t>(Rows) * 2 * size * sizeof(uint64_t) + 2 * kSlabFloats<Rows> * sizeof(float);
@@ -204,7 +205,8 @@ void rank(Context& context, const allmrec_rank_catalogue_args& a, int size) {
          static_cast<unsigned>(row_blocks * slices), kThreads, shared, context.stream, g,
          static_cast<int>(slices), slice_items, size, a.indices, a.values, keys.as<uint64_t>());
   if (slices > 1)
-    merge_ranked(context, a.rows, slices, size, keys.as<uint64_t>(), 0, a.k, a.k, a.indices, a.values, nullptr);
+    merge_ranked(context, a.rows, slices, size, keys.as<uint64_t>(), 0, a.k, a.k, a.indices, a.values,
+                 nullptr);
 }
 
 // Any k: scores of some rows at a time, through scratch memory of at most kScoreBytes.

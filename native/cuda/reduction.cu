@@ -1,12 +1,12 @@
 // column_sum, sum and squared_norm. Bound by bytes: one read.
-// Idea: every block sums a fixed part, a second launch adds the parts in order; small inputs take one block and
-// one launch. sum and squared_norm add in float64, eight elements of a thread at a time with their loads in
-// flight together; squared_norm walks all tensors in one launch, cut into pieces of 8,192 elements whose owner a
-// warp finds by 32 comparisons at once. column_sum gives a block 32 pieces of columns, its eight warps every
-// eighth row; the sums stay in float32, at most some hundred terms a thread.
-// Expected on an H200: 85–90 % of the read bandwidth from some 10 MB on; cards with few float64 units (the
-// consumer ones: 2 a cycle and multiprocessor) reach about their bandwidth. Two launches, 4–5 µs, when small.
-// Not yet measured on hardware.
+// Idea: every block sums a fixed part, a second launch adds the parts in order; small inputs take one block
+// and one launch. sum and squared_norm add in float64, eight elements of a thread at a time with their loads
+// in flight together; squared_norm walks all tensors in one launch, cut into pieces of 8,192 elements whose
+// owner a warp finds by 32 comparisons at once. column_sum gives a block 32 pieces of columns, its eight
+// warps every eighth row; the sums stay in float32, at most some hundred terms a thread. Expected on an H200:
+// 85–90 % of the read bandwidth from some 10 MB on; cards with few float64 units (the consumer ones: 2 a
+// cycle and multiprocessor) reach about their bandwidth. Two launches, 4–5 µs, when small. Not yet measured
+// on hardware.
 
 #include <vector>
 
@@ -36,7 +36,8 @@ __global__ void __launch_bounds__(kPartialWarps* kWarp)
   float sum = 0.0f;
   if (column < width) {
 #pragma unroll 8
-    for (int64_t block = warp; block < blocks; block += kPartialWarps) sum += partials[block * width + column];
+    for (int64_t block = warp; block < blocks; block += kPartialWarps)
+      sum += partials[block * width + column];
   }
   sums[warp][lane] = sum;
   __syncthreads();
@@ -191,8 +192,8 @@ void column_sum(Context& context, const allmrec_column_sum_args& a) {
       if (slices * kWarps * 4 > a.rows) slices = divide_up(a.rows, kWarps * 4);
       if (slices > 65535) slices = 65535;
       if (slices <= 1) {
-        launch(column_sum_kernel<T, V>, static_cast<unsigned>(tiles), kThreads, 0, context.stream, a.rows, a.cols,
-               a.rows, static_cast<const T*>(a.x), a.ldx, a.out, a.accumulate != 0);
+        launch(column_sum_kernel<T, V>, static_cast<unsigned>(tiles), kThreads, 0, context.stream, a.rows,
+               a.cols, a.rows, static_cast<const T*>(a.x), a.ldx, a.out, a.accumulate != 0);
         return;
       }
       const int64_t rows_each = divide_up(a.rows, slices);
@@ -219,8 +220,8 @@ void sum(Context& context, const allmrec_sum_args& a) {
     return;
   }
   Scratch partials(context, static_cast<size_t>(blocks) * sizeof(double));
-  launch(sum_kernel, static_cast<unsigned>(blocks), kThreads, 0, context.stream, a.n, a.x, partials.as<double>(),
-         static_cast<float*>(nullptr), 1.0, false);
+  launch(sum_kernel, static_cast<unsigned>(blocks), kThreads, 0, context.stream, a.n, a.x,
+         partials.as<double>(), static_cast<float*>(nullptr), 1.0, false);
   finish_sum(context, blocks, partials.as<double>(), a.out, a.scale, accumulate);
 }
 

@@ -1,11 +1,10 @@
-// Ops that move, average or compare whole rows: gather_rows, put_rows, scatter_add_rows, segment_mean, row_dot,
-// l2_normalize and their backwards. Bound by bytes.
-// Idea: moving rows needs no arithmetic, so pieces are the widest of 16, 8, 4 and 2 bytes that addresses and row
-// lengths allow, four rows in flight a thread. Row-wise sums take a warp a row, and a second pass over the row
-// finds it in the L1 cache. Means take a block per segment and 32 pieces of columns, its eight warps summing
-// every eighth row. scatter_add_rows is in scatter.cu.
-// Expected on an H200: 80–90 % of the copy bandwidth for rows of 512 bytes and more, 60–80 % for rows of 200,
-// 2–3 µs a launch for small recommenders. Not yet measured on hardware.
+// Ops that move, average or compare whole rows: gather_rows, put_rows, scatter_add_rows, segment_mean,
+// row_dot, l2_normalize and their backwards. Bound by bytes. Idea: moving rows needs no arithmetic, so pieces
+// are the widest of 16, 8, 4 and 2 bytes that addresses and row lengths allow, four rows in flight a thread.
+// Row-wise sums take a warp a row, and a second pass over the row finds it in the L1 cache. Means take a
+// block per segment and 32 pieces of columns, its eight warps summing every eighth row. scatter_add_rows is
+// in scatter.cu. Expected on an H200: 80–90 % of the copy bandwidth for rows of 512 bytes and more, 60–80 %
+// for rows of 200, 2–3 µs a launch for small recommenders. Not yet measured on hardware.
 
 #include "ops.h"
 #include "row_copy.h"
@@ -81,7 +80,9 @@ struct WarpRow {
 __device__ __forceinline__ WarpRow warp_row() {
   return {int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp, static_cast<int>(threadIdx.x) % kWarp};
 }
-unsigned blocks_of_rows(int64_t rows) { return static_cast<unsigned>(divide_up(rows, kWarps)); }
+unsigned blocks_of_rows(int64_t rows) {
+  return static_cast<unsigned>(divide_up(rows, kWarps));
+}
 
 template <int V>
 __device__ __forceinline__ float dot_of_rows(const float* a, const float* b, int64_t cols, int lane) {
@@ -265,8 +266,8 @@ void copy_rows(Context& context, size_t element, int64_t rows, int64_t cols, con
     copy(uint16_t{});
 }
 
-void add_rows(Context& context, int32_t dtype, int64_t rows, int64_t cols, const void* x, int64_t ldx, void* y,
-              int64_t ldy) {
+void add_rows(Context& context, int32_t dtype, int64_t rows, int64_t cols, const void* x, int64_t ldx,
+              void* y, int64_t ldy) {
   if (cols == 0) return;
   by_storage(dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -6,8 +6,8 @@
 //  1. rank: a token's place is the number of indices below its own plus the number of equal ones before it,
 //     simply counted: 32 tokens a block, its eight warps each comparing an eighth of the tile, which lies in
 //     shared memory and is read as broadcasts. Up to 8,192 tokens are one tile: 6,400 tokens are 41 million
-//     comparisons, two instructions each. Above, tiles of 4,096 are ranked alone, and a second launch finds each
-//     token's place by binary search in the other tiles: T · 4096 comparisons and T · T / 4096 searches.
+//     comparisons, two instructions each. Above, tiles of 4,096 are ranked alone, and a second launch finds
+//     each token's place by binary search in the other tiles: T · 4096 comparisons and T · T / 4096 searches.
 //  2. sum: a warp takes 32 places and 32 pieces of columns, eight rows in flight. A run that lies inside goes
 //     straight to its target, which has no other writer; of one that crosses a border the part is kept.
 //  3. merge: for each run that crosses, a block adds the parts in order, its eight warps an eighth each, so
@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(kThreads)
 
 // Places within tiles become places among all.
 __global__ void __launch_bounds__(kThreads)
-    merge_tiles_kernel(int64_t count, const uint32_t* tile_sorted, const int32_t* tile_order, uint32_t* sorted,
-                       int32_t* order) {
+    merge_tiles_kernel(int64_t count, const uint32_t* tile_sorted, const int32_t* tile_order,
+                       uint32_t* sorted, int32_t* order) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= count) return;
   const int64_t job = blockIdx.y * count;
@@ -201,8 +201,8 @@ __global__ void __launch_bounds__(kThreads, 2)
 // One block per chunk in which a run begins that crosses its end; the others leave at once.
 template <typename Out, int V>
 __global__ void __launch_bounds__(kThreads)
-    merge_runs_kernel(Jobs jobs, int64_t count, int64_t cols, const uint32_t* sorted, Out* /* types the target */,
-                      int64_t ldout, const float* parts) {
+    merge_runs_kernel(Jobs jobs, int64_t count, int64_t cols, const uint32_t* sorted,
+                      Out* /* types the target */, int64_t ldout, const float* parts) {
   __shared__ float sums[kWarps][kWarp * V];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t chunks = (count + kChunk - 1) / kChunk, chunk = blockIdx.x;
@@ -255,8 +255,8 @@ void sum_runs(Context& context, const ScatterAdd& a, const Jobs& jobs, const uin
   const Source<In> source = {static_cast<const In*>(a.x), a.ldx, a.cols, a.dropout};
   launch(sum_runs_kernel<In, Out, V>,
          dim3(static_cast<unsigned>(divide_up(chunks, kWarps)), static_cast<unsigned>(tiles), num_jobs),
-         kThreads, 0, context.stream, jobs, source, a.count, sorted, order, static_cast<Out*>(nullptr), a.ldout,
-         parts.as<float>());
+         kThreads, 0, context.stream, jobs, source, a.count, sorted, order, static_cast<Out*>(nullptr),
+         a.ldout, parts.as<float>());
   if (chunks == 1) return;
   launch(merge_runs_kernel<Out, V>,
          dim3(static_cast<unsigned>(chunks - 1), static_cast<unsigned>(tiles), num_jobs), kThreads, 0,
@@ -282,8 +282,8 @@ void scatter_add(Context& context, const ScatterAdd& a) {
   int32_t* order = sorted_memory.as<int32_t>() + places;
   const auto rank = [&](int tile, uint32_t* to_sorted, int32_t* to_order) {
     const int64_t blocks = divide_up(a.count, tile) * (tile / kWarp);
-    launch(rank_kernel, dim3(static_cast<unsigned>(blocks), num_jobs), kThreads, 0, context.stream, jobs, a.count,
-           tile, to_sorted, to_order);
+    launch(rank_kernel, dim3(static_cast<unsigned>(blocks), num_jobs), kThreads, 0, context.stream, jobs,
+           a.count, tile, to_sorted, to_order);
   };
   if (a.count <= kLargestTile) {
     rank(static_cast<int>(divide_up(a.count, kWarp) * kWarp), sorted, order);
@@ -292,8 +292,8 @@ void scatter_add(Context& context, const ScatterAdd& a) {
     uint32_t* tile_sorted = tiles.as<uint32_t>();
     int32_t* tile_order = tiles.as<int32_t>() + places;
     rank(kTile, tile_sorted, tile_order);
-    launch(merge_tiles_kernel, dim3(static_cast<unsigned>(divide_up(a.count, kThreads)), num_jobs), kThreads, 0,
-           context.stream, a.count, tile_sorted, tile_order, sorted, order);
+    launch(merge_tiles_kernel, dim3(static_cast<unsigned>(divide_up(a.count, kThreads)), num_jobs), kThreads,
+           0, context.stream, a.count, tile_sorted, tile_order, sorted, order);
   }
 
   by_storage(a.x_dtype, [&](auto zero) {

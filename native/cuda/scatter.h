@@ -25,7 +25,7 @@ struct ScatterAdd {
   const void* x;  // (count, cols)
   int32_t x_dtype;
   int64_t ldx;
-  Dropout dropout;  // of x first: element (i, c) is i · cols + c; without, threshold 0 and scale 1
+  Dropout dropout;    // of x first: element (i, c) is i · cols + c; without, threshold 0 and scale 1
   int32_t out_dtype;  // F32, or x_dtype
   int64_t ldout;
   ScatterJob jobs[kMostScatterJobs];

@@ -1,10 +1,10 @@
 // spmm: a sparse matrix in rows (CSR) times a dense one (LightGCN's propagation).
 //
-// Bound by bytes: one row of x per edge, at random places. A group of 8, 16 or 32 lanes, as many as a row of x
-// has 16-byte pieces, has one row of the output and keeps four edges in flight; edges are added in their order.
-// A row of more than kLong edges (a popular item) would leave one group working long after all others: it is
-// given to all groups of its block afterwards, a run of neighbouring edges each, whose sums are added in order:
-// the result depends on the matrix alone. Expected 70 % of bandwidth; not yet measured on hardware.
+// Bound by bytes: one row of x per edge, at random places. A group of 8, 16 or 32 lanes, as many as a row of
+// x has 16-byte pieces, has one row of the output and keeps four edges in flight; edges are added in their
+// order. A row of more than kLong edges (a popular item) would leave one group working long after all others:
+// it is given to all groups of its block afterwards, a run of neighbouring edges each, whose sums are added
+// in order: the result depends on the matrix alone. Expected 70 % of bandwidth; not yet measured on hardware.
 
 #include "numeric.h"
 #include "ops.h"
@@ -13,7 +13,7 @@ namespace allmrec::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kLong = 512;   // edges
+constexpr int kLong = 512;    // edges
 constexpr int kInFlight = 4;  // edges
 
 template <int Size>
@@ -35,7 +35,8 @@ __device__ __forceinline__ Piece<Size> load_piece(const float* p) {
 
 // Σ values[e] · x[columns[e]][column …] over the edges [begin, end).
 template <int Size>
-__device__ __forceinline__ Piece<Size> sum_edges(const allmrec_spmm_args& a, int begin, int end, int64_t column) {
+__device__ __forceinline__ Piece<Size> sum_edges(const allmrec_spmm_args& a, int begin, int end,
+                                                 int64_t column) {
   Piece<Size> sum = {};
   for (int e = begin; e < end; e += kInFlight) {
     float value[kInFlight];

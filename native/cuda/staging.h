@@ -1,7 +1,7 @@
 #pragma once
 
-// Page-locked host memory between the caller's arrays and the device, so that an upload returns as soon as its
-// bytes are copied once and the transfer runs beside the host.
+// Page-locked host memory between the caller's arrays and the device, so that an upload returns as soon as
+// its bytes are copied once and the transfer runs beside the host.
 //
 // Small uploads go through a ring on the compute stream. Large ones (weights) go piece by piece through two
 // buffers on the copy stream: while one is transferred the next is filled, and the compute stream waits for

@@ -1,12 +1,12 @@
 // top_k: the k largest of each row.
 //
 // Bound by one read of the scores. A row is cut into slices, one block each, so that few long rows fill the
-// card as well as many short ones; a warp takes every kWarps-th tile of 512 columns, four 16-byte loads a lane in
-// flight, and compares each value with the k-th best of its own queue (top_k_queue.h), which after the first few
-// thousand columns is all that is done: no barrier, one ballot a tile. At the end the block's warps merge their
-// queues as a tree; with more than one slice a second launch merges the slices. More than 1,024 places are
-// filled 1,024 at a time, each round leaving out what the last one found. Expected 70 % of bandwidth for rows of
-// a million columns; not yet measured on hardware.
+// card as well as many short ones; a warp takes every kWarps-th tile of 512 columns, four 16-byte loads a
+// lane in flight, and compares each value with the k-th best of its own queue (top_k_queue.h), which after
+// the first few thousand columns is all that is done: no barrier, one ballot a tile. At the end the block's
+// warps merge their queues as a tree; with more than one slice a second launch merges the slices. More than
+// 1,024 places are filled 1,024 at a time, each round leaving out what the last one found. Expected 70 % of
+// bandwidth for rows of a million columns; not yet measured on hardware.
 
 #include "ops.h"
 #include "top_k_queue.h"
@@ -91,7 +91,8 @@ __global__ void __launch_bounds__(kThreads)
         for (int j = 0; j < 4; ++j) value[u + j] = four.value[j];
       } else {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) value[u + j] = column_of(u + j) < end ? x[column_of(u + j)] : key_value(0);
+        for (int j = 0; j < 4; ++j)
+          value[u + j] = column_of(u + j) < end ? x[column_of(u + j)] : key_value(0);
       }
     }
     bool any = false;
@@ -102,8 +103,9 @@ __global__ void __launch_bounds__(kThreads)
     for (int u = 0; u < kPerLane; ++u) {
       const int64_t column = column_of(u);
       const uint64_t key = rank_key(value[u], static_cast<int32_t>(column));
-      const bool has = column < end && key > bar && key < bound &&
-                       !holds_column(rows.exclude_columns, exclude, exclude_end, static_cast<int32_t>(column));
+      const bool has =
+          column < end && key > bar && key < bound &&
+          !holds_column(rows.exclude_columns, exclude, exclude_end, static_cast<int32_t>(column));
       if (offer(best, fresh, size, count, has, key)) bar = best[worst];
     }
     bar_value = key_value(bar);
@@ -131,12 +133,15 @@ __global__ void __launch_bounds__(kThreads)
   places.put(row, shared);
 }
 
-size_t queues_bytes(int size) { return static_cast<size_t>(kWarps) * 2 * size * sizeof(uint64_t); }
+size_t queues_bytes(int size) {
+  return static_cast<size_t>(kWarps) * 2 * size * sizeof(uint64_t);
+}
 
 }  // namespace
 
-void merge_ranked(Context& context, int64_t rows, int64_t lists, int size, const uint64_t* keys, int32_t first,
-                  int32_t count, int32_t out_ld, int32_t* indices, float* values, uint64_t* last) {
+void merge_ranked(Context& context, int64_t rows, int64_t lists, int size, const uint64_t* keys,
+                  int32_t first, int32_t count, int32_t out_ld, int32_t* indices, float* values,
+                  uint64_t* last) {
   launch(merge_ranked_kernel, static_cast<unsigned>(rows), kThreads, queues_bytes(size), context.stream, keys,
          lists, size, Places{indices, values, first, count, out_ld, last});
 }
@@ -153,13 +158,14 @@ void top_k(Context& context, const allmrec_top_k_args& a) {
   if (slices > 1) slices = divide_up(a.cols, slice_cols);
   const bool vectors = aligned_16(a.scores) && (a.rows == 1 || a.ld % 4 == 0);
   const bool rounds = a.k > size;
-  const Scratch keys(context, slices > 1 ? static_cast<size_t>(a.rows * slices) * size * sizeof(uint64_t) : 0);
+  const Scratch keys(context,
+                     slices > 1 ? static_cast<size_t>(a.rows * slices) * size * sizeof(uint64_t) : 0);
   const Scratch last(context, rounds ? static_cast<size_t>(a.rows) * sizeof(uint64_t) : 0);
   for (int32_t first = 0; first < a.k; first += size) {
     const int32_t count = a.k - first < size ? a.k - first : size;
     uint64_t* found = rounds ? last.as<uint64_t>() : nullptr;
-    launch(vectors ? top_k_kernel<true> : top_k_kernel<false>, static_cast<unsigned>(a.rows * slices), kThreads,
-           queues_bytes(size), context.stream, rows, static_cast<int>(slices), slice_cols, size,
+    launch(vectors ? top_k_kernel<true> : top_k_kernel<false>, static_cast<unsigned>(a.rows * slices),
+           kThreads, queues_bytes(size), context.stream, rows, static_cast<int>(slices), slice_cols, size,
            first > 0 ? found : nullptr, Places{a.indices, a.values, first, count, a.k, found},
            keys.as<uint64_t>());
     if (slices > 1)

@@ -2,14 +2,14 @@
 
 // What top_k and rank_catalogue share: a warp's queue of the best keys seen so far.
 //
-// A key is one 64-bit number: the value's bits turned so that they order like the values (NaN above all, −0 as
-// 0), above the complement of the column, so that the larger key is the better entry and ties go to the lower
-// column. All keys of a row differ, so the k largest are one set whatever the order in which they are met. No
-// key is 0, which means nothing.
+// A key is one 64-bit number: the value's bits turned so that they order like the values (NaN above all, −0
+// as 0), above the complement of the column, so that the larger key is the better entry and ties go to the
+// lower column. All keys of a row differ, so the k largest are one set whatever the order in which they are
+// met. No key is 0, which means nothing.
 //
-// A queue has `size` places for the best, sorted, and `size` for fresh keys, unsorted (size a power of two, at
-// least 64). Only keys better than the k-th best so far become fresh; when fewer than 32 places are left the
-// fresh ones are sorted (bitonic) and merged. A random row of n columns has about k · ln(n / k) of them.
+// A queue has `size` places for the best, sorted, and `size` for fresh keys, unsorted (size a power of two,
+// at least 64). Only keys better than the k-th best so far become fresh; when fewer than 32 places are left
+// the fresh ones are sorted (bitonic) and merged. A random row of n columns has about k · ln(n / k) of them.
 
 #include "context.h"
 #include "numeric.h"
@@ -35,7 +35,7 @@ __device__ __forceinline__ int32_t key_column(uint64_t key) {
 }
 __device__ __forceinline__ float key_value(uint64_t key) {
   const uint32_t ordered = static_cast<uint32_t>(key >> 32);
-  if (key == 0) return __uint_as_float(0xff800000u);         // −∞
+  if (key == 0) return __uint_as_float(0xff800000u);                // −∞
   if (ordered == 0xffffffffu) return __uint_as_float(0x7fc00000u);  // NaN
   return __uint_as_float(ordered >> 31 ? ordered & 0x7fffffffu : ~ordered);
 }
@@ -55,7 +55,9 @@ __device__ __forceinline__ bool holds_column(const int32_t* columns, int32_t beg
   return false;
 }
 
-__device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int lane_id() {
+  return static_cast<int>(threadIdx.x) % kWarp;
+}
 
 // keys[i] and keys[i + stride] in descending order where descending(i), for the pairs of one bitonic step.
 template <typename Descending>
@@ -85,8 +87,8 @@ __device__ __forceinline__ void merge_sorted(uint64_t* best, const uint64_t* oth
     bitonic_step(best, size, stride, [](int) { return true; });
 }
 
-// Sorts the `count` fresh keys and merges them into the best. Not inline: it is rare, and called from unrolled
-// loops.
+// Sorts the `count` fresh keys and merges them into the best. Not inline: it is rare, and called from
+// unrolled loops.
 __device__ __noinline__ inline void settle(uint64_t* best, uint64_t* fresh, int size, int count) {
   for (int i = count + lane_id(); i < size; i += kWarp) fresh[i] = 0;
   __syncwarp();
@@ -104,8 +106,8 @@ __device__ __forceinline__ void clear(uint64_t* best, int size) {
   for (int i = lane_id(); i < size; i += kWarp) best[i] = 0;
 }
 
-// Every lane offers one key or none; `count` is the number of fresh keys, the same in all lanes. True when the
-// best have changed.
+// Every lane offers one key or none; `count` is the number of fresh keys, the same in all lanes. True when
+// the best have changed.
 __device__ __forceinline__ bool offer(uint64_t* best, uint64_t* fresh, int size, int& count, bool has,
                                       uint64_t key) {
   const unsigned who = __ballot_sync(kAllLanes, has);
@@ -120,7 +122,8 @@ __device__ __forceinline__ bool offer(uint64_t* best, uint64_t* fresh, int size,
 
 // indices and values (rows, out_ld) + first … + count − 1 of each row from its `lists` sorted lists of `size`
 // keys at keys[row][list]. last (rows) gets the last key put out, if not null. In top_k.cu.
-void merge_ranked(Context& context, int64_t rows, int64_t lists, int size, const uint64_t* keys, int32_t first,
-                  int32_t count, int32_t out_ld, int32_t* indices, float* values, uint64_t* last);
+void merge_ranked(Context& context, int64_t rows, int64_t lists, int size, const uint64_t* keys,
+                  int32_t first, int32_t count, int32_t out_ld, int32_t* indices, float* values,
+                  uint64_t* last);
 
 }  // namespace allmrec::cuda

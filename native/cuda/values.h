@@ -55,7 +55,8 @@ __device__ __forceinline__ void put_values(T* p, float (&x)[V], bool accumulate)
 
 // What V elements from `element` on, a multiple of V, are multiplied by: one call of Philox at most.
 template <int V>
-__device__ __forceinline__ void dropout_factors(const Dropout& dropout, uint64_t element, float (&factor)[V]) {
+__device__ __forceinline__ void dropout_factors(const Dropout& dropout, uint64_t element,
+                                                float (&factor)[V]) {
   static_assert(V == 1 || V == 4 || V == 8, "within one counter");
   if (dropout.threshold == 0) {
 #pragma unroll

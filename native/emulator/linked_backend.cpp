@@ -17,7 +17,8 @@ std::vector<BackendEntry> list_backends() {
 const allmrec_backend* find_backend(const std::string& name) {
   const allmrec_backend* table = allmrec_backend_entry();
   if (name != table->name)
-    throw Error(ErrorCode::invalid_argument, "This program has only the back end " + std::string(table->name) + ".");
+    throw Error(ErrorCode::invalid_argument,
+                "This program has only the back end " + std::string(table->name) + ".");
   return table;
 }
 

@@ -1,5 +1,5 @@
-// The CUDA back end's own part: memory, uploads, graphs, profiles, and what happens when something goes wrong. On the
-// emulator, which can be short of memory, lose its card or have none.
+// The CUDA back end's own part: memory, uploads, graphs, profiles, and what happens when something goes
+// wrong. On the emulator, which can be short of memory, lose its card or have none.
 #include <cmath>
 #include <cstring>
 #include <string>
@@ -57,7 +57,9 @@ struct Device {
   char reason[256] = "";
 };
 
-bool contains(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+bool contains(const std::string& text, const char* part) {
+  return text.find(part) != std::string::npos;
+}
 
 std::vector<float> numbers(size_t n, float first = 0) {
   std::vector<float> values(n);
@@ -65,8 +67,8 @@ std::vector<float> numbers(size_t n, float first = 0) {
   return values;
 }
 
-// A host array may be used again as soon as upload returns, and what was uploaded arrives before what reads it, also
-// where streams run late.
+// A host array may be used again as soon as upload returns, and what was uploaded arrives before what reads
+// it, also where streams run late.
 void test_uploads() {
   for (const emulator::Streams streams : {emulator::Streams::eager, emulator::Streams::late}) {
     emulator::set_streams(streams);

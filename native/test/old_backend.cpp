@@ -10,5 +10,9 @@ struct OldTable {
 const OldTable table;
 }  // namespace
 
-extern "C" __attribute__((visibility("default"))) const void* allmrec_backend_entry(void) { return &table; }
-extern "C" __attribute__((visibility("default"))) const char* allmrec_backend_version(void) { return "0.0.9"; }
+extern "C" __attribute__((visibility("default"))) const void* allmrec_backend_entry(void) {
+  return &table;
+}
+extern "C" __attribute__((visibility("default"))) const char* allmrec_backend_version(void) {
+  return "0.0.9";
+}

@@ -70,7 +70,8 @@ class Fixture {
   // Everything that was downloaded, to compare runs bit by bit.
   const std::vector<unsigned char>& bits() const { return bits_; }
   bool ok() const { return failures_.empty(); }
-  // The back end said UNSUPPORTED: a gap on the CPU, where half activations run in float32; a failure on CUDA.
+  // The back end said UNSUPPORTED: a gap on the CPU, where half activations run in float32; a failure on
+  // CUDA.
   bool unsupported() const { return unsupported_; }
   const std::string& failures() const { return failures_; }
 

@@ -10,7 +10,9 @@ namespace allmrec::test {
 namespace {
 
 // Where both halves are tested, even variants are float16 and odd ones bfloat16.
-int32_t half_of(int variant) { return variant % 2 == 0 ? ALLMREC_F16 : ALLMREC_BF16; }
+int32_t half_of(int variant) {
+  return variant % 2 == 0 ? ALLMREC_F16 : ALLMREC_BF16;
+}
 
 // A copy of `values` that begins one element behind a 16-byte border.
 void* upload_askew(Fixture& f, int32_t dtype, Values& values) {
@@ -138,9 +140,9 @@ void test_cast(Fixture& f, int variant) {
 
 void test_copy_2d(Fixture& f, int variant) {
   const int32_t dtype = half_of(variant);
-  const int64_t shapes[][4] = {// rows, cols, ldx, ldy: pieces of 16, 8, 4 and 2 bytes; a long row; dense
-                               {37, 64, 96, 72}, {9, 12, 20, 12}, {9, 6, 10, 14}, {19, 7, 9, 11},
-                               {1, 3001, 0, 0},  {21, 5, 5, 5}};
+  const int64_t shapes[][4] = {
+      // rows, cols, ldx, ldy: pieces of 16, 8, 4 and 2 bytes; a long row; dense
+      {37, 64, 96, 72}, {9, 12, 20, 12}, {9, 6, 10, 14}, {19, 7, 9, 11}, {1, 3001, 0, 0}, {21, 5, 5, 5}};
   for (const auto& [rows, cols, ldx, ldy] : shapes) {
     Values x = f.uniform(rows > 1 ? rows * ldx : cols), expected;
     const void* in = f.upload_as(dtype, x);
@@ -191,8 +193,12 @@ void test_sums_large(Fixture& f, int variant) {
   }
   f.expect("out", out, {variant == 0 ? total : squares});
 }
-void test_sum_large(Fixture& f, int) { test_sums_large(f, 0); }
-void test_squared_norm_large(Fixture& f, int) { test_sums_large(f, 1); }
+void test_sum_large(Fixture& f, int) {
+  test_sums_large(f, 0);
+}
+void test_squared_norm_large(Fixture& f, int) {
+  test_sums_large(f, 1);
+}
 
 void test_advance(Fixture& f, int) {
   for (const int64_t n : {0, 1, 255, 10001}) {
@@ -211,13 +217,13 @@ struct NormShape {
   int64_t rows, cols;
   bool askew;  // x aligned to its elements only
 };
-// A warp a row: short, long, one column at a time. A block a row: with and without vectors. Rows that no block
-// can keep. The last has more rows than blocks that sum gradients of parameters, several times over.
-const NormShape kNormShapes[] = {{37, 200, false},  {19, 768, false},  {21, 51, false},   {5, 901, false},
-                                 {6, 2048, false},  {3, 256, true},    {2, 9001, false},  {2, 17408, false},
-                                 {130, 1032, false}};
-const std::vector<std::string> kNormNames = {"37x200", "19x768", "21x51",  "5x901", "6x2048", "3x256 askew",
-                                             "2x9001", "2x17408", "130x1032"};
+// A warp a row: short, long, one column at a time. A block a row: with and without vectors. Rows that no
+// block can keep. The last has more rows than blocks that sum gradients of parameters, several times over.
+const NormShape kNormShapes[] = {{37, 200, false}, {19, 768, false},  {21, 51, false},
+                                 {5, 901, false},  {6, 2048, false},  {3, 256, true},
+                                 {2, 9001, false}, {2, 17408, false}, {130, 1032, false}};
+const std::vector<std::string> kNormNames = {"37x200",      "19x768", "21x51",   "5x901",   "6x2048",
+                                             "3x256 askew", "2x9001", "2x17408", "130x1032"};
 
 struct NormCase {
   NormShape shape;
@@ -239,16 +245,21 @@ void layer_norm(Fixture& f, int variant, int32_t dtype) {
   const reference::LayerNorm expected = reference::layer_norm(rows, cols, c.x, c.gamma, c.beta, 1e-5f);
   void* y = f.output_as(dtype, rows * cols);
   float *mean = f.output(rows), *rstd = f.output(rows);
-  f.run(&allmrec_backend::layer_norm,
-        allmrec_layer_norm_args{rows, cols, c.in, f.upload(c.gamma), f.upload(c.beta), 1e-5f, y, mean, rstd,
-                                dtype});
+  f.run(&allmrec_backend::layer_norm, allmrec_layer_norm_args{rows, cols, c.in, f.upload(c.gamma),
+                                                              f.upload(c.beta), 1e-5f, y, mean, rstd, dtype});
   f.expect("y", y, expected.y, dtype);
   f.expect("mean", mean, expected.mean);
   f.expect("rstd", rstd, expected.rstd);
 }
-void test_layer_norm(Fixture& f, int variant) { layer_norm(f, variant, ALLMREC_F32); }
-void test_layer_norm_half(Fixture& f, int variant) { layer_norm(f, variant, ALLMREC_F16); }
-void test_layer_norm_bfloat16(Fixture& f, int variant) { layer_norm(f, variant, ALLMREC_BF16); }
+void test_layer_norm(Fixture& f, int variant) {
+  layer_norm(f, variant, ALLMREC_F32);
+}
+void test_layer_norm_half(Fixture& f, int variant) {
+  layer_norm(f, variant, ALLMREC_F16);
+}
+void test_layer_norm_bfloat16(Fixture& f, int variant) {
+  layer_norm(f, variant, ALLMREC_BF16);
+}
 
 enum class NormOutput { dx, parameters };
 void layer_norm_backward(Fixture& f, int variant, int32_t dtype, NormOutput output) {
@@ -258,8 +269,7 @@ void layer_norm_backward(Fixture& f, int variant, int32_t dtype, NormOutput outp
   const Values before = f.uniform(cols);
   const void* dy_in = c.shape.askew ? upload_askew(f, dtype, dy) : f.upload_as(dtype, dy);
   const reference::LayerNorm forward = reference::layer_norm(rows, cols, c.x, c.gamma, c.beta, 1e-5f);
-  const reference::LayerNormGradients g =
-      reference::layer_norm_backward(rows, cols, dy, c.x, c.gamma, 1e-5f);
+  const reference::LayerNormGradients g = reference::layer_norm_backward(rows, cols, dy, c.x, c.gamma, 1e-5f);
   allmrec_layer_norm_backward_args args = {};
   args.rows = rows, args.cols = cols, args.dy = dy_in, args.x = c.in, args.gamma = f.upload(c.gamma);
   args.mean = f.upload(forward.mean), args.rstd = f.upload(forward.rstd), args.dtype = dtype;
@@ -306,12 +316,12 @@ struct EmbeddingShape {
   bool soft, extras;  // extras: positions, constant, dropout
 };
 const EmbeddingShape kEmbeddingShapes[] = {
-    {45, 64, ALLMREC_F16, ALLMREC_F16, true, true},     {45, 64, ALLMREC_F32, ALLMREC_BF16, true, false},
-    {45, 33, ALLMREC_BF16, ALLMREC_BF16, false, true},  {9, 4096, ALLMREC_BF16, ALLMREC_F32, true, false},
+    {45, 64, ALLMREC_F16, ALLMREC_F16, true, true},    {45, 64, ALLMREC_F32, ALLMREC_BF16, true, false},
+    {45, 33, ALLMREC_BF16, ALLMREC_BF16, false, true}, {9, 4096, ALLMREC_BF16, ALLMREC_F32, true, false},
     {700, 24, ALLMREC_F32, ALLMREC_F32, false, true},
 };
-const std::vector<std::string> kEmbeddingNames = {"45x64 half to half", "45x64 to bfloat16",
-                                                  "45x33 bfloat16", "9x4096 from bfloat16", "700x24"};
+const std::vector<std::string> kEmbeddingNames = {"45x64 half to half", "45x64 to bfloat16", "45x33 bfloat16",
+                                                  "9x4096 from bfloat16", "700x24"};
 
 void embedding(Fixture& f, const EmbeddingShape& s) {
   const int64_t table_rows = 50, soft_rows = s.soft ? 6 : 0, position_rows = s.extras ? 20 : 0;
@@ -335,7 +345,9 @@ void embedding(Fixture& f, const EmbeddingShape& s) {
                                f.upload(e.constant), e.dropout, out, s.out_dtype, nullptr});
   f.expect("out", out, reference::embedding(e), s.out_dtype);
 }
-void test_embedding(Fixture& f, int variant) { embedding(f, kEmbeddingShapes[variant]); }
+void test_embedding(Fixture& f, int variant) {
+  embedding(f, kEmbeddingShapes[variant]);
+}
 
 struct GradientShape {
   int64_t tokens, cols, table_rows, soft_rows;
@@ -351,7 +363,7 @@ const GradientShape kGradientShapes[] = {
     {20, 2056, 300, 20, ALLMREC_BF16, 0},   // a prompt's soft rows
 };
 const std::vector<std::string> kGradientNames = {"300x72 half", "300x33 bfloat16", "1600x8, three ids",
-                                                 "32x40 half", "9001x3", "20x2056 bfloat16"};
+                                                 "32x40 half",  "9001x3",          "20x2056 bfloat16"};
 
 void test_embedding_backward(Fixture& f, int variant) {
   const GradientShape& s = kGradientShapes[variant];
@@ -390,10 +402,13 @@ void test_embedding_backward(Fixture& f, int variant) {
   f.expect("d_soft alone", args.d_soft, plus(g.d_soft, soft_before));
 }
 
-const int64_t kRowShapes[][5] = {// count, cols, rows of the other matrix, ldx, ldout
-                                 {70, 48, 30, 56, 48}, {70, 13, 30, 13, 17}, {200, 264, 3, 264, 264}};
-const std::vector<std::string> kRowNames = {"70x48 half", "70x48 bfloat16", "70x13 half", "70x13 bfloat16",
-                                            "200x264 half, crowded", "200x264 bfloat16, crowded"};
+const int64_t kRowShapes[][5] = {  // count, cols, rows of the other matrix, ldx, ldout
+    {70, 48, 30, 56, 48},
+    {70, 13, 30, 13, 17},
+    {200, 264, 3, 264, 264}};
+const std::vector<std::string> kRowNames = {
+    "70x48 half",     "70x48 bfloat16",        "70x13 half",
+    "70x13 bfloat16", "200x264 half, crowded", "200x264 bfloat16, crowded"};
 
 void test_gather_rows(Fixture& f, int variant) {
   const auto [count, cols, height, ldx, ldout] = kRowShapes[variant / 2];
@@ -495,8 +510,7 @@ void test_column_sum(Fixture& f, int variant) {
     const void* in = f.upload_as(dtype, x);
     const Values expected = reference::column_sum(rows, cols, x, ld);
     float* out = accumulate ? f.output(before) : f.output(cols);
-    f.run(&allmrec_backend::column_sum,
-          allmrec_column_sum_args{rows, cols, in, ld, out, accumulate, dtype});
+    f.run(&allmrec_backend::column_sum, allmrec_column_sum_args{rows, cols, in, ld, out, accumulate, dtype});
     f.expect("out", out, accumulate ? plus(expected, before) : expected);
   }
 }
@@ -580,9 +594,10 @@ void half_row_cases(Cases& cases) {
   add_cases(cases, "add", kBfloat16, test_add, {"half", "bfloat16"});
   add_cases(cases, "add", kBfloat16, test_add_askew, {"half askew", "bfloat16 askew", "float32 askew"});
   add_cases(cases, "dropout", kBfloat16, test_dropout, in_halves({"p 0.3", "p 1"}));
-  add_cases(cases, "cast", kExact, test_cast,
-            {"float32 to float32", "float32 to half", "float32 to bfloat16", "half to float32", "half to half",
-             "half to bfloat16", "bfloat16 to float32", "bfloat16 to half", "bfloat16 to bfloat16"});
+  add_cases(
+      cases, "cast", kExact, test_cast,
+      {"float32 to float32", "float32 to half", "float32 to bfloat16", "half to float32", "half to half",
+       "half to bfloat16", "bfloat16 to float32", "bfloat16 to half", "bfloat16 to bfloat16"});
   add_cases(cases, "copy_2d", kExact, test_copy_2d, {"half", "bfloat16"});
   add_cases(cases, "cast", kExact, test_cast_large, {"half to float32, large"});
   add_cases(cases, "dropout", kExact, test_dropout_large, {"large"});

@@ -1,7 +1,7 @@
 // The op test: every op of the table × shapes against float64 references.
 //   op_test [--device cpu|cuda|cudaemu] [--once] [op]      only the cases of ops whose name contains `op`
-// The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit; a CUDA device
-// runs each case twice (but with --once), which must agree bit by bit as well.
+// The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit; a CUDA
+// device runs each case twice (but with --once), which must agree bit by bit as well.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>

@@ -3,7 +3,8 @@
 namespace allmrec::ops {
 namespace {
 
-// Columns [column, column + rows) of y = act(x · Wᵀ + b + residual), where W is `rows` rows from the first of w.
+// Columns [column, column + rows) of y = act(x · Wᵀ + b + residual), where W is `rows` rows from the first of
+// w.
 void forward(Device& device, const Tensor& x, const ParameterView& w, int64_t rows, const ParameterView& b,
              const Tensor& y, int64_t column, int activation, const Tensor* residual) {
   allmrec_gemm_args g{};

@@ -91,7 +91,8 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
   const int64_t block = std::max<int64_t>(1, std::min<int64_t>(x.rows, (int64_t{4} << 20) / vocabulary));
   const Tensor logits = tape.tensor(block, vocabulary);
   // The gradient of the logits takes part in products in x's dtype.
-  const Tensor d_logits = backward && x.dtype != ALLMREC_F32 ? tape.tensor(block, vocabulary, x.dtype) : logits;
+  const Tensor d_logits =
+      backward && x.dtype != ALLMREC_F32 ? tape.tensor(block, vocabulary, x.dtype) : logits;
   Tensor dx_rows = x;
   dx_rows.data = dx.data;
   if (x.rows == 0) tape.device().fill(term.value, 1, 0.0f);

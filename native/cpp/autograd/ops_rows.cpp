@@ -98,8 +98,7 @@ Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b) {
     auto part = [&tape](const Tensor& t, const void* from) {
       if (!tape.wants_grad(t)) return;
       const Tape::Grad target = tape.grad_target(t);
-      tape.device().copy_2d(
-          {t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate, t.dtype});
+      tape.device().copy_2d({t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate, t.dtype});
     };
     part(a, dy);
     part(b, static_cast<const unsigned char*>(dy) + a.bytes());
@@ -116,8 +115,7 @@ Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets) {
     const void* dy = tape.grad(y);
     if (dy == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().segment_mean_backward(
-        {y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate, x.dtype});
+    tape.device().segment_mean_backward({y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }

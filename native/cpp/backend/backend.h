@@ -181,8 +181,8 @@ typedef struct {
   void* out;
   int64_t ldout;
   float* lse;
-  int32_t dtype;        /* of q, k, v and out; with half, pad_k and pad_v stay float32 */
-  int64_t max_q_length; /* the longest sequence's number of query rows, or 0 = not known */
+  int32_t dtype;         /* of q, k, v and out; with half, pad_k and pad_v stay float32 */
+  int64_t max_q_length;  /* the longest sequence's number of query rows, or 0 = not known */
   int64_t max_kv_length; /* the largest kv_len, or 0 = not known; both only choose how work is laid out */
 } allmrec_attention_args;
 
@@ -299,7 +299,8 @@ typedef struct {
 } allmrec_embedding_backward_args;
 
 /* gather: out[i] = x[rows[i]]; scatter_add: out[rows[i]] += x[i], in order of i; put: out[rows[i]] = x[i],
- * rows distinct, a negative row is left out (how new keys and values enter a cache). `count` rows of `cols`. */
+ * rows distinct, a negative row is left out (how new keys and values enter a cache). `count` rows of `cols`.
+ */
 typedef struct {
   int64_t count, cols;
   const int32_t* rows;
@@ -580,11 +581,11 @@ typedef struct allmrec_device allmrec_device;
 typedef struct allmrec_graph allmrec_graph;
 
 typedef struct {
-  int64_t in_use;  /* bytes handed out */
-  int64_t cached;  /* bytes kept for the next request */
-  int64_t peak;    /* the most ever in use */
-  int64_t free;    /* bytes the device still has, or −1 */
-  int64_t total;   /* bytes of the device, or −1 */
+  int64_t in_use; /* bytes handed out */
+  int64_t cached; /* bytes kept for the next request */
+  int64_t peak;   /* the most ever in use */
+  int64_t free;   /* bytes the device still has, or −1 */
+  int64_t total;  /* bytes of the device, or −1 */
 } allmrec_memory_info;
 
 typedef struct {

@@ -19,7 +19,7 @@ struct DeviceDescription {
   int64_t memory_bytes = 0;
   int threads = 0;
   std::string libraries;  // what it uses besides its own kernels, or why not
-  std::string reason;  // a reason code and a sentence when not available
+  std::string reason;     // a reason code and a sentence when not available
 };
 
 // Time of one op while a profile was taken.

@@ -6,8 +6,8 @@
 namespace allmrec {
 namespace {
 
-// Greedy decoding without a repetition penalty: what the next step reads stays on the device, so on a device with
-// graphs one recorded step is launched again and again. Only the new ids come back.
+// Greedy decoding without a repetition penalty: what the next step reads stays on the device, so on a device
+// with graphs one recorded step is launched again and again. Only the new ids come back.
 class DeviceDecoder {
  public:
   DeviceDecoder(Opt& model, KvCache& cache, const std::vector<int32_t>& ids,
@@ -100,8 +100,8 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
   Arena arena(device);
   std::vector<std::vector<int32_t>> result(sequences);
   const bool penalty = options.repetition_penalty != 1.0f;
-  std::vector<std::vector<char>> penalised(sequences,
-                                           std::vector<char>(penalty ? static_cast<size_t>(vocabulary) : 0, 0));
+  std::vector<std::vector<char>> penalised(
+      sequences, std::vector<char>(penalty ? static_cast<size_t>(vocabulary) : 0, 0));
   if (penalty)
     for (size_t s = 0; s < seen.size(); ++s)
       for (int32_t id : seen[s])

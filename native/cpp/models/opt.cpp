@@ -230,8 +230,8 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bo
   }
   if (cache) {
     const Tensor slab = cache->layer(index);
-    tape.device().put_rows({plans.cache_rows.size, 2 * c, plans.cache_rows.data, a.kv.at(0, a.k_column), a.kv.cols,
-                            slab.data, slab.cols, slab.dtype});
+    tape.device().put_rows({plans.cache_rows.size, 2 * c, plans.cache_rows.data, a.kv.at(0, a.k_column),
+                            a.kv.cols, slab.data, slab.cols, slab.dtype});
     a.kv = slab;
     a.k_column = 0;
     a.v_column = c;
@@ -264,9 +264,10 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
         throw Error(ErrorCode::internal, "The key-value cache is full.");
   }
   if (tape.recording() && activation_dtype_ == ALLMREC_F16)
-    throw Error(ErrorCode::unsupported,
-                "Gradients through a language model in float16, int8 or int4 would be lost to rounding; load it in "
-                "bfloat16 or float32 to train the projector.");
+    throw Error(
+        ErrorCode::unsupported,
+        "Gradients through a language model in float16, int8 or int4 would be lost to rounding; load it in "
+        "bfloat16 or float32 to train the projector.");
   const Plans plans = plan(tape, batch, rows, cache);
   std::vector<int32_t> positions(batch.positions);
   for (int32_t& p : positions) p += kOptPositionOffset;
@@ -321,11 +322,12 @@ Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
 
 std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
                                   const std::vector<int32_t>& pair_targets) {
-  // Logits of a block of rows at a time; from each row its log-sum-exp, which is the logit of token 0 less its
-  // log-probability, and the logits of its targets.
+  // Logits of a block of rows at a time; from each row its log-sum-exp, which is the logit of token 0 less
+  // its log-probability, and the logits of its targets.
   Device& device = tape.device();
   const int64_t vocabulary = config_.vocab_size, rows = hidden.rows;
-  const int64_t budget = std::strcmp(device.backend_name(), "cpu") == 0 ? int64_t{4} << 20 : int64_t{32} << 20;
+  const int64_t budget =
+      std::strcmp(device.backend_name(), "cpu") == 0 ? int64_t{4} << 20 : int64_t{32} << 20;
   const int64_t block = std::max<int64_t>(1, std::min(rows, budget / vocabulary));
   std::vector<size_t> order(pair_rows.size());
   std::iota(order.begin(), order.end(), size_t{0});

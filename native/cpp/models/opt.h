@@ -76,8 +76,8 @@ struct DecodeState {
 // OPT (Zhang et al., 2022): learned positions with an offset of 2, tied head.
 //
 // Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
-// bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients: those
-// of float16 would be lost below 6e-8.
+// bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients:
+// those of float16 would be lost below 6e-8.
 class Opt {
  public:
   Opt(std::shared_ptr<Device> device, const OptConfig& config);
@@ -89,8 +89,8 @@ class Opt {
   Tensor hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
                 KvCache* cache = nullptr);
   Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V), float32
-  // One step of greedy decoding for every sequence of the cache: reads state.ids, leaves the next ids and advances
-  // everything else. The cache's own lengths are the caller's to keep.
+  // One step of greedy decoding for every sequence of the cache: reads state.ids, leaves the next ids and
+  // advances everything else. The cache's own lengths are the caller's to keep.
   void decode_step(Tape& tape, KvCache& cache, const DecodeState& state);
   // log p(target | row) for pairs of a row of `hidden` and a token, (P, 1), without keeping all logits.
   std::vector<float> log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,

@@ -149,7 +149,8 @@ Tensor SasRec::run(Tape& tape, const SequenceBatch& batch, bool last_only) {
   if (static_cast<int64_t>(rows.size()) == batch.size()) return x;
   const Tensor padded = tape.zeros(batch.size(), x.cols);
   const IntTensor targets = tape.ints(sequences);
-  tape.device().scatter_add_rows({targets.size, x.cols, targets.data, x.data, x.cols, padded.data, x.cols, x.dtype});
+  tape.device().scatter_add_rows(
+      {targets.size, x.cols, targets.data, x.data, x.cols, padded.data, x.cols, x.dtype});
   return padded;
 }
 

@@ -187,7 +187,8 @@ double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cance
 }
 
 double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
-  const bool waits = options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
+  const bool waits =
+      options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
   if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps, cancelled);
   double sum = 0.0;
   int64_t done = 0;

@@ -38,8 +38,8 @@ class SasRecTrainer {
   // known: every item of each user that must not be drawn as a negative, training items included.
   SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
-  // The mean loss over `steps` steps. Stops early when `cancelled` is set. On a device with graphs every step is
-  // one launch and the host runs ahead; the loss is then looked at after the last step only.
+  // The mean loss over `steps` steps. Stops early when `cancelled` is set. On a device with graphs every step
+  // is one launch and the host runs ahead; the loss is then looked at after the last step only.
   double run(int64_t steps, const std::atomic<bool>* cancelled);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,

@@ -37,7 +37,8 @@ SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderCo
       weights.push_back({name + ".weight", {c, c}});
       biases.push_back({name + ".bias", {c}});
     }
-    const std::vector<Parameter*> w = parameters_.add_together(weights, d), b = parameters_.add_together(biases);
+    const std::vector<Parameter*> w = parameters_.add_together(weights, d),
+                                  b = parameters_.add_together(biases);
     l.q_weight = w[0], l.k_weight = w[1], l.v_weight = w[2];
     l.q_bias = b[0], l.k_bias = b[1], l.v_bias = b[2];
     pair(l.out_weight, l.out_bias, bert ? "attention.output.dense" : "attention.out_lin", c, c);

@@ -25,8 +25,8 @@ struct EncoderConfig {
   float layer_norm_eps = 1e-12f;
   int activation = ALLMREC_ACT_GELU;
   float dropout_rate = 0.0f;  // hidden and attention dropout while training
-  // Activations: float32, or bfloat16 (and, without training, float16) with float32 sums. Weights: float32 when
-  // they are trained, which are then rounded as each product reads them; halves when they are frozen.
+  // Activations: float32, or bfloat16 (and, without training, float16) with float32 sums. Weights: float32
+  // when they are trained, which are then rounded as each product reads them; halves when they are frozen.
   int32_t activation_dtype = ALLMREC_F32;
   int32_t weight_dtype = ALLMREC_F32;
 };

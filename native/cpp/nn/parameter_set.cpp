@@ -64,7 +64,8 @@ Parameter* ParameterSet::find(const std::string& name) const {
 void ParameterSet::set_trainable(Parameter& parameter, bool trainable) {
   if (trainable == parameter.trainable()) return;
   if (trainable && parameter.dtype() != ALLMREC_F32)
-    throw Error(ErrorCode::unsupported, "`" + parameter.name + "` is not stored in float32 and cannot be trained.");
+    throw Error(ErrorCode::unsupported,
+                "`" + parameter.name + "` is not stored in float32 and cannot be trained.");
   if (!trainable) {
     parameter.grad = nullptr;
     grads_.erase(&parameter);
@@ -102,8 +103,8 @@ void ParameterSet::write(Parameter& parameter, const std::function<void(float*)>
   const DeviceBuffer wide(device_, static_cast<size_t>(value.size()) * sizeof(float));
   fn(wide.as<float>());
   if (parameter.scales)
-    device_->quantize({value.rows, value.cols, wide.as<float>(), ALLMREC_F32, value.dtype, value.data,
-                       parameter.scales});
+    device_->quantize(
+        {value.rows, value.cols, wide.as<float>(), ALLMREC_F32, value.dtype, value.data, parameter.scales});
   else
     device_->cast({value.size(), wide.as<float>(), ALLMREC_F32, value.data, value.dtype});
 }
@@ -121,7 +122,8 @@ std::vector<float> ParameterSet::value_to_host(const Parameter& parameter) const
     device_->download(host.data(), value.data, bytes);
     return host;
   }
-  const DeviceBuffer wide(device_, bytes), numbers(device_, static_cast<size_t>(value.rows) * sizeof(int32_t));
+  const DeviceBuffer wide(device_, bytes),
+      numbers(device_, static_cast<size_t>(value.rows) * sizeof(int32_t));
   if (parameter.scales) {  // reading every row of it as a table
     std::vector<int32_t> rows(static_cast<size_t>(value.rows));
     std::iota(rows.begin(), rows.end(), 0);

@@ -17,8 +17,8 @@ class ParameterSet {
  public:
   explicit ParameterSet(std::shared_ptr<Device> device) : device_(std::move(device)) {}
 
-  // Uninitialised. References stay valid as long as the set. dtype: how the values are stored; only F32 can be
-  // trained.
+  // Uninitialised. References stay valid as long as the set. dtype: how the values are stored; only F32 can
+  // be trained.
   Parameter& add(const std::string& name, std::vector<int64_t> shape, int32_t dtype = ALLMREC_F32);
   // Weights of one dtype that lie one behind another in memory.
   struct Entry {
