@@ -1,6 +1,7 @@
 // Builds the CUDA kernels for the emulator and runs the op table on it: three schedules of the fast build, and once
-// each under the address and undefined-behaviour sanitizers and under the race detector; then the emulator's own
-// tests with planted faults.
+// each under the address and undefined-behaviour sanitizers and under the race detector; the emulator's own tests with
+// planted faults; and the programs without Node on the emulated device: model steps beside the CPU's, every benchmark
+// at a tiny size.
 // Usage: node scripts/emulator-tests.mjs [--build-only] [--library-only]
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, rmSync, statSync } from 'node:fs';
@@ -14,6 +15,7 @@ const jobs = availableParallelism();
 const calls = join(folder, 'fake-cublaslt-calls');
 const libraryOnly = process.argv.includes('--library-only');
 const BUILDS = ['fast', 'asan', 'race'];
+const PROGRAMS = ['a-llmrec-parity', 'a-llmrec-bench'];
 
 const targets = libraryOnly
 	? ['allmrec_cudaemu', 'old_backend']
@@ -28,6 +30,12 @@ const targets = libraryOnly
 call('cmake', ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DALLMREC_EMULATOR=ON'], 'ignore');
 const begin = performance.now();
 call('cmake', ['--build', folder, '-j', String(jobs), '--target', ...targets], 'inherit');
+// The programs have the CPU back end in them: they are built where the native tests are.
+const native = join(root, 'build-native');
+if (!libraryOnly) {
+	call('cmake', ['-S', root, '-B', native, '-DCMAKE_BUILD_TYPE=Release', '-DALLMREC_ADDON=OFF'], 'ignore');
+	call('cmake', ['--build', native, '-j', String(jobs), '--target', ...PROGRAMS], 'inherit');
+}
 console.log(`built in ${seconds(begin)}`);
 if (libraryOnly || process.argv.includes('--build-only')) process.exit(0);
 
@@ -60,6 +68,19 @@ const runs = [
 		name: 'op table, fast, streams that run late',
 		env: { ALLMREC_EMULATOR_STREAMS: 'late' },
 	},
+	{
+		name: 'model steps beside the CPU',
+		program: join(native, 'a-llmrec-parity'),
+		args: ['--device', 'cudaemu'],
+		env: { ALLMREC_CUDAEMU_LIBRARY: join(folder, 'allmrec_cudaemu.so') },
+	},
+	{
+		name: 'every benchmark once',
+		program: join(native, 'a-llmrec-bench'),
+		args: ['--device', 'cudaemu', '--suite', 'all', '--quick'],
+		env: { ALLMREC_CUDAEMU_LIBRARY: join(folder, 'allmrec_cudaemu.so') },
+		silent: true, // says nothing of tests; its exit status counts as one
+	},
 	...BUILDS.map((build) => ({
 		name: `emulator, ${build}`,
 		program: `emulator_test_${build}`,
@@ -79,8 +100,11 @@ const work = async () => {
 		const total = [...output.matchAll(/(\d+) passed, (\d+) failed/g)].at(-1);
 		const failures = Number(total?.[2] ?? 0);
 		passed += Number(total?.[1] ?? 0);
-		failed += status === 0 && total ? failures : Math.max(1, failures);
-		console.log(`${next.name}: ${total?.[0] ?? 'no result'} in ${seconds(from)}`);
+		failed += status === 0 && (total || next.silent) ? failures : Math.max(1, failures);
+		if (next.silent && status === 0) passed++;
+		console.log(
+			`${next.name}: ${total?.[0] ?? (next.silent ? `ended with ${status}` : 'no result')} in ${seconds(from)}`,
+		);
 		if (status !== 0 || failures > 0) console.log(`${output}\nended with ${status}`);
 	}
 };
@@ -94,7 +118,7 @@ process.exitCode = failed === 0 ? 0 : 1;
 
 function run({ program, args, env }) {
 	return new Promise((done) => {
-		const child = spawn(join(folder, program), args, {
+		const child = spawn(resolve(folder, program), args, {
 			cwd: root,
 			env: { ...process.env, ...env },
 			stdio: ['ignore', 'pipe', 'pipe'],

@@ -175,6 +175,10 @@ export interface EncoderConfig {
 	layerNormEps: number;
 	activation: 'gelu' | 'gelu_tanh' | 'relu';
 	dropoutRate: number;
+	/** Of activations; bfloat16 trains with float32 weights that each product rounds. Default float32. */
+	activationDtype?: 'float32' | 'bfloat16' | 'float16';
+	/** Of weights that are not trained. Default float32. */
+	weightDtype?: 'float32' | 'bfloat16' | 'float16';
 }
 
 export interface NativeSentenceEncoder extends NativeModel {

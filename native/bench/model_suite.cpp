@@ -68,14 +68,16 @@ void sasrec(Bench& bench, bool sparse) {
   });
 }
 
-void encoder(Bench& bench, bool backward) {
+void encoder(Bench& bench, bool backward, int32_t dtype) {
   const bool quick = bench.quick();
   const int64_t texts = quick ? 4 : bench.on_cpu() ? 16 : 120, tokens = quick ? 16 : 128;
   const std::string shape = std::to_string(texts) + "x" + std::to_string(tokens);
-  bench.row(model_row(backward ? "distilbert forward+backward" : "distilbert forward", shape, ALLMREC_F32,
+  bench.row(model_row(backward ? "distilbert forward+backward" : "distilbert forward", shape, dtype,
                       "texts/s"),
             [&] {
               EncoderConfig config;
+              config.activation_dtype = dtype;  // training keeps float32 weights
+              if (!backward) config.weight_dtype = dtype;
               if (quick) {
                 config.vocab_size = 500, config.hidden_size = 64, config.num_layers = 2, config.num_heads = 4;
                 config.intermediate_size = 128;
@@ -204,7 +206,10 @@ void stage_two(Bench& bench, const OptSize& size, int32_t dtype) {
 
 void model_suite(Bench& bench) {
   for (bool sparse : {false, true}) sasrec(bench, sparse);
-  for (bool backward : {true, false}) encoder(bench, backward);
+  for (bool backward : {true, false}) {
+    encoder(bench, backward, ALLMREC_F32);
+    if (!bench.on_cpu()) encoder(bench, backward, ALLMREC_BF16);
+  }
   for (const OptSize& size : opt_sizes(bench)) {
     for (int32_t dtype : weight_dtypes(bench)) {
       prefill(bench, size, dtype);

@@ -84,4 +84,16 @@ int read_activation(const Fields& fields) {
                                            {"tanh", ALLMREC_ACT_TANH}});
 }
 
+int32_t read_dtype(const Fields& fields, const char* field, bool quantized) {
+  if (!fields.has(field)) return ALLMREC_F32;
+  if (!quantized)
+    return fields.choice<int32_t>(
+        field, {{"float32", ALLMREC_F32}, {"bfloat16", ALLMREC_BF16}, {"float16", ALLMREC_F16}});
+  return fields.choice<int32_t>(field, {{"float32", ALLMREC_F32},
+                                        {"bfloat16", ALLMREC_BF16},
+                                        {"float16", ALLMREC_F16},
+                                        {"int8", ALLMREC_I8},
+                                        {"int4", ALLMREC_I4}});
+}
+
 }  // namespace allmrec::binding

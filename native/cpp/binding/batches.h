@@ -26,5 +26,7 @@ LlmBatch read_llm_batch(Napi::Value value, const std::string& name);
 TokenTargets read_targets(Napi::Value value, const std::string& name, int64_t tokens);
 std::vector<float> read_soft(Napi::Value value, const std::string& name, const OptConfig& config);
 int read_activation(const Fields& fields);
+// How numbers are stored, float32 where the field is missing. With `quantized`, int8 and int4 are known too.
+int32_t read_dtype(const Fields& fields, const char* field, bool quantized);
 
 }  // namespace allmrec::binding

@@ -50,21 +50,6 @@ Napi::Function OptWrap::define(Napi::Env env) {
                             method("generate", &OptWrap::generate)});
 }
 
-namespace {
-
-int32_t read_dtype(const Fields& config) {
-  const std::string name = config.string("dtype");
-  if (name == "float32") return ALLMREC_F32;
-  if (name == "bfloat16") return ALLMREC_BF16;
-  if (name == "float16") return ALLMREC_F16;
-  if (name == "int8") return ALLMREC_I8;
-  if (name == "int4") return ALLMREC_I4;
-  throw Error(ErrorCode::invalid_argument,
-              "Expected `dtype` to be float32, bfloat16, float16, int8 or int4, got `" + name + "`.");
-}
-
-}  // namespace
-
 OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
   create(info, [](const Fields& config) {
     OptConfig c;
@@ -78,7 +63,7 @@ OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
     c.norm_before = config.boolean("normBefore");
     c.final_norm = config.boolean("finalNorm");
     c.activation = read_activation(config);
-    c.dtype = config.has("dtype") ? read_dtype(config) : ALLMREC_F32;
+    c.dtype = read_dtype(config, "dtype", true);
     return c;
   });
 }

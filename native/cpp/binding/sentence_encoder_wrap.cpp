@@ -31,6 +31,8 @@ SentenceEncoderWrap::SentenceEncoderWrap(const Napi::CallbackInfo& info) : Model
     c.layer_norm_eps = config.number("layerNormEps", 0, 1);
     c.activation = read_activation(config);
     c.dropout_rate = config.number("dropoutRate", 0, 1);
+    c.activation_dtype = read_dtype(config, "activationDtype", false);
+    c.weight_dtype = read_dtype(config, "weightDtype", false);
     return c;
   });
 }
@@ -52,7 +54,7 @@ Napi::Value SentenceEncoderWrap::hidden_states(const Napi::CallbackInfo& info) {
     return run_job(info.Env(), model->engine->executor, [model, texts = std::move(texts)] {
       Arena arena(model->engine->device);
       Tape tape(*model->engine->device, arena, false);
-      return to_host(tape, model->core.hidden_states(tape, texts));
+      return to_host(tape, ops::cast(tape, model->core.hidden_states(tape, texts), ALLMREC_F32));
     });
   });
 }
