@@ -216,7 +216,7 @@ const char* last_error(allmrec_device* device) {
 allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
   *out = {device->name.c_str(), device->device.kernels->instruction, memory_bytes(),
-          device->device.pool.size()};
+          device->device.pool.size(), nullptr};
   return ALLMREC_OK;
 }
 

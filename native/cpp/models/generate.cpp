@@ -87,6 +87,7 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
                                                   const std::function<bool()>& on_step) {
   std::shared_ptr<Device> device = model.parameters().device();
   const auto sequences = static_cast<size_t>(prompts.sequences());
+  if (sequences == 0) return {};
   const int64_t vocabulary = model.config().vocab_size;
   const int32_t last_position = model.config().max_positions - 1;
   int64_t longest = 0;
