@@ -72,47 +72,47 @@ void encoder(Bench& bench, bool backward, int32_t dtype) {
   const bool quick = bench.quick();
   const int64_t texts = quick ? 4 : bench.on_cpu() ? 16 : 120, tokens = quick ? 16 : 128;
   const std::string shape = std::to_string(texts) + "x" + std::to_string(tokens);
-  bench.row(model_row(backward ? "distilbert forward+backward" : "distilbert forward", shape, dtype,
-                      "texts/s"),
-            [&] {
-              EncoderConfig config;
-              config.activation_dtype = dtype;  // training keeps float32 weights
-              if (!backward) config.weight_dtype = dtype;
-              if (quick) {
-                config.vocab_size = 500, config.hidden_size = 64, config.num_layers = 2, config.num_heads = 4;
-                config.intermediate_size = 128;
-              }
-              auto model = std::make_shared<SentenceEncoder>(bench.shared_device(), config);
-              model->initialise(1, 0.02f);
-              model->parameters().set_trainable(backward);
-              auto arena = std::make_shared<Arena>(bench.shared_device());
-              TokenBatch batch;
-              for (int64_t b = 0; b < texts; ++b) {
-                for (int64_t t = 0; t < tokens; ++t)
-                  batch.ids.push_back(static_cast<int32_t>((b * 7919 + t * 104729) % config.vocab_size));
-                batch.offsets.push_back(static_cast<int32_t>(batch.ids.size()));
-              }
-              Work work;
-              const double c = config.hidden_size, f = config.intermediate_size;
-              const auto all = static_cast<double>(texts * tokens);
-              const double forward = config.num_layers * (2 * all * (4 * c * c + 2 * c * f) +
-                                                          4 * all * static_cast<double>(tokens) * c);
-              const double weights = config.num_layers * (4 * c * c + 2 * c * f) * 4;
-              work.cost = {(backward ? 3 : 1) * forward, (backward ? 4 : 1) * weights};
-              work.units = static_cast<double>(texts);
-              const std::vector<float> ones(
-                  static_cast<size_t>(texts) * static_cast<size_t>(config.hidden_size), 1.0f);
-              work.calls.emplace_back([&bench, model, arena, batch, backward, ones, config, texts] {
-                arena->reset();
-                Tape tape(bench.device(), *arena, backward, 1, 1);
-                const Tensor pooled = model->pooled(tape, batch);
-                if (!backward) return;
-                const Tensor w = tape.from_host(ones.data(), texts, config.hidden_size);
-                ops::weighted_sum_loss(tape, "sum", pooled, w, 1.0f);
-                tape.backward();
-              });
-              return work;
-            });
+  bench.row(
+      model_row(backward ? "distilbert forward+backward" : "distilbert forward", shape, dtype, "texts/s"),
+      [&] {
+        EncoderConfig config;
+        config.activation_dtype = dtype;  // training keeps float32 weights
+        if (!backward) config.weight_dtype = dtype;
+        if (quick) {
+          config.vocab_size = 500, config.hidden_size = 64, config.num_layers = 2, config.num_heads = 4;
+          config.intermediate_size = 128;
+        }
+        auto model = std::make_shared<SentenceEncoder>(bench.shared_device(), config);
+        model->initialise(1, 0.02f);
+        model->parameters().set_trainable(backward);
+        auto arena = std::make_shared<Arena>(bench.shared_device());
+        TokenBatch batch;
+        for (int64_t b = 0; b < texts; ++b) {
+          for (int64_t t = 0; t < tokens; ++t)
+            batch.ids.push_back(static_cast<int32_t>((b * 7919 + t * 104729) % config.vocab_size));
+          batch.offsets.push_back(static_cast<int32_t>(batch.ids.size()));
+        }
+        Work work;
+        const double c = config.hidden_size, f = config.intermediate_size;
+        const auto all = static_cast<double>(texts * tokens);
+        const double forward = config.num_layers * (2 * all * (4 * c * c + 2 * c * f) +
+                                                    4 * all * static_cast<double>(tokens) * c);
+        const double weights = config.num_layers * (4 * c * c + 2 * c * f) * 4;
+        work.cost = {(backward ? 3 : 1) * forward, (backward ? 4 : 1) * weights};
+        work.units = static_cast<double>(texts);
+        const std::vector<float> ones(static_cast<size_t>(texts) * static_cast<size_t>(config.hidden_size),
+                                      1.0f);
+        work.calls.emplace_back([&bench, model, arena, batch, backward, ones, config, texts] {
+          arena->reset();
+          Tape tape(bench.device(), *arena, backward, 1, 1);
+          const Tensor pooled = model->pooled(tape, batch);
+          if (!backward) return;
+          const Tensor w = tape.from_host(ones.data(), texts, config.hidden_size);
+          ops::weighted_sum_loss(tape, "sum", pooled, w, 1.0f);
+          tape.backward();
+        });
+        return work;
+      });
 }
 
 void prefill(Bench& bench, const OptSize& size, int32_t dtype) {
