@@ -81,7 +81,7 @@ def merge(folder):
         bench = load(os.path.join(folder, f"{name}.json"))
         if not bench:
             continue
-        result["device"] = {k: bench[k] for k in ("device", "name", "instruction", "libraries", "threads", "memoryBytes")}
+        result["device"] = {k: bench.get(k) for k in ("device", "name", "instruction", "libraries", "threads", "memoryBytes")}
         result["ceilings"] = bench["ceilings"]
         result["quick"] = bench["quick"]
         for row in bench["rows"]:
