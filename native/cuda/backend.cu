@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../cpp/backend/costs.h"
+#include "../cpp/backend/status.h"
 #include "../cpp/backend/validate.h"
 #include "cublaslt.h"
 #include "memory_pool.h"
@@ -149,21 +150,6 @@ Scratch::~Scratch() {
 
 namespace {
 
-allmrec_status to_status(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::invalid_argument:
-      return ALLMREC_INVALID_ARGUMENT;
-    case ErrorCode::unsupported:
-      return ALLMREC_UNSUPPORTED;
-    case ErrorCode::out_of_memory:
-      return ALLMREC_OUT_OF_MEMORY;
-    case ErrorCode::device:
-      return ALLMREC_DEVICE_ERROR;
-    default:
-      return ALLMREC_INTERNAL;
-  }
-}
-
 // Runs fn on the device's thread-independent state; whatever it throws becomes a status and a sentence.
 template <typename Fn>
 allmrec_status guarded(allmrec_device* device, const char* what, Fn&& fn) noexcept {
@@ -185,7 +171,7 @@ allmrec_status guarded(allmrec_device* device, const char* what, Fn&& fn) noexce
       return ALLMREC_DEVICE_LOST;
     } catch (const Error& error) {
       device->last_error = error.what();
-      return to_status(error.code());
+      return status_of(error.code());
     } catch (const std::bad_alloc&) {
       device->last_error = "Out of host memory.";
       return ALLMREC_OUT_OF_MEMORY;
@@ -350,7 +336,7 @@ allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   } catch (const Error& error) {
     std::lock_guard<std::recursive_mutex> lock(device->mutex);
     device->last_error = error.what();
-    return to_status(error.code());
+    return status_of(error.code());
   } catch (...) {
     return ALLMREC_INTERNAL;
   }

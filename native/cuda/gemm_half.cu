@@ -1,7 +1,7 @@
 // The matrix product of halves (F16 or BF16, float32 sums) on the matrix units: the language model's layers,
 // and their gradients, wherever cuBLASLt does not do them.
 //
-// Bound: above about 200 rows the matrix units (790 TFLOP/s measured on an H200, with instructions mma.sync
+// Bound: above about 200 rows the matrix units (790 TFLOP/s on an H200, with instructions mma.sync
 // does not have; mma.sync itself ends near 60 % of that), below it 2 bytes per weight (4.3 TB/s).
 //
 // - mma m16n8k16 on tiles of 128 × 256, 128 × 128 or 64 × 64 outputs, depth 32; plan_gemm chooses. What

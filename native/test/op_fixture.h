@@ -48,7 +48,6 @@ class Fixture {
   template <typename Args>
   void run(allmrec_status (*allmrec_backend::*op)(allmrec_device*, const Args*), const Args& args) {
     const allmrec_status status = (backend_.*op)(device_, &args);
-    if (status == ALLMREC_UNSUPPORTED) unsupported_ = true;
     if (status != ALLMREC_OK) fail(std::string("status: ") + backend_.last_error(device_));
   }
 
@@ -70,9 +69,6 @@ class Fixture {
   // Everything that was downloaded, to compare runs bit by bit.
   const std::vector<unsigned char>& bits() const { return bits_; }
   bool ok() const { return failures_.empty(); }
-  // The back end said UNSUPPORTED: a gap on the CPU, where half activations run in float32; a failure on
-  // CUDA.
-  bool unsupported() const { return unsupported_; }
   const std::string& failures() const { return failures_; }
 
  private:
@@ -94,7 +90,6 @@ class Fixture {
   std::vector<Block> blocks_;
   std::vector<unsigned char> bits_;
   std::string failures_;
-  bool unsupported_ = false;
 };
 
 // A row of the table: op, variant, tolerance and why it is that large.

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../backend/costs.h"
+#include "../backend/status.h"
 #include "../backend/validate.h"
 #include "../core/version.h"
 #include "device.h"
@@ -54,23 +55,6 @@ namespace {
 
 using validation::Check;
 
-allmrec_status to_status(ErrorCode code) {
-  switch (code) {
-    case ErrorCode::invalid_argument:
-      return ALLMREC_INVALID_ARGUMENT;
-    case ErrorCode::unsupported:
-      return ALLMREC_UNSUPPORTED;
-    case ErrorCode::out_of_memory:
-      return ALLMREC_OUT_OF_MEMORY;
-    case ErrorCode::device:
-      return ALLMREC_DEVICE_ERROR;
-    case ErrorCode::device_lost:
-      return ALLMREC_DEVICE_LOST;
-    default:
-      return ALLMREC_INTERNAL;
-  }
-}
-
 // Runs fn; whatever it throws becomes a status and a sentence.
 template <typename Fn>
 allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
@@ -80,7 +64,7 @@ allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
       return ALLMREC_OK;
     } catch (const Error& error) {
       message = error.what();
-      return to_status(error.code());
+      return status_of(error.code());
     } catch (const std::bad_alloc&) {
       message = "Out of memory";
       return ALLMREC_OUT_OF_MEMORY;
