@@ -126,21 +126,22 @@ for (const loss of ['bce', 'softmax'] as const)
 		agree(t, pairs);
 	});
 
+const textEncoder = {
+	kind: 'distilbert' as const,
+	vocabSize: 30,
+	hiddenSize: 16,
+	numLayers: 2,
+	numHeads: 2,
+	intermediateSize: 24,
+	maxPositions: 12,
+	typeVocabSize: 2,
+	layerNormEps: 1e-12,
+	activation: 'gelu' as const,
+};
+
 test('stage 1 steps as on the CPU, with the encoder in training', async (t) => {
 	const pairs = await both(async (engine) => {
-		const encoder = new addon.SentenceEncoder(engine, {
-			kind: 'distilbert',
-			vocabSize: 30,
-			hiddenSize: 16,
-			numLayers: 2,
-			numHeads: 2,
-			intermediateSize: 24,
-			maxPositions: 12,
-			typeVocabSize: 2,
-			layerNormEps: 1e-12,
-			activation: 'gelu',
-			dropoutRate: 0.1,
-		});
+		const encoder = new addon.SentenceEncoder(engine, { ...textEncoder, dropoutRate: 0.1 });
 		await encoder.initialise(1, 0.2);
 		const alignment = new addon.Alignment(engine, {
 			itemSize: 8,
@@ -193,20 +194,7 @@ test('the sentence encoder in bfloat16 is close to float32, and trains', async (
 	]);
 	const run = async (activationDtype: 'float32' | 'bfloat16') => {
 		const engine = new addon.Engine({ device: 'cudaemu', threads: 0 });
-		const encoder = new addon.SentenceEncoder(engine, {
-			kind: 'distilbert',
-			vocabSize: 30,
-			hiddenSize: 16,
-			numLayers: 2,
-			numHeads: 2,
-			intermediateSize: 24,
-			maxPositions: 12,
-			typeVocabSize: 2,
-			layerNormEps: 1e-12,
-			activation: 'gelu',
-			dropoutRate: 0,
-			activationDtype,
-		});
+		const encoder = new addon.SentenceEncoder(engine, { ...textEncoder, dropoutRate: 0, activationDtype });
 		await encoder.initialise(1, 0.2);
 		const pooled = await encoder.encode(texts, 100);
 		await encoder.pooledGradients(texts, noise(32, 1), 0);
