@@ -135,6 +135,8 @@ void run_simt(Context& context, const allmrec_attention_args& a) {
 void attention(Context& context, const allmrec_attention_args& a) {
   if (a.tokens == 0 || a.num_sequences == 0 || a.heads == 0 || a.head_dim == 0) return;
   if (a.head_dim > kMaxHeadDim) unsupported("attention with a head_dim above 256");
+  if (a.kv_dtype != ALLMREC_F32 && a.kv_dtype != a.dtype)
+    unsupported("attention of float32 queries with keys and values of a half type");
   if (attention_is_decode(a)) return attention_decode(context, a);
   if (attention_takes_mma(a)) return attention_mma(context, a);
   // Shared memory of a block stays below 99 KB, what the smallest of the cards we build for allows.

@@ -56,6 +56,8 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
   a.ldout = width;
   a.lse = wanted ? tape.tensor(in.q.rows, in.heads).f32() : nullptr;
   a.dtype = in.q.dtype;
+  a.kv_dtype = in.kv.dtype;
+  a.compute_dtype = tape.precision().compute_dtype;
   a.max_q_length = in.plan.max_q_length;
   a.max_kv_length = in.plan.max_kv_length;
   tape.device().attention(a);

@@ -3,11 +3,20 @@
 namespace allmrec::ops {
 namespace {
 
+// Arguments of a product; everything else is zero.
+allmrec_gemm_args product(const Precision& precision) {
+  allmrec_gemm_args g{};
+  g.alpha = 1.0f;
+  g.compute_dtype = precision.compute_dtype;
+  g.fixed_order = precision.fixed_order ? 1 : 0;
+  return g;
+}
+
 // Columns [column, column + rows) of y = act(x · Wᵀ + b + residual), where W is `rows` rows from the first of
 // w.
-void forward(Device& device, const Tensor& x, const ParameterView& w, int64_t rows, const ParameterView& b,
+void forward(Tape& tape, const Tensor& x, const ParameterView& w, int64_t rows, const ParameterView& b,
              const Tensor& y, int64_t column, int activation, const Tensor* residual) {
-  allmrec_gemm_args g{};
+  allmrec_gemm_args g = product(tape.precision());
   g.m = x.rows;
   g.n = rows;
   g.k = x.cols;
@@ -22,20 +31,19 @@ void forward(Device& device, const Tensor& x, const ParameterView& w, int64_t ro
   g.c = y.at(0, column);
   g.c_dtype = y.dtype;
   g.ldc = y.cols;
-  g.alpha = 1.0f;
   g.bias = b ? b.f32() : nullptr;
   g.residual = residual ? residual->data : nullptr;
   g.ld_residual = residual ? residual->cols : 0;
   g.activation = activation;
-  device.gemm(g);
+  tape.device().gemm(g);
 }
 
 // dX (+)= dY · W, dY being the same columns of dy.
-void backward_input(Tape& tape, const Tensor& x, const ParameterView& w, int64_t rows, const Tensor& dy,
-                    int64_t column) {
+void backward_input(Tape& tape, const Precision& precision, const Tensor& x, const ParameterView& w,
+                    int64_t rows, const Tensor& dy, int64_t column) {
   if (!tape.wants_grad(x)) return;
   const Tape::Grad dx = tape.grad_target(x);
-  allmrec_gemm_args g{};
+  allmrec_gemm_args g = product(precision);
   g.m = x.rows;
   g.n = x.cols;
   g.k = rows;
@@ -49,17 +57,16 @@ void backward_input(Tape& tape, const Tensor& x, const ParameterView& w, int64_t
   g.c = dx.data;
   g.c_dtype = x.dtype;
   g.ldc = x.cols;
-  g.alpha = 1.0f;
   g.accumulate = dx.accumulate;
   tape.device().gemm(g);
 }
 
 // dW += dYᵀ · X, db += Σ dY.
-void backward_weights(Tape& tape, const Tensor& x, const ParameterView& w, const ParameterView& b,
-                      const Tensor& dy, int64_t column) {
+void backward_weights(Tape& tape, const Precision& precision, const Tensor& x, const ParameterView& w,
+                      const ParameterView& b, const Tensor& dy, int64_t column) {
   Device& device = tape.device();
   if (float* dw = w.grad()) {
-    allmrec_gemm_args g{};
+    allmrec_gemm_args g = product(precision);
     g.m = w.rows;
     g.n = x.cols;
     g.k = x.rows;
@@ -72,7 +79,6 @@ void backward_weights(Tape& tape, const Tensor& x, const ParameterView& w, const
     g.ldb = x.cols;
     g.c = dw;
     g.ldc = x.cols;
-    g.alpha = 1.0f;
     g.accumulate = 1;
     device.gemm(g);
   }
@@ -105,18 +111,18 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int
               const Tensor* residual, int32_t out_dtype) {
   expect_width(x, w);
   Tensor y = tape.tensor(x.rows, w.rows, out_dtype == kSameDtype ? x.dtype : out_dtype);
-  forward(tape.device(), x, w, w.rows, b, y, 0, activation, residual);
+  forward(tape, x, w, w.rows, b, y, 0, activation, residual);
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r) && !trainable(w, b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, w, b, y, r, activation] {
+  tape.record([&tape, precision = tape.precision(), x, w, b, y, r, activation] {
     void* gradient = tape.grad(y);
     if (gradient == nullptr) return;
     if (activation != ALLMREC_ACT_NONE)
       tape.device().activation_backward({y.size(), activation, gradient, y.data, gradient, 0, y.dtype});
     const Tensor dy = gradient_of(y, gradient);
-    backward_input(tape, x, w, w.rows, dy, 0);
-    backward_weights(tape, x, w, b, dy, 0);
+    backward_input(tape, precision, x, w, w.rows, dy, 0);
+    backward_weights(tape, precision, x, w, b, dy, 0);
     if (tape.wants_grad(r)) tape.give_grad(r, gradient);
   });
   return y;
@@ -167,20 +173,20 @@ Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
   int64_t column = 0;
   for (const Run& run : runs) {
     const Projection& p = parts[run.first];
-    forward(tape.device(), p.x, p.weight, run.rows, p.bias, y, column, ALLMREC_ACT_NONE, nullptr);
+    forward(tape, p.x, p.weight, run.rows, p.bias, y, column, ALLMREC_ACT_NONE, nullptr);
     column += run.rows;
   }
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, parts, runs, y] {
+  tape.record([&tape, precision = tape.precision(), parts, runs, y] {
     void* gradient = tape.grad(y);
     if (gradient == nullptr) return;
     const Tensor dy = gradient_of(y, gradient);
     int64_t column = 0;
     for (const Run& run : runs) {
-      backward_input(tape, parts[run.first].x, parts[run.first].weight, run.rows, dy, column);
+      backward_input(tape, precision, parts[run.first].x, parts[run.first].weight, run.rows, dy, column);
       for (size_t i = run.first; i < run.first + run.count; ++i) {
-        backward_weights(tape, parts[i].x, parts[i].weight, parts[i].bias, dy, column);
+        backward_weights(tape, precision, parts[i].x, parts[i].weight, parts[i].bias, dy, column);
         column += parts[i].weight.rows;
       }
     }

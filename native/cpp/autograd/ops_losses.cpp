@@ -113,6 +113,7 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
     g.c = logits.data;
     g.ldc = vocabulary;
     g.alpha = 1.0f;
+    g.compute_dtype = tape.precision().compute_dtype;
     tape.device().gemm(g);
     allmrec_cross_entropy_args a{};
     a.rows = rows;
@@ -157,6 +158,7 @@ void linear_cross_entropy_loss(Tape& tape, const std::string& name, const Tensor
       t.ldc = x.cols;
       t.alpha = 1.0f;
       t.accumulate = 1;
+      t.compute_dtype = tape.precision().compute_dtype;
       tape.device().gemm(t);
     }
   }

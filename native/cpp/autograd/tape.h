@@ -22,6 +22,13 @@ struct LossTerm {
   float factor;
 };
 
+// How products of float32 operands are computed; see allmrec_gemm_args. An op's backward keeps to the precision of
+// its forward.
+struct Precision {
+  int32_t compute_dtype = ALLMREC_F32;
+  bool fixed_order = false;
+};
+
 // Records what a step's backward has to do. Models are written forward only: every op that has an input with
 // a gradient appends its backward here. Without recording, ops only compute.
 class Tape {
@@ -31,6 +38,8 @@ class Tape {
 
   Device& device() { return device_; }
   bool recording() const { return recording_; }
+
+  const Precision& precision() const { return precision_; }
 
   // Uninitialised, no gradient.
   Tensor tensor(int64_t rows, int64_t cols, int32_t dtype = ALLMREC_F32);
@@ -82,9 +91,11 @@ class Tape {
   allmrec_dropout dropout(float p);  // a fresh stream; p = 0 when not recording
 
  private:
+  friend class WithPrecision;
   Device& device_;
   Arena& arena_;
   bool recording_;
+  Precision precision_;
   uint64_t seed_;
   uint64_t stream_;
   struct Variable {
@@ -94,6 +105,21 @@ class Tape {
   std::vector<Variable> grads_;
   std::vector<std::function<void()>> backward_;
   std::vector<LossTerm> losses_;
+};
+
+// Sets the precision of the ops that are called while it lives.
+class WithPrecision {
+ public:
+  WithPrecision(Tape& tape, const Precision& precision) : tape_(tape), before_(tape.precision_) {
+    tape.precision_ = precision;
+  }
+  ~WithPrecision() { tape_.precision_ = before_; }
+  WithPrecision(const WithPrecision&) = delete;
+  WithPrecision& operator=(const WithPrecision&) = delete;
+
+ private:
+  Tape& tape_;
+  Precision before_;
 };
 
 }  // namespace allmrec

@@ -31,7 +31,7 @@
 extern "C" {
 #endif
 
-#define ALLMREC_BACKEND_ABI 2u
+#define ALLMREC_BACKEND_ABI 3u
 
 typedef enum {
   ALLMREC_OK = 0,
@@ -78,8 +78,11 @@ typedef struct {
  * element-wise in place; it has c's dtype.
  * A of F16 or BF16: B of F32 is rounded to A's dtype (mixed-precision training), B of the other half is an
  * error. A of F32: B of half is widened. B of I8 or I4 (b_scales; ldb = k or n, its stored row length) may be
- * used in either orientation; a device may then round A to 8 bits in groups of 32 along k, each with its own
- * scale max |a| / 127. c may be F32 whatever A is; half only when A is. */
+ * used in either orientation; a device may then round A to 8 bits, row by row or in groups of 32 along k, each
+ * with its own scale max |a| / 127. c may be F32 whatever A is; half only when A is.
+ * compute_dtype: F32, or BF16 where a device may round float32 operands to bfloat16 before it multiplies.
+ * fixed_order: 1 = a row of C has the same bits whatever m is and whatever the other rows hold, so that a result
+ * does not depend on what it is computed beside. A device that leaves products to a library need not keep to it. */
 typedef struct {
   int64_t m, n, k;
   const void* a;
@@ -100,6 +103,8 @@ typedef struct {
   int32_t accumulate;
   int32_t c_dtype;
   const void* b_scales; /* I8, I4 */
+  int32_t compute_dtype;
+  int32_t fixed_order;
 } allmrec_gemm_args;
 
 /* out (cols) = sum over rows of x (rows, cols): bias gradients. */
@@ -184,6 +189,9 @@ typedef struct {
   int32_t dtype;         /* of q, k, v and out; with half, pad_k and pad_v stay float32 */
   int64_t max_q_length;  /* the longest sequence's number of query rows, or 0 = not known */
   int64_t max_kv_length; /* the largest kv_len, or 0 = not known; both only choose how work is laid out */
+  int32_t kv_dtype;      /* F32: k and v have `dtype`. F16, BF16: they are stored so beside a dtype of F32 (a
+                            cache), forward only; a device may not offer it and says UNSUPPORTED */
+  int32_t compute_dtype; /* F32, or BF16 where float32 q, k, v and weights may be rounded to bfloat16 */
 } allmrec_attention_args;
 
 /* Gradients of the above: `forward` holds its arguments (out and lse as it left them). dq, dk, dv have their

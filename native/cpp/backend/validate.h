@@ -81,6 +81,7 @@ inline void validate(const Check& c, const allmrec_gemm_args& a) {
   c.rule(!is_half(a.c_dtype) || a.c_dtype == a.a_dtype, "c_dtype", "must be float32 or a_dtype");
   c.pointer("b_scales", a.b_scales, any && a.k > 0 && is_quantized(a.b_dtype));
   c.one_of("activation", a.activation, {ALLMREC_ACT_NONE, ALLMREC_ACT_RELU});
+  c.one_of("compute_dtype", a.compute_dtype, {ALLMREC_F32, ALLMREC_BF16}).one_of("fixed_order", a.fixed_order, {0, 1});
   if (!any) return;
   c.at_least("lda", a.lda, a.trans_a ? row_distance_needed(a.k, a.m) : row_distance_needed(a.m, a.k));
   c.at_least("ldb", a.ldb, a.trans_b ? row_distance_needed(a.n, a.k) : row_distance_needed(a.k, a.n));
@@ -116,6 +117,9 @@ inline void validate(const Check& c, const allmrec_attention_args& a) {
   c.size("num_sequences", a.num_sequences).size("tokens", a.tokens).size("heads", a.heads);
   c.size("head_dim", a.head_dim).dropout(a.dropout).storage("dtype", a.dtype);
   c.size("max_q_length", a.max_q_length).size("max_kv_length", a.max_kv_length);
+  c.storage("kv_dtype", a.kv_dtype).one_of("compute_dtype", a.compute_dtype, {ALLMREC_F32, ALLMREC_BF16});
+  c.rule(a.kv_dtype == ALLMREC_F32 || a.kv_dtype == a.dtype || a.dtype == ALLMREC_F32, "kv_dtype",
+         "must be dtype, or a half type beside float32");
   const int64_t width = int64_t{a.heads} * a.head_dim;
   const bool any = a.num_sequences > 0 && a.tokens > 0 && width > 0;
   c.pointer("q", a.q, any).pointer("k", a.k, any).pointer("v", a.v, any).pointer("out", a.out, any);
@@ -132,6 +136,7 @@ inline void validate(const Check& c, const allmrec_attention_args& a) {
 inline void validate(const Check& c, const allmrec_attention_backward_args& a) {
   const allmrec_attention_args& f = a.forward;
   validate(c, f);
+  c.rule(f.kv_dtype == ALLMREC_F32 || f.kv_dtype == f.dtype, "kv_dtype", "must be dtype in the backward");
   const int64_t width = int64_t{f.heads} * f.head_dim;
   const bool any = f.num_sequences > 0 && f.tokens > 0 && width > 0;
   c.pointer("lse", f.lse, any).pointer("d_out", a.d_out, any).pointer("dq", a.dq, any);

@@ -90,9 +90,11 @@ int64_t key_rows(const allmrec_attention_args& a) {
 // q, k and v. Out is an output of the forward and an input of the backward.
 void attention_inputs(Copies& copies, allmrec_attention_args& a) {
   const int64_t width = int64_t{a.heads} * a.head_dim, keys = key_rows(a);
+  const int32_t kv_dtype = a.kv_dtype != ALLMREC_F32 ? a.kv_dtype : a.dtype;
   copies.input(a.q, a.tokens, width, a.ldq, a.dtype);
-  copies.input(a.k, keys, width, a.ldk, a.dtype);
-  copies.input(a.v, keys, width, a.ldv, a.dtype);
+  copies.input(a.k, keys, width, a.ldk, kv_dtype);
+  copies.input(a.v, keys, width, a.ldv, kv_dtype);
+  a.kv_dtype = ALLMREC_F32;
 }
 
 }  // namespace
@@ -152,7 +154,8 @@ void run(Device& device, void (*kernel)(Device&, const allmrec_layer_norm_backwa
 void run(Device& device, void (*kernel)(Device&, const allmrec_attention_args&),
          const allmrec_attention_args& a) {
   const int64_t width = int64_t{a.heads} * a.head_dim;
-  if (!is_half(a.dtype) || a.num_sequences == 0 || a.tokens == 0 || width == 0) return kernel(device, a);
+  if ((!is_half(a.dtype) && !is_half(a.kv_dtype)) || a.num_sequences == 0 || a.tokens == 0 || width == 0)
+    return kernel(device, a);
   Copies copies(device);
   allmrec_attention_args f = a;
   attention_inputs(copies, f);

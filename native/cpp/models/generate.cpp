@@ -97,7 +97,7 @@ std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& pr
     longest = std::max<int64_t>(longest, prompts.offsets[s + 1] - prompts.offsets[s]);
   }
   KvCache cache(device, model.config(), static_cast<int64_t>(sequences), longest + options.max_new_tokens,
-                model.activation_dtype());
+                model.cache_dtype());
   Arena arena(device);
   std::vector<std::vector<int32_t>> result(sequences);
   const bool penalty = options.repetition_penalty != 1.0f;

@@ -91,6 +91,15 @@ Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
   }
 }
 
+int32_t Opt::cache_dtype() const {
+  if (config_.dtype == ALLMREC_F32 || activation_dtype_ != ALLMREC_F32) return activation_dtype_;
+  return config_.dtype == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F16;
+}
+
+Precision Opt::precision(const Tape& tape) const {
+  return {config_.dtype == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F32, tape.precision().fixed_order};
+}
+
 void Opt::load(const std::vector<std::string>& paths) {
   parameters_.load(open_files(paths), [](const std::string& name) {
     // Files of the hub come with the full prefix, without `model.`, or as the bare decoder.
@@ -230,8 +239,9 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bo
   }
   if (cache) {
     const Tensor slab = cache->layer(index);
-    tape.device().put_rows({plans.cache_rows.size, 2 * c, plans.cache_rows.data, a.kv.at(0, a.k_column),
-                            a.kv.cols, slab.data, slab.cols, slab.dtype});
+    const Tensor fresh = a.kv.dtype == slab.dtype ? a.kv : ops::cast(tape, a.kv, slab.dtype);
+    tape.device().put_rows({plans.cache_rows.size, 2 * c, plans.cache_rows.data, fresh.at(0, a.k_column),
+                            fresh.cols, slab.data, slab.cols, slab.dtype});
     a.kv = slab;
     a.k_column = 0;
     a.v_column = c;
@@ -279,6 +289,7 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
 }
 
 Tensor Opt::layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache) {
+  const WithPrecision with(tape, precision(tape));
   for (int i = 0; i < config_.num_layers; ++i)
     x = layer(tape, i, x, plans, i + 1 == config_.num_layers, cache);
   if (config_.num_layers == 0 && plans.last_rows.data) x = ops::gather_rows(tape, x, plans.last_rows);
@@ -317,6 +328,7 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
 }
 
 Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
+  const WithPrecision with(tape, precision(tape));
   return ops::linear(tape, hidden, embed_tokens_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
 }
 
@@ -366,6 +378,8 @@ std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::v
     g.c = buffer.data;
     g.ldc = vocabulary;
     g.alpha = 1.0f;
+    g.compute_dtype = precision(tape).compute_dtype;
+    g.fixed_order = tape.precision().fixed_order;
     device.gemm(g);
     const int64_t first = first_element[i], count = first_element[i + 1] - first;
     device.gather_rows({count, 1, wanted.data + first, buffer.data, 1, picked.at(first), 1, ALLMREC_F32});

@@ -77,7 +77,8 @@ struct DecodeState {
 //
 // Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
 // bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients:
-// those of float16 would be lost below 6e-8.
+// those of float16 would be lost below 6e-8. Float32 activations beside bfloat16 weights are rounded by the products
+// that read them.
 class Opt {
  public:
   Opt(std::shared_ptr<Device> device, const OptConfig& config);
@@ -100,6 +101,10 @@ class Opt {
   ParameterSet& parameters() { return parameters_; }
   Parameter& token_embedding() { return *embed_tokens_; }
   int32_t activation_dtype() const { return activation_dtype_; }
+  // Of keys and values in a cache: float32 with float32 weights, else half, whatever the activations are.
+  int32_t cache_dtype() const;
+  // Of products with the weights.
+  Precision precision(const Tape& tape) const;
 
  private:
   struct Layer {

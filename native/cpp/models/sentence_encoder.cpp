@@ -1,12 +1,17 @@
 #include "sentence_encoder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 namespace allmrec {
 
 SentenceEncoder::SentenceEncoder(std::shared_ptr<Device> device, const EncoderConfig& config)
-    : config_(config), parameters_(std::move(device)) {
+    : config_(config), activation_dtype_(config.activation_dtype), parameters_(std::move(device)) {
+  if (std::strcmp(parameters_.device()->backend_name(), "cpu") == 0) {
+    activation_dtype_ = ALLMREC_F32;
+    if (config.activation_dtype == ALLMREC_BF16) precision_.compute_dtype = ALLMREC_BF16;
+  }
   const int64_t c = config.hidden_size, f = config.intermediate_size;
   if (config.num_heads < 1 || c % config.num_heads != 0)
     throw Error(ErrorCode::checkpoint, "Encoder config: hidden size " + std::to_string(c) +
@@ -94,6 +99,7 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
       throw Error(ErrorCode::invalid_argument, "Token " + std::to_string(id) +
                                                    " is outside the encoder's vocabulary of " +
                                                    std::to_string(config_.vocab_size) + ".");
+  const WithPrecision with(tape, precision_);
   const float p = config_.dropout_rate;
   const int64_t c = config_.hidden_size;
   ops::EmbeddingInput in;
@@ -101,7 +107,7 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
   in.table = word_embeddings_;
   in.positions = position_embeddings_;
   in.position_ids = tape.ints(positions);
-  in.dtype = config_.activation_dtype;
+  in.dtype = activation_dtype_;
   if (token_type_embeddings_) in.constant = ParameterView(token_type_embeddings_, 0, 1);
   Tensor x =
       ops::layer_norm(tape, ops::embedding(tape, in), *norm_weight_, *norm_bias_, config_.layer_norm_eps);

@@ -27,6 +27,7 @@ struct EncoderConfig {
   float dropout_rate = 0.0f;  // hidden and attention dropout while training
   // Activations: float32, or bfloat16 (and, without training, float16) with float32 sums. Weights: float32
   // when they are trained, which are then rounded as each product reads them; halves when they are frozen.
+  // On the CPU activations stay float32 and bfloat16 is what products round their operands to.
   int32_t activation_dtype = ALLMREC_F32;
   int32_t weight_dtype = ALLMREC_F32;
 };
@@ -67,6 +68,8 @@ class SentenceEncoder {
   };
 
   EncoderConfig config_;
+  int32_t activation_dtype_;
+  Precision precision_;
   ParameterSet parameters_;
   Parameter *word_embeddings_, *position_embeddings_, *token_type_embeddings_ = nullptr;
   Parameter *norm_weight_, *norm_bias_;
