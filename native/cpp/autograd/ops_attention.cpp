@@ -54,7 +54,8 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
   a.drop_columns = in.drop_columns;
   a.out = y.data;
   a.ldout = width;
-  a.lse = wanted ? tape.tensor(in.q.rows, in.heads).f32() : nullptr;
+  const Tensor lse = wanted ? tape.tensor(in.q.rows, in.heads) : Tensor{};
+  a.lse = lse.f32();
   a.dtype = in.q.dtype;
   a.kv_dtype = in.kv.dtype;
   a.compute_dtype = tape.precision().compute_dtype;
@@ -63,17 +64,20 @@ Tensor attention(Tape& tape, const AttentionInput& in) {
   tape.device().attention(a);
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, in, a, y] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, in, a, y, lse] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     allmrec_attention_backward_args b{};
     b.forward = a;
-    b.d_out = dy;
+    b.d_out = dy.data;
     b.ld_dout = y.cols;
     // One flag covers all three gradients, so a target that is new beside one that is not starts from zero.
     // An input without a gradient (keys of a frozen cache) gets a scratch of its own.
-    auto target = [&tape](const Tensor& t) {
-      return t.variable >= 0 ? tape.grad_target(t) : Tape::Grad{tape.tensor(t.rows, t.cols, t.dtype).data, 0};
+    Tensor scratch[2];
+    auto target = [&tape, next = &scratch[0]](const Tensor& t) mutable {
+      if (t.variable >= 0) return tape.grad_target(t);
+      *next = tape.tensor(t.rows, t.cols, t.dtype);
+      return Tape::Grad{(next++)->data, 0};
     };
     const bool fused = in.q.data == in.kv.data;
     const Tape::Grad dq = target(in.q);

@@ -87,13 +87,6 @@ void backward_weights(Tape& tape, const Precision& precision, const Tensor& x, c
   }
 }
 
-// A gradient as a matrix like its tensor.
-Tensor gradient_of(const Tensor& y, void* data) {
-  Tensor t = y;
-  t.data = data;
-  return t;
-}
-
 void expect_width(const Tensor& x, const ParameterView& w) {
   if (w.parameter->value.cols != x.cols)
     throw Error(ErrorCode::internal, "linear: weight `" + w.parameter->name + "` takes " +
@@ -115,15 +108,16 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r) && !trainable(w, b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, precision = tape.precision(), x, w, b, y, r, activation] {
-    void* gradient = tape.grad(y);
-    if (gradient == nullptr) return;
+  // A frozen layer's gradient needs neither its input nor, without an activation, its output.
+  tape.record([&tape, precision = tape.precision(), x = trainable(w, b) ? x : x.outline(), w, b,
+               y = activation != ALLMREC_ACT_NONE ? y : y.outline(), r = r.outline(), activation] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     if (activation != ALLMREC_ACT_NONE)
-      tape.device().activation_backward({y.size(), activation, gradient, y.data, gradient, 0, y.dtype});
-    const Tensor dy = gradient_of(y, gradient);
+      tape.device().activation_backward({y.size(), activation, dy.data, y.data, dy.data, 0, y.dtype});
     backward_input(tape, precision, x, w, w.rows, dy, 0);
     backward_weights(tape, precision, x, w, b, dy, 0);
-    if (tape.wants_grad(r)) tape.give_grad(r, gradient);
+    if (tape.wants_grad(r)) tape.give_grad(r, dy);
   });
   return y;
 }
@@ -178,10 +172,12 @@ Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
   }
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, precision = tape.precision(), parts, runs, y] {
-    void* gradient = tape.grad(y);
-    if (gradient == nullptr) return;
-    const Tensor dy = gradient_of(y, gradient);
+  std::vector<Projection> kept = parts;
+  for (Projection& p : kept)
+    if (!trainable(p.weight, p.bias)) p.x = p.x.outline();
+  tape.record([&tape, precision = tape.precision(), parts = std::move(kept), runs, y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     int64_t column = 0;
     for (const Run& run : runs) {
       backward_input(tape, precision, parts[run.first].x, parts[run.first].weight, run.rows, dy, column);
@@ -217,9 +213,10 @@ Tensor matmul_transposed(Tape& tape, const Tensor& a, const Tensor& b, float alp
   gemm(a.f32(), a.cols, 0, b.f32(), b.cols, 1, y.f32(), a.rows, b.rows, a.cols, 0);
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, gemm, a, b, y] {
-    const auto* dy = static_cast<const float*>(tape.grad(y));
-    if (dy == nullptr) return;
+  tape.record([&tape, gemm, a, b, y = y.outline()] {
+    const Tensor gradient = tape.take_grad(y);
+    if (gradient.data == nullptr) return;
+    const float* dy = gradient.f32();
     if (tape.wants_grad(a)) {
       const Tape::Grad da = tape.grad_target(a);
       gemm(dy, y.cols, 0, b.f32(), b.cols, 0, da.f32(), a.rows, a.cols, b.rows, da.accumulate);

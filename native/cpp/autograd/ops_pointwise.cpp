@@ -5,24 +5,24 @@ namespace allmrec::ops {
 Tensor layer_norm(Tape& tape, const Tensor& x, Parameter& gamma, Parameter& beta, float eps) {
   Tensor y = tape.tensor(x.rows, x.cols, x.dtype);
   const bool wanted = tape.wants_grad(x) || (tape.recording() && gamma.trainable());
-  float* mean = wanted ? tape.tensor(1, x.rows).f32() : nullptr;
-  float* rstd = wanted ? tape.tensor(1, x.rows).f32() : nullptr;
-  tape.device().layer_norm(
-      {x.rows, x.cols, x.data, gamma.value.f32(), beta.value.f32(), eps, y.data, mean, rstd, x.dtype});
+  const Tensor mean = wanted ? tape.tensor(1, x.rows) : Tensor{},
+               rstd = wanted ? tape.tensor(1, x.rows) : Tensor{};
+  tape.device().layer_norm({x.rows, x.cols, x.data, gamma.value.f32(), beta.value.f32(), eps, y.data,
+                            mean.f32(), rstd.f32(), x.dtype});
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, mean, rstd, &gamma, &beta] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x, y = y.outline(), mean, rstd, &gamma, &beta] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     allmrec_layer_norm_backward_args a{};
     a.rows = x.rows;
     a.cols = x.cols;
-    a.dy = dy;
+    a.dy = dy.data;
     a.x = x.data;
     a.gamma = gamma.value.f32();
     a.dtype = x.dtype;
-    a.mean = mean;
-    a.rstd = rstd;
+    a.mean = mean.f32();
+    a.rstd = rstd.f32();
     if (tape.wants_grad(x)) {
       const Tape::Grad dx = tape.grad_target(x);
       a.dx = dx.data;
@@ -44,12 +44,11 @@ Tensor activation(Tape& tape, int kind, const Tensor& x) {
   y = tape.variable(y);
   const bool from_output =
       kind == ALLMREC_ACT_RELU || kind == ALLMREC_ACT_SIGMOID || kind == ALLMREC_ACT_TANH;
-  tape.record([&tape, x, y, kind, from_output] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, kind, x = x.outline(), y = y.outline(), saved = from_output ? y : x] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().activation_backward(
-        {x.size(), kind, dy, from_output ? y.data : x.data, dx.data, dx.accumulate, x.dtype});
+    tape.device().activation_backward({x.size(), kind, dy.data, saved.data, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
@@ -59,12 +58,12 @@ Tensor add(Tape& tape, const Tensor& a, const Tensor& b) {
   tape.device().add({a.size(), 1.0f, a.data, 1.0f, b.data, y.data, 0, a.dtype});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, a, b, y] {
-    void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, a = a.outline(), b = b.outline(), y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     if (tape.wants_grad(b)) {
       const Tape::Grad db = tape.grad_target(b);
-      tape.device().add({b.size(), 1.0f, dy, 0.0f, nullptr, db.data, db.accumulate, b.dtype});
+      tape.device().add({b.size(), 1.0f, dy.data, 0.0f, nullptr, db.data, db.accumulate, b.dtype});
     }
     if (tape.wants_grad(a)) tape.give_grad(a, dy);
   });
@@ -76,11 +75,11 @@ Tensor scale(Tape& tape, const Tensor& x, float factor) {
   tape.device().add({x.size(), factor, x.data, 0.0f, nullptr, y.data, 0, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, factor] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y = y.outline(), factor] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().add({x.size(), factor, dy, 0.0f, nullptr, dx.data, dx.accumulate, x.dtype});
+    tape.device().add({x.size(), factor, dy.data, 0.0f, nullptr, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
@@ -93,12 +92,12 @@ Tensor dropout(Tape& tape, const Tensor& x, float p, const Tensor* residual) {
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, r, mask] {
-    void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y = y.outline(), r = r.outline(), mask] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     if (tape.wants_grad(x)) {
       const Tape::Grad dx = tape.grad_target(x);
-      tape.device().dropout({x.size(), mask, dy, nullptr, dx.data, dx.accumulate, x.dtype});
+      tape.device().dropout({x.size(), mask, dy.data, nullptr, dx.data, dx.accumulate, x.dtype});
     }
     if (tape.wants_grad(r)) tape.give_grad(r, dy);
   });
@@ -111,12 +110,12 @@ Tensor cast(Tape& tape, const Tensor& x, int32_t dtype) {
   tape.device().cast({x.size(), x.data, x.dtype, y.data, dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tensor dx = tape.tensor(x.rows, x.cols, x.dtype);
-    tape.device().cast({x.size(), dy, y.dtype, dx.data, x.dtype});
-    tape.give_grad(x, dx.data);
+    tape.device().cast({x.size(), dy.data, y.dtype, dx.data, x.dtype});
+    tape.give_grad(x, dx);
   });
   return y;
 }
@@ -129,16 +128,16 @@ Tensor detach(const Tensor& x) {
 
 Tensor l2_normalize(Tape& tape, const Tensor& x, float eps) {
   Tensor y = tape.tensor(x.rows, x.cols);
-  float* norm = tape.tensor(1, x.rows).f32();
-  tape.device().l2_normalize({x.rows, x.cols, x.f32(), eps, y.f32(), norm});
+  const Tensor norm = tape.tensor(1, x.rows);
+  tape.device().l2_normalize({x.rows, x.cols, x.f32(), eps, y.f32(), norm.f32()});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, norm] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y, norm] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
     tape.device().l2_normalize_backward(
-        {x.rows, x.cols, static_cast<const float*>(dy), y.f32(), norm, dx.f32(), dx.accumulate});
+        {x.rows, x.cols, dy.f32(), y.f32(), norm.f32(), dx.f32(), dx.accumulate});
   });
   return y;
 }
@@ -148,16 +147,16 @@ Tensor row_dot(Tape& tape, const Tensor& a, const Tensor& b, float scale) {
   tape.device().row_dot({a.rows, a.cols, a.f32(), b.f32(), scale, y.f32()});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, a, b, y, scale] {
-    const void* g = tape.grad(y);
-    if (g == nullptr) return;
+  tape.record([&tape, a, b, y = y.outline(), scale] {
+    const Tensor g = tape.take_grad(y);
+    if (g.data == nullptr) return;
     allmrec_row_dot_backward_args args{};
     args.rows = a.rows;
     args.cols = a.cols;
     args.a = a.f32();
     args.b = b.f32();
     args.scale = scale;
-    args.g = static_cast<const float*>(g);
+    args.g = g.f32();
     if (tape.wants_grad(a)) {
       const Tape::Grad da = tape.grad_target(a);
       args.da = da.f32();

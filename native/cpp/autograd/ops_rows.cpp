@@ -2,6 +2,15 @@
 
 namespace allmrec::ops {
 
+namespace {
+
+EmbeddingInput without_soft_data(EmbeddingInput in) {
+  in.soft = in.soft.outline();
+  return in;
+}
+
+}  // namespace
+
 Tensor embedding(Tape& tape, const EmbeddingInput& in) {
   const int64_t cols = in.table->value.cols;
   Tensor y = tape.tensor(in.ids.size, cols, in.dtype);
@@ -30,15 +39,15 @@ Tensor embedding(Tape& tape, const EmbeddingInput& in) {
                                            (in.positions && in.positions->trainable()));
   if (!wanted) return y;
   y = tape.variable(y);
-  tape.record([&tape, in, y, mask = a.dropout] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, in = without_soft_data(in), y = y.outline(), mask = a.dropout] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     allmrec_embedding_backward_args b{};
     b.tokens = y.rows;
     b.cols = y.cols;
     b.ids = in.ids.data;
     b.position_ids = in.position_ids.data;
-    b.dy = dy;
+    b.dy = dy.data;
     b.dy_dtype = y.dtype;
     b.scale = in.scale;
     b.dropout = mask;
@@ -65,12 +74,12 @@ Tensor gather_rows(Tape& tape, const Tensor& x, const IntTensor& rows) {
   tape.device().gather_rows({rows.size, x.cols, rows.data, x.data, x.cols, y.data, x.cols, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, rows] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y = y.outline(), rows] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
     if (!dx.accumulate) tape.clear(x, dx.data);
-    tape.device().scatter_add_rows({rows.size, x.cols, rows.data, dy, x.cols, dx.data, x.cols, x.dtype});
+    tape.device().scatter_add_rows({rows.size, x.cols, rows.data, dy.data, x.cols, dx.data, x.cols, x.dtype});
   });
   return y;
 }
@@ -92,16 +101,16 @@ Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b) {
   device.copy_2d({b.rows, a.cols, b.data, a.cols, y.at(a.rows), a.cols, 0, a.dtype});
   if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
   y = tape.variable(y);
-  tape.record([&tape, a, b, y] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, a = a.outline(), b = b.outline(), y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     auto part = [&tape](const Tensor& t, const void* from) {
       if (!tape.wants_grad(t)) return;
       const Tape::Grad target = tape.grad_target(t);
       tape.device().copy_2d({t.rows, t.cols, from, t.cols, target.data, t.cols, target.accumulate, t.dtype});
     };
-    part(a, dy);
-    part(b, static_cast<const unsigned char*>(dy) + a.bytes());
+    part(a, dy.data);
+    part(b, dy.at(a.rows));
   });
   return y;
 }
@@ -111,11 +120,12 @@ Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets) {
   tape.device().segment_mean({y.rows, x.cols, offsets.data, x.data, y.data, 0, x.dtype});
   if (!tape.wants_grad(x)) return y;
   y = tape.variable(y);
-  tape.record([&tape, x, y, offsets] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, x = x.outline(), y = y.outline(), offsets] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     const Tape::Grad dx = tape.grad_target(x);
-    tape.device().segment_mean_backward({y.rows, x.cols, offsets.data, dy, dx.data, dx.accumulate, x.dtype});
+    tape.device().segment_mean_backward(
+        {y.rows, x.cols, offsets.data, dy.data, dx.data, dx.accumulate, x.dtype});
   });
   return y;
 }
@@ -134,16 +144,17 @@ Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Para
   a.b_hh = b_hh.value.f32();
   a.h0 = h0.f32();
   a.out = y.f32();
-  a.saved = tape.tensor(batch * steps, 4 * hidden).f32();
+  const Tensor saved = tape.tensor(batch * steps, 4 * hidden);
+  a.saved = saved.f32();
   tape.device().gru(a);
   if (!tape.wants_grad(gates) && !tape.wants_grad(h0)) return y;
   y = tape.variable(y);
-  tape.record([&tape, a, y, gates, h0, &w_hh, &b_hh] {
-    const void* dy = tape.grad(y);
-    if (dy == nullptr) return;
+  tape.record([&tape, a, y, saved, gates, h0, &w_hh, &b_hh] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
     allmrec_gru_backward_args b{};
     b.forward = a;
-    b.d_out = static_cast<const float*>(dy);
+    b.d_out = dy.f32();
     const Tensor d_gates = tape.tensor(gates.rows, gates.cols);
     const Tensor d_h0 = tape.tensor(h0.rows, h0.cols);
     b.d_gates_x = d_gates.f32();
@@ -151,8 +162,8 @@ Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Para
     b.d_w_hh = w_hh.grad;
     b.d_b_hh = b_hh.grad;
     tape.device().gru_backward(b);
-    if (tape.wants_grad(gates)) tape.give_grad(gates, d_gates.data);
-    if (tape.wants_grad(h0)) tape.give_grad(h0, d_h0.data);
+    if (tape.wants_grad(gates)) tape.give_grad(gates, d_gates);
+    if (tape.wants_grad(h0)) tape.give_grad(h0, d_h0);
   });
   return y;
 }

@@ -14,7 +14,8 @@ Tensor Tape::tensor(int64_t rows, int64_t cols, int32_t dtype) {
   t.rows = rows;
   t.cols = cols;
   t.dtype = dtype;
-  t.data = arena_.alloc(static_cast<size_t>(t.bytes()));
+  t.owner = arena_.take(static_cast<size_t>(t.bytes()));
+  t.data = t.owner.get();
   return t;
 }
 
@@ -57,25 +58,33 @@ Tensor Tape::variable(Tensor t) {
 
 Tape::Grad Tape::grad_target(const Tensor& t) {
   Variable& slot = grads_[t.variable];
-  if (slot.data) return {slot.data, 1};
-  slot.data = arena_.alloc(static_cast<size_t>(slot.bytes));
-  return {slot.data, 0};
+  if (slot.gradient) return {slot.gradient.get(), 1};
+  slot.gradient = arena_.take(static_cast<size_t>(slot.bytes));
+  return {slot.gradient.get(), 0};
+}
+
+Tensor Tape::take_grad(const Tensor& t) {
+  Tensor gradient = t.outline();
+  gradient.variable = -1;
+  if (t.variable >= 0) gradient.owner = std::move(grads_[t.variable].gradient);
+  gradient.data = gradient.owner.get();
+  return gradient;
 }
 
 std::vector<float> Tape::grad_to_host(const Tensor& t) {
   std::vector<float> values(static_cast<size_t>(t.size()), 0.0f);
   t.f32();  // gradients that leave the device are float32
-  if (void* g = grad(t)) device_.download(values.data(), g, values.size() * sizeof(float));
+  if (t.variable >= 0 && grads_[t.variable].gradient)
+    device_.download(values.data(), grads_[t.variable].gradient.get(), values.size() * sizeof(float));
   return values;
 }
 
-void Tape::give_grad(const Tensor& t, void* data) {
+void Tape::give_grad(const Tensor& t, const Tensor& gradient) {
   Variable& slot = grads_[t.variable];
-  if (slot.data == nullptr) {
-    slot.data = data;
-    return;
-  }
-  device_.add({t.size(), 1.0f, data, 0.0f, nullptr, slot.data, 1, t.dtype});
+  if (slot.gradient == nullptr)
+    slot.gradient = gradient.owner;
+  else
+    device_.add({t.size(), 1.0f, gradient.data, 0.0f, nullptr, slot.gradient.get(), 1, t.dtype});
 }
 
 const LossTerm& Tape::add_loss(const std::string& name, float weight) {
@@ -85,8 +94,11 @@ const LossTerm& Tape::add_loss(const std::string& name, float weight) {
 }
 
 void Tape::backward() {
-  for (auto it = backward_.rbegin(); it != backward_.rend(); ++it) (*it)();
-  backward_.clear();
+  while (!backward_.empty()) {
+    const std::function<void()> run = std::move(backward_.back());
+    backward_.pop_back();
+    run();
+  }
 }
 
 std::map<std::string, double> Tape::read_losses() {

@@ -22,8 +22,8 @@ struct LossTerm {
   float factor;
 };
 
-// How products of float32 operands are computed; see allmrec_gemm_args. An op's backward keeps to the precision of
-// its forward.
+// How products of float32 operands are computed; see allmrec_gemm_args. An op's backward keeps to the
+// precision of its forward.
 struct Precision {
   int32_t compute_dtype = ALLMREC_F32;
   bool fixed_order = false;
@@ -59,18 +59,19 @@ class Tape {
   };
   // Where a contribution to t's gradient goes, in t's dtype: the first one overwrites, later ones add.
   Grad grad_target(const Tensor& t);
-  // t's gradient, or null when nothing contributed.
-  void* grad(const Tensor& t) const { return t.variable < 0 ? nullptr : grads_[t.variable].data; }
-  // The same as a matrix of zeros when nothing contributed.
+  // t's finished gradient, for the backward of the op that made t: a matrix like t, without data when nothing
+  // contributed. Its memory is free when the caller lets go of it.
+  Tensor take_grad(const Tensor& t);
+  // A leaf's gradient; zeros when nothing contributed.
   std::vector<float> grad_to_host(const Tensor& t);
 
   void record(std::function<void()> backward) {
     if (recording_) backward_.push_back(std::move(backward));
   }
 
-  // Hands the finished gradient of an output on to an input that takes it unchanged; `data` must not be used
-  // after.
-  void give_grad(const Tensor& t, void* data);
+  // Hands the finished gradient of an output on to an input that takes it unchanged; it must not be written
+  // to after.
+  void give_grad(const Tensor& t, const Tensor& gradient);
 
   // Sets a tensor's memory, or a gradient of its shape, to zeros.
   void clear(const Tensor& like, void* data);
@@ -78,7 +79,8 @@ class Tape {
   // A scalar loss term; the loss ops call it.
   const LossTerm& add_loss(const std::string& name, float weight);
 
-  // Runs the recorded backwards in reverse. Loss ops have left their gradients already.
+  // Runs the recorded backwards in reverse, dropping each with what it kept. Loss ops have left their
+  // gradients already.
   void backward();
 
   // Unweighted loss terms by name, terms of one name added, and their weighted sum as "loss". Waits for the
@@ -99,7 +101,7 @@ class Tape {
   uint64_t seed_;
   uint64_t stream_;
   struct Variable {
-    void* data;  // the gradient, or null
+    std::shared_ptr<void> gradient;  // or null
     int64_t bytes;
   };
   std::vector<Variable> grads_;

@@ -78,11 +78,11 @@ typedef struct {
  * element-wise in place; it has c's dtype.
  * A of F16 or BF16: B of F32 is rounded to A's dtype (mixed-precision training), B of the other half is an
  * error. A of F32: B of half is widened. B of I8 or I4 (b_scales; ldb = k or n, its stored row length) may be
- * used in either orientation; a device may then round A to 8 bits, row by row or in groups of 32 along k, each
- * with its own scale max |a| / 127. c may be F32 whatever A is; half only when A is.
- * compute_dtype: F32, or BF16 where a device may round float32 operands to bfloat16 before it multiplies.
- * fixed_order: 1 = a row of C has the same bits whatever m is and whatever the other rows hold, so that a result
- * does not depend on what it is computed beside. A device that leaves products to a library need not keep to it. */
+ * used in either orientation; a device may then round A to 8 bits, row by row or in groups of 32 along k,
+ * each with its own scale max |a| / 127. c may be F32 whatever A is; half only when A is. compute_dtype: F32,
+ * or BF16 where a device may round float32 operands to bfloat16 before it multiplies. fixed_order: 1 = a row
+ * of C has the same bits whatever m is and whatever the other rows hold, so that a result does not depend on
+ * what it is computed beside. A device that leaves products to a library need not keep to it. */
 typedef struct {
   int64_t m, n, k;
   const void* a;

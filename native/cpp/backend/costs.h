@@ -95,7 +95,8 @@ inline Cost cost_of(const allmrec_layer_norm_backward_args& a) {
 inline Cost attention_cost(const allmrec_attention_args& a, double pairs, double keys) {
   using namespace costs;
   const double width = number(a.heads) * number(a.head_dim), size = element_bytes(a.dtype);
-  const double tokens = number(a.tokens), kv_size = a.kv_dtype == ALLMREC_F32 ? size : element_bytes(a.kv_dtype);
+  const double tokens = number(a.tokens),
+               kv_size = a.kv_dtype == ALLMREC_F32 ? size : element_bytes(a.kv_dtype);
   const double bytes = 2 * width * (tokens * size + keys * kv_size) + (a.lse ? 4 * tokens * a.heads : 0);
   return {4 * pairs * width + 4 * pairs * a.heads, bytes};
 }

@@ -81,7 +81,8 @@ inline void validate(const Check& c, const allmrec_gemm_args& a) {
   c.rule(!is_half(a.c_dtype) || a.c_dtype == a.a_dtype, "c_dtype", "must be float32 or a_dtype");
   c.pointer("b_scales", a.b_scales, any && a.k > 0 && is_quantized(a.b_dtype));
   c.one_of("activation", a.activation, {ALLMREC_ACT_NONE, ALLMREC_ACT_RELU});
-  c.one_of("compute_dtype", a.compute_dtype, {ALLMREC_F32, ALLMREC_BF16}).one_of("fixed_order", a.fixed_order, {0, 1});
+  c.one_of("compute_dtype", a.compute_dtype, {ALLMREC_F32, ALLMREC_BF16})
+      .one_of("fixed_order", a.fixed_order, {0, 1});
   if (!any) return;
   c.at_least("lda", a.lda, a.trans_a ? row_distance_needed(a.k, a.m) : row_distance_needed(a.m, a.k));
   c.at_least("ldb", a.ldb, a.trans_b ? row_distance_needed(a.n, a.k) : row_distance_needed(a.k, a.n));

@@ -2,30 +2,29 @@
 
 #include <cstddef>
 #include <memory>
-#include <vector>
 
 #include "../backend/device.h"
 
 namespace allmrec {
 
-// Memory of one step: bump allocation, released all at once by `reset`. The first steps may take several
-// blocks, each as large as those before it together; `reset` then joins them into one of their total size, so
-// that later steps of that size allocate nothing.
+// Memory of one step. `take` hands out a piece that is free again for the next one as soon as its last owner
+// lets go: work on a device is in order, so a piece may be handed on while kernels still wait to read it.
+// `alloc` keeps a piece until `reset`, which frees everything. The first steps may take several blocks;
+// `reset` then joins them into one, so that later steps of that size allocate nothing and find every piece
+// where it was. One thread at a time.
 class Arena {
  public:
-  explicit Arena(std::shared_ptr<Device> device) : device_(std::move(device)) {}
+  explicit Arena(std::shared_ptr<Device> device);
 
+  std::shared_ptr<void> take(size_t bytes);
   void* alloc(size_t bytes);
   void reset();
-  size_t peak_bytes() const { return peak_; }
+  size_t in_use_bytes() const;
+  size_t peak_bytes() const;  // the most ever in use at once
 
  private:
-  std::shared_ptr<Device> device_;
-  std::vector<DeviceBuffer> blocks_;
-  size_t used_ = 0;      // in the last block
-  size_t previous_ = 0;  // in the blocks before it
-  size_t total_ = 0;     // bytes of all blocks
-  size_t peak_ = 0;
+  struct Pieces;
+  std::shared_ptr<Pieces> pieces_;
 };
 
 }  // namespace allmrec

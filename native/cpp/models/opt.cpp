@@ -315,7 +315,8 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
   allmrec_top_k_args best{};
   best.rows = sequences;
   best.cols = config_.vocab_size;
-  best.scores = logits(tape, x).f32();
+  const Tensor scores = logits(tape, x);
+  best.scores = scores.f32();
   best.ld = config_.vocab_size;
   best.k = 1;
   best.indices = state.ids.data;

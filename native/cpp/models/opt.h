@@ -77,8 +77,8 @@ struct DecodeState {
 //
 // Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
 // bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients:
-// those of float16 would be lost below 6e-8. Float32 activations beside bfloat16 weights are rounded by the products
-// that read them.
+// those of float16 would be lost below 6e-8. Float32 activations beside bfloat16 weights are rounded by the
+// products that read them.
 class Opt {
  public:
   Opt(std::shared_ptr<Device> device, const OptConfig& config);

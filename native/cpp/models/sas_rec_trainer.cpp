@@ -129,10 +129,10 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
     Parameter& table = model_.item_embedding();
     const float* pointers[1] = {table.value.f32()};
     const int64_t sizes[1] = {table.value.size()};
-    float* squared = tape.tensor(1, 1).f32();
-    device.squared_norm({pointers, sizes, 1, squared});
+    const Tensor squared = tape.tensor(1, 1);
+    device.squared_norm({pointers, sizes, 1, squared.f32()});
     float host = 0.0f;
-    device.download(&host, squared, sizeof host);
+    device.download(&host, squared.data, sizeof host);
     if (host > 0.0f)
       device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
                   nullptr, table.grad, 1, ALLMREC_F32});
@@ -292,7 +292,8 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
       a.exclude_columns = tape.ints(columns).data;
       a.k = k;
       a.indices = tape.ints(std::vector<int32_t>(static_cast<size_t>(rows * k))).data;
-      a.values = tape.tensor(rows, k).f32();
+      const Tensor values = tape.tensor(rows, k);
+      a.values = values.f32();
       device->top_k(a);
       device->download(result.top.data() + first * k, a.indices,
                        static_cast<size_t>(rows * k) * sizeof(int32_t));
