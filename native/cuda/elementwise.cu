@@ -284,9 +284,46 @@ __global__ void __launch_bounds__(kThreads) advance_kernel(int64_t n, int32_t* x
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < n; i += stride) x[i] += by;
 }
 
+// A thread makes, or reads, a byte of bits at a time.
+template <typename T>
+__global__ void __launch_bounds__(kThreads) relu_bits_kernel(int64_t n, const T* x, uint8_t* bits) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads, groups = (n + kGroup - 1) / kGroup;
+  for (int64_t group = int64_t{blockIdx.x} * kThreads + threadIdx.x; group < groups; group += stride) {
+    unsigned byte = 0;
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      const int64_t i = group * kGroup + j;
+      if (i < n && !(to_float(x[i]) <= 0.0f)) byte |= 1u << j;
+    }
+    bits[group] = static_cast<uint8_t>(byte);
+  }
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kThreads)
+    relu_bits_backward_kernel(int64_t n, const T* dy, const uint8_t* bits, T* dx, bool accumulate) {
+  const int64_t stride = int64_t{gridDim.x} * kThreads, groups = (n + kGroup - 1) / kGroup;
+  for (int64_t group = int64_t{blockIdx.x} * kThreads + threadIdx.x; group < groups; group += stride) {
+    const unsigned byte = bits[group];
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+      const int64_t i = group * kGroup + j;
+      if (i >= n) continue;
+      const float d = byte >> j & 1u ? to_float(dy[i]) : 0.0f;
+      dx[i] = from_float<T>(accumulate ? to_float(dx[i]) + d : d);
+    }
+  }
+}
+
 }  // namespace
 
 void activation(Context& context, const allmrec_activation_args& a) {
+  if (a.kind == ALLMREC_ACT_RELU_BITS)
+    return by_storage(a.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      launch(relu_bits_kernel<T>, blocks_for(context, divide_up(a.n, kGroup)), kThreads, 0, context.stream, a.n,
+             static_cast<const T*>(a.x), static_cast<uint8_t*>(a.y));
+    });
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);
     by_kind(a.kind, [&](auto kind) {
@@ -296,6 +333,13 @@ void activation(Context& context, const allmrec_activation_args& a) {
 }
 
 void activation_backward(Context& context, const allmrec_activation_backward_args& a) {
+  if (a.kind == ALLMREC_ACT_RELU_BITS)
+    return by_storage(a.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      launch(relu_bits_backward_kernel<T>, blocks_for(context, divide_up(a.n, kGroup)), kThreads, 0,
+             context.stream, a.n, static_cast<const T*>(a.dy), static_cast<const uint8_t*>(a.saved),
+             static_cast<T*>(a.dx), a.accumulate != 0);
+    });
   const void* saved = a.saved ? a.saved : a.dy;  // NONE needs none
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);

@@ -232,6 +232,39 @@ void test_activation_nan(Fixture& f, int kind) {
   }());
 }
 
+// RELU's signs packed into bits, and the gradient through them: that of RELU, bit for bit.
+void test_relu_bits(Fixture& f, int variant) {
+  const int32_t dtypes[] = {ALLMREC_F32, ALLMREC_F16, ALLMREC_BF16}, dtype = dtypes[variant];
+  for (const int64_t n : {0, 1, 7, 8, 9, 1000, 40003}) {
+    Values x = f.uniform(n), dy = f.uniform(n), before = f.uniform(n);
+    for (int64_t i = 0; i < n; i += 5) x[i] = i % 2 ? 0.0 : -0.0;
+    if (n > 8) x[8] = std::nan("");
+    const void *in = f.upload_as(dtype, x), *dy_in = f.upload_as(dtype, dy);
+    const int64_t bytes = (n + 7) / 8;
+    void* bits = f.output_bytes(bytes);
+    f.run(&allmrec_backend::activation, allmrec_activation_args{n, ALLMREC_ACT_RELU_BITS, in, bits, dtype});
+    const std::vector<unsigned char> packed = f.download_bytes(bits, bytes);
+    std::vector<unsigned char> expected_bits(static_cast<size_t>(bytes), 0);
+    Values expected = dy;
+    for (int64_t i = 0; i < n; ++i) {
+      if (x[i] <= 0)
+        expected[i] = 0;
+      else
+        expected_bits[i / 8] |= static_cast<unsigned char>(1 << i % 8);
+    }
+    f.expect_true("bits", packed == expected_bits);
+    void* dx = f.output_as(dtype, n);
+    f.run(&allmrec_backend::activation_backward,
+          allmrec_activation_backward_args{n, ALLMREC_ACT_RELU_BITS, dy_in, bits, dx, 0, dtype});
+    f.expect_true("dx", f.download(dx, n, dtype) == expected);
+    dx = f.output_as(dtype, before);
+    for (int64_t i = 0; i < n; ++i) expected[i] += before[i];
+    f.run(&allmrec_backend::activation_backward,
+          allmrec_activation_backward_args{n, ALLMREC_ACT_RELU_BITS, dy_in, bits, dx, 1, dtype});
+    f.expect("dx added", dx, expected, dtype);
+  }
+}
+
 void test_activation_backward(Fixture& f, int kind) {
   const bool from_output =
       kind == ALLMREC_ACT_RELU || kind == ALLMREC_ACT_SIGMOID || kind == ALLMREC_ACT_TANH;
@@ -283,6 +316,8 @@ void dense_cases(Cases& cases) {
             {"none, NaN", "relu, NaN", "leaky_relu, NaN", "gelu, NaN", "gelu_tanh, NaN", "sigmoid, NaN",
              "tanh, NaN"});
   add_cases(cases, "activation_backward", kElementary, test_activation_backward, kKinds);
+  add_cases(cases, "activation_backward", kBfloat16, test_relu_bits,
+            {"relu_bits float32", "relu_bits float16", "relu_bits bfloat16"});
 }
 
 }  // namespace allmrec::test

@@ -108,13 +108,21 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int
   const Tensor r = residual ? *residual : Tensor{};
   if (!tape.wants_grad(x) && !tape.wants_grad(r) && !trainable(w, b)) return y;
   y = tape.variable(y);
-  // A frozen layer's gradient needs neither its input nor, without an activation, its output.
-  tape.record([&tape, precision = tape.precision(), x = trainable(w, b) ? x : x.outline(), w, b,
-               y = activation != ALLMREC_ACT_NONE ? y : y.outline(), r = r.outline(), activation] {
+  // A frozen layer's gradient needs nothing of its input, and of RELU's output the signs.
+  const bool frozen = !trainable(w, b);
+  Tensor saved;
+  if (activation != ALLMREC_ACT_NONE) saved = y;
+  if (activation == ALLMREC_ACT_RELU && frozen) {
+    saved = tape.tensor(1, (y.size() + 7) / 8, ALLMREC_I8);
+    activation = ALLMREC_ACT_RELU_BITS;
+    tape.device().activation({y.size(), activation, y.data, saved.data, y.dtype});
+  }
+  tape.record([&tape, precision = tape.precision(), x = frozen ? x.outline() : x, w, b, y = y.outline(),
+               r = r.outline(), saved, activation] {
     const Tensor dy = tape.take_grad(y);
     if (dy.data == nullptr) return;
-    if (activation != ALLMREC_ACT_NONE)
-      tape.device().activation_backward({y.size(), activation, dy.data, y.data, dy.data, 0, y.dtype});
+    if (saved.data)
+      tape.device().activation_backward({y.size(), activation, dy.data, saved.data, dy.data, 0, y.dtype});
     backward_input(tape, precision, x, w, w.rows, dy, 0);
     backward_weights(tape, precision, x, w, b, dy, 0);
     if (tape.wants_grad(r)) tape.give_grad(r, dy);

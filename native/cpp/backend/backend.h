@@ -59,7 +59,8 @@ typedef enum {
   ALLMREC_ACT_GELU = 3,       /* exact, erf */
   ALLMREC_ACT_GELU_TANH = 4,
   ALLMREC_ACT_SIGMOID = 5,
-  ALLMREC_ACT_TANH = 6
+  ALLMREC_ACT_TANH = 6,
+  ALLMREC_ACT_RELU_BITS = 7 /* what RELU's backward needs, see allmrec_activation_args */
 } allmrec_activation;
 
 /* Counter-based randomness: Philox4x32-10, key = seed, counter = (element / 8, stream); element e takes the
@@ -213,7 +214,8 @@ typedef struct {
 } allmrec_attention_backward_args;
 
 /* y = act(x). Backward: dx (+)= dy · act'(·), where `saved` is the INPUT x for GELU, GELU_TANH and LEAKY_RELU
- * and the OUTPUT y for RELU, SIGMOID and TANH. */
+ * and the OUTPUT y for RELU, SIGMOID and TANH. RELU_BITS: y is one bit for each number, 0 where x <= 0, in
+ * (n + 7) / 8 bytes, the first in a byte's lowest bit; its backward is RELU's, with such bits as `saved`. */
 typedef struct {
   int64_t n;
   int32_t kind;

@@ -134,12 +134,14 @@ inline Cost cost_of(const allmrec_attention_backward_args& a) {
 
 inline Cost cost_of(const allmrec_activation_args& a) {
   using namespace costs;
-  return {4 * number(a.n), 2 * number(a.n) * element_bytes(a.dtype)};
+  const double written = a.kind == ALLMREC_ACT_RELU_BITS ? 0.125 : element_bytes(a.dtype);
+  return {4 * number(a.n), number(a.n) * (element_bytes(a.dtype) + written)};
 }
 
 inline Cost cost_of(const allmrec_activation_backward_args& a) {
   using namespace costs;
-  return {6 * number(a.n), (2 + passes(a.accumulate)) * number(a.n) * element_bytes(a.dtype)};
+  const double size = element_bytes(a.dtype), saved = a.kind == ALLMREC_ACT_RELU_BITS ? 0.125 : size;
+  return {6 * number(a.n), number(a.n) * (saved + (1 + passes(a.accumulate)) * size)};
 }
 
 inline Cost cost_of(const allmrec_add_args& a) {

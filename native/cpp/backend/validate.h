@@ -152,7 +152,7 @@ inline void validate(const Check& c, const allmrec_activation_args& a) {
   c.size("n", a.n)
       .pointer("x", a.x, a.n > 0)
       .pointer("y", a.y, a.n > 0)
-      .one_of("kind", a.kind, {0, 1, 2, 3, 4, 5, 6});
+      .one_of("kind", a.kind, {0, 1, 2, 3, 4, 5, 6, 7});
   c.storage("dtype", a.dtype);
 }
 
@@ -160,7 +160,7 @@ inline void validate(const Check& c, const allmrec_activation_backward_args& a) 
   c.size("n", a.n)
       .pointer("dy", a.dy, a.n > 0)
       .pointer("dx", a.dx, a.n > 0)
-      .one_of("kind", a.kind, {0, 1, 2, 3, 4, 5, 6});
+      .one_of("kind", a.kind, {0, 1, 2, 3, 4, 5, 6, 7});
   c.pointer("saved", a.saved, a.n > 0 && a.kind != ALLMREC_ACT_NONE);
   c.storage("dtype", a.dtype);
 }

@@ -56,6 +56,7 @@ struct Arena::Pieces {
       // Pieces that would have fitted together but for the gaps between them: the gaps are needed too.
       const size_t wanted = blocks.front().bytes() >= peak ? total : peak + peak / 16;
       blocks.clear();
+      device->trim();  // or the blocks would wait in the device's cache for requests of their sizes
       blocks.emplace_back(device, wanted);
       total = wanted;
     }

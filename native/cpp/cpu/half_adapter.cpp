@@ -192,7 +192,7 @@ void run(Device& device, void (*kernel)(Device&, const allmrec_activation_args&)
   Copies copies(device);
   allmrec_activation_args f = a;
   copies.input(f.x, a.n, a.dtype);
-  copies.output(f.y, a.n, a.dtype, false);
+  if (a.kind != ALLMREC_ACT_RELU_BITS) copies.output(f.y, a.n, a.dtype, false);
   f.dtype = ALLMREC_F32;
   kernel(device, f);
   copies.finish();
@@ -204,7 +204,7 @@ void run(Device& device, void (*kernel)(Device&, const allmrec_activation_backwa
   Copies copies(device);
   allmrec_activation_backward_args f = a;
   copies.input(f.dy, a.n, a.dtype);
-  copies.input(f.saved, a.n, a.dtype);
+  if (a.kind != ALLMREC_ACT_RELU_BITS) copies.input(f.saved, a.n, a.dtype);
   copies.output(f.dx, a.n, a.dtype, a.accumulate != 0);
   f.dtype = ALLMREC_F32;
   kernel(device, f);

@@ -1,5 +1,7 @@
 // Activations and their gradients. RELU is bound by memory, the others by the polynomials of vec_math.h.
 // Idea: one loop, instantiated per function; `max(0, x)` and `saved <= 0` are written so that NaN stays NaN.
+#include <algorithm>
+
 #include "../vec_math.h"
 #include "ops.h"
 
@@ -57,10 +59,43 @@ void apply_backward(Device& device, const allmrec_activation_backward_args& a, S
   });
 }
 
+static_assert(kGrain % 8 == 0, "a task's bits begin with a byte");
+
+void relu_bits(Device& device, const allmrec_activation_args& a) {
+  device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
+    const float* x = f32(a.x);
+    auto* bits = static_cast<uint8_t*>(a.y);
+    for (int64_t i = begin; i < end; i += 8) {
+      const int64_t count = std::min<int64_t>(8, end - i);
+      unsigned byte = 0;
+      for (int64_t j = 0; j < count; ++j) byte |= static_cast<unsigned>(!(x[i + j] <= 0.0f)) << j;
+      bits[i / 8] = static_cast<uint8_t>(byte);
+    }
+  });
+}
+
+void relu_bits_backward(Device& device, const allmrec_activation_backward_args& a) {
+  device.pool.parallel_for(a.n, kGrain, [&](int64_t begin, int64_t end, int) {
+    const float* dy = f32(a.dy);
+    float* dx = f32(a.dx);
+    const auto* bits = static_cast<const uint8_t*>(a.saved);
+    for (int64_t i = begin; i < end; i += 8) {
+      const int64_t count = std::min<int64_t>(8, end - i);
+      const unsigned byte = bits[i / 8];
+      for (int64_t j = 0; j < count; ++j) {
+        const float d = byte >> j & 1u ? dy[i + j] : 0.0f;
+        dx[i + j] = a.accumulate ? dx[i + j] + d : d;
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void activation(Device& device, const allmrec_activation_args& a) {
   switch (a.kind) {
+    case ALLMREC_ACT_RELU_BITS:
+      return relu_bits(device, a);
     case ALLMREC_ACT_RELU:
       return apply(device, a, [](Vec x) { return max(zero(), x); });
     case ALLMREC_ACT_LEAKY_RELU:
@@ -80,6 +115,8 @@ void activation(Device& device, const allmrec_activation_args& a) {
 
 void activation_backward(Device& device, const allmrec_activation_backward_args& a) {
   switch (a.kind) {
+    case ALLMREC_ACT_RELU_BITS:
+      return relu_bits_backward(device, a);
     case ALLMREC_ACT_RELU:
       return apply_backward(device, a, [](Vec dy, Vec y) { return blend(y <= 0.0f, zero(), dy); });
     case ALLMREC_ACT_LEAKY_RELU:
