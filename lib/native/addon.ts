@@ -342,7 +342,10 @@ export interface SoftInputs {
 }
 
 export interface NativeProjectionTrainer extends NativeTrainer {
-	step(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
+	/** totalTargets: target tokens of the whole step, when parts of it have been accumulated. Default: this part's. */
+	step(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets, totalTargets?: number): Promise<Losses>;
+	/** Adds a part's gradients, to be used by the next step. The parts' losses add up to the step's mean loss. */
+	accumulate(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets, totalTargets: number): Promise<Losses>;
 	evaluate(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
 	gradients(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
 }

@@ -36,6 +36,11 @@ export const projectionSchema = z.strictObject({
 	/** `last`: each user's last training item; `all`: in every epoch another of the user's training items. */
 	items: z.enum(['last', 'all']).default('last'),
 	batchSize: z.int().min(1).default(4),
+	/**
+	 * Prompts that pass through the language model at once; a batch of more is done in parts whose gradients add up to
+	 * the same step, in the memory of one part. Default: the whole batch.
+	 */
+	microBatchSize: z.int().min(1).optional(),
 	learningRate: z.number().positive().default(1e-4),
 	beta1: z.number().min(0).lt(1).default(0.9),
 	beta2: z.number().min(0).lt(1).default(0.98),
@@ -130,10 +135,23 @@ export class Projection {
 						let sum = 0;
 						for (let step = first; step < first + count; step++) {
 							signal?.throwIfAborted();
-							const { llm, soft, targets } = batches.build(
-								await examples.batch(step, stepsPerEpoch, o.batchSize),
+							const batch = await examples.batch(step, stepsPerEpoch, o.batchSize);
+							const size = o.microBatchSize ?? batch.length;
+							const parts = Array.from({ length: Math.ceil(batch.length / size) }, (_, p) =>
+								batches.build(batch.slice(p * size, (p + 1) * size)),
 							);
-							sum += (await run(() => trainer.step(llm, soft, targets), signal)).loss ?? 0;
+							const total = parts.reduce((n, { targets }) => n + targets.rows.length, 0);
+							for (const [p, { llm, soft, targets }] of parts.entries()) {
+								const last = p + 1 === parts.length;
+								const losses = await run(
+									() =>
+										last
+											? trainer.step(llm, soft, targets, total)
+											: trainer.accumulate(llm, soft, targets, total),
+									signal,
+								);
+								sum += losses.loss ?? 0;
+							}
 						}
 						return { crossEntropy: sum / count };
 					},

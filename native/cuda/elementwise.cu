@@ -321,8 +321,8 @@ void activation(Context& context, const allmrec_activation_args& a) {
   if (a.kind == ALLMREC_ACT_RELU_BITS)
     return by_storage(a.dtype, [&](auto zero) {
       using T = decltype(zero);
-      launch(relu_bits_kernel<T>, blocks_for(context, divide_up(a.n, kGroup)), kThreads, 0, context.stream, a.n,
-             static_cast<const T*>(a.x), static_cast<uint8_t*>(a.y));
+      launch(relu_bits_kernel<T>, blocks_for(context, divide_up(a.n, kGroup)), kThreads, 0, context.stream,
+             a.n, static_cast<const T*>(a.x), static_cast<uint8_t*>(a.y));
     });
   by_storage(a.dtype, [&](auto zero) {
     using T = decltype(zero);

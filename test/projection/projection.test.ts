@@ -4,6 +4,7 @@ import test from 'ava';
 import { leaveLastOut } from '../../lib/data/split.js';
 import { CausalLM } from '../../lib/llm/causal-lm.js';
 import { recommendationTemplate } from '../../lib/llm/prompt-template.js';
+import { run } from '../../lib/native/session.js';
 import { Projection, type ProjectionOptions } from '../../lib/projection/projection.js';
 import { Catalogue } from '../../lib/recommend/catalogue.js';
 import { createPrompts } from '../../lib/recommend/model-parts.js';
@@ -88,6 +89,99 @@ test.serial('the cross-entropy falls, and the language model stays as it is bit 
 	);
 	t.is(projection.training!.best!.score, -projection.training!.best!.metrics[validation]!);
 	t.deepEqual(await weightsOf(llm.native), before);
+});
+
+test.serial(
+	'parts of a step add up to its loss and gradients, and to nothing left of an earlier step',
+	async (t) => {
+		const { llm, session } = await world;
+		const width = 6;
+		const native = new session.addon.Projector(session.engine, {
+			kind: 'mlp',
+			userSize: width,
+			jointSize: width,
+			tokenSize: llm.tokenSize,
+		});
+		await native.initialise(3, 1);
+		const trainer = new session.addon.ProjectionTrainer(native, llm.native, {
+			learningRate: 1e-3,
+			beta1: 0.9,
+			beta2: 0.98,
+			seed: 0,
+		});
+		t.teardown(() => {
+			trainer.dispose();
+			native.dispose();
+		});
+		// Three prompts of different lengths, each with a user, an item and other numbers of targets.
+		const lengths = [5, 9, 7];
+		const targetsOf = [1, 4, 2];
+		const vectors = (first: number, count: number) =>
+			Float32Array.from({ length: count * width }, (_, i) => Math.sin(first * width + i));
+		const part = (prompts: readonly number[]) => {
+			const offsets = [0];
+			const [ids, rows, tokens]: [number[], number[], number[]] = [[], [], []];
+			for (const [s, p] of prompts.entries()) {
+				const begin = offsets.at(-1)!;
+				for (let i = 0; i < lengths[p]!; i++) ids.push(10 + ((7 * i + 3 * p) % 20));
+				ids[begin] = -s - 1;
+				ids[begin + 2] = -prompts.length - s - 1;
+				for (let i = lengths[p]! - targetsOf[p]!; i < lengths[p]!; i++) {
+					rows.push(begin + i);
+					tokens.push(5 + i);
+				}
+				offsets.push(ids.length);
+			}
+			const rowsOf = (kind: number) => {
+				const out = new Float32Array(prompts.length * width);
+				for (const [s, p] of prompts.entries()) out.set(vectors(2 * p + kind, 1), s * width);
+				return out;
+			};
+			return [
+				{ ids: Int32Array.from(ids), offsets: Int32Array.from(offsets) },
+				{ users: rowsOf(0), items: rowsOf(1) },
+				{ rows: Int32Array.from(rows), tokens: Int32Array.from(tokens) },
+			] as const;
+		};
+		const gradients = async () => {
+			const all: Record<string, Float32Array> = {};
+			for (const { name } of native.parameters()) all[name] = await native.getGradient(name);
+			return all;
+		};
+		const total = targetsOf.reduce((a, b) => a + b);
+		const whole = await trainer.gradients(...part([0, 1, 2]));
+		const expected = await gradients();
+		let loss = 0;
+		for (const p of [0, 1, 2]) loss += (await trainer.accumulate(...part([p]), total)).loss!;
+		t.true(Math.abs(loss - whole.loss!) < 1e-6 * Math.abs(whole.loss!), `${loss} ${whole.loss}`);
+		for (const [name, values] of Object.entries(await gradients())) {
+			const largest = Math.max(...expected[name]!.map(Math.abs));
+			t.true(largest > 0, name);
+			t.true(maxDifference(values, expected[name]!) < 1e-5 * largest, name);
+		}
+		// A step takes what was accumulated; what is accumulated and never taken is not left to others.
+		await trainer.step(...part([0]), total);
+		await trainer.gradients(...part([0, 1, 2]));
+		const afterStep = await gradients();
+		await trainer.accumulate(...part([0, 1]), total);
+		await trainer.gradients(...part([0, 1, 2]));
+		t.deepEqual(await gradients(), afterStep);
+		await rejects(
+			t,
+			() => run(() => trainer.accumulate(...part([0, 1]), 2)),
+			'ERR_ALLMREC_INVALID_ARGUMENT',
+			/totalTargets/,
+		);
+	},
+);
+
+test.serial('a batch in parts learns what the whole batch does', async (t) => {
+	const [whole, parts] = [
+		await train(t, { epochs: 1, projector: 'linear' }),
+		await train(t, { epochs: 1, projector: 'linear', microBatchSize: 3 }),
+	];
+	const [one, other] = [whole, parts].map(({ training }) => training!.best!.score) as [number, number];
+	t.true(Math.abs(one - other) < 1e-4 * Math.abs(one), `${one} ${other}`);
 });
 
 test.serial('every kind of projector learns, all of its weights', async (t) => {

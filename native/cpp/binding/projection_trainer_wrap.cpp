@@ -14,6 +14,7 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
 
   static Napi::Function define(Napi::Env env) {
     return define_class(env, {method("step", &ProjectionTrainerWrap::step),
+                              method("accumulate", &ProjectionTrainerWrap::accumulate),
                               method("evaluate", &ProjectionTrainerWrap::evaluate),
                               method("gradients", &ProjectionTrainerWrap::gradients)});
   }
@@ -41,6 +42,7 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
     LlmBatch batch;
     SoftInputs soft;
     TokenTargets targets;
+    int64_t total_targets = 0;
   };
 
   Inputs read(const Napi::CallbackInfo& info) const {
@@ -55,11 +57,31 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
     return in;
   }
 
+  // A part of a step: with the step's number of target tokens.
+  Inputs read_part(const Napi::CallbackInfo& info) const {
+    Inputs in = read(info);
+    const auto own = static_cast<int64_t>(in.targets.rows.size());
+    in.total_targets =
+        info[3].IsUndefined() ? own : read_integer(info[3], "totalTargets", own, int64_t{1} << 31);
+    return in;
+  }
+
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->step(
-            [&](ProjectionTrainer& core) { return core.step(in.batch, in.soft, in.targets); });
+      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read_part(info)] {
+        return trainer->step([&](ProjectionTrainer& core) {
+          return core.step(in.batch, in.soft, in.targets, in.total_targets);
+        });
+      });
+    });
+  }
+
+  Napi::Value accumulate(const Napi::CallbackInfo& info) {
+    return promise(info, [&](const State& trainer) {
+      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read_part(info)] {
+        return trainer->accumulate([&](ProjectionTrainer& core) {
+          return core.accumulate(in.batch, in.soft, in.targets, in.total_targets);
+        });
       });
     });
   }

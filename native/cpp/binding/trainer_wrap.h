@@ -38,14 +38,21 @@ struct Trainer {
     return *core;
   }
 
+  // compute(core) adds gradients of a part of the next step.
+  template <typename Compute>
+  auto accumulate(Compute&& compute) {
+    Core& trainer = ready();
+    begin_gradients();
+    auto result = compute(trainer);
+    accumulating = true;
+    return result;
+  }
+
   // compute(core) makes optimizer steps.
   template <typename Compute>
   auto step(Compute&& compute) {
     Core& trainer = ready();
-    for (const auto& model : learning) {
-      if (model->gradients_left) model->parameters().zero_grad();
-      model->gradients_left = true;  // until the optimizer has taken them
-    }
+    begin_gradients();
     struct CountSteps {
       Trainer& self;
       ~CountSteps() { self.steps = self.core->optimizer().steps(); }
@@ -59,9 +66,23 @@ struct Trainer {
   template <typename Compute>
   auto gradients(Compute&& compute) {
     Core& trainer = ready();
+    accumulating = false;
     for (const auto& model : learning) model->start_gradients();
     return compute(trainer);
   }
+
+ private:
+  // Gradients that were left behind are cleared, but for those of the parts of this step. Should a part fail,
+  // so has the step.
+  void begin_gradients() {
+    for (const auto& model : learning) {
+      if (model->gradients_left && !accumulating) model->parameters().zero_grad();
+      model->gradients_left = true;  // until the optimizer has taken them
+    }
+    accumulating = false;
+  }
+
+  bool accumulating = false;  // the gradients are those of the first parts of a step
 };
 
 // The methods of NativeTrainer. Derived has kName.

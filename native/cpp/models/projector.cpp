@@ -8,8 +8,11 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
-void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets) {
-  const float scale = targets.rows.empty() ? 0.0f : 1.0f / static_cast<float>(targets.rows.size());
+void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets,
+                 int64_t total_targets = 0) {
+  const auto own = static_cast<int64_t>(targets.rows.size());
+  const float scale =
+      1.0f / static_cast<float>(std::max<int64_t>(1, total_targets > 0 ? total_targets : own));
   const WithPrecision with(tape, llm.precision(tape));
   ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.token_embedding(),
                                  tape.ints(targets.tokens), scale, 1.0f);
@@ -104,7 +107,7 @@ ProjectionTrainer::ProjectionTrainer(Projector& projector, Opt& llm, const AdamO
 
 std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBatch& batch,
                                                          const SoftInputs& soft, const TokenTargets& targets,
-                                                         bool backward) {
+                                                         int64_t total_targets, bool backward) {
   expect_targets(targets, llm_.config());
   auto matrix = [&tape](const std::vector<float>& values, int64_t cols) {
     return tape.from_host(values.data(), static_cast<int64_t>(values.size()) / cols, cols);
@@ -113,7 +116,7 @@ std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBa
   if (!soft.users.empty()) users = projector_.users(tape, matrix(soft.users, projector_.config().user_size));
   if (!soft.items.empty()) items = projector_.items(tape, matrix(soft.items, projector_.config().joint_size));
   const Tensor hidden = llm_.hidden(tape, batch, ops::concat_rows(tape, users, items), targets.rows);
-  target_loss(tape, llm_, hidden, targets);
+  target_loss(tape, llm_, hidden, targets, total_targets);
   if (backward) tape.backward();
   std::map<std::string, double> losses = tape.read_losses();
   expect_finite(losses, "Stage 2", adam_.steps());
@@ -121,19 +124,25 @@ std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBa
 }
 
 std::map<std::string, double> ProjectionTrainer::step(const LlmBatch& batch, const SoftInputs& soft,
-                                                      const TokenTargets& targets) {
-  arena_.reset();
-  Tape tape(*projector_.parameters().device(), arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
-  std::map<std::string, double> losses = forward(tape, batch, soft, targets, true);
+                                                      const TokenTargets& targets, int64_t total_targets) {
+  std::map<std::string, double> losses = accumulate(batch, soft, targets, total_targets);
   adam_.step();
   return losses;
+}
+
+std::map<std::string, double> ProjectionTrainer::accumulate(const LlmBatch& batch, const SoftInputs& soft,
+                                                            const TokenTargets& targets,
+                                                            int64_t total_targets) {
+  arena_.reset();
+  Tape tape(*projector_.parameters().device(), arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
+  return forward(tape, batch, soft, targets, total_targets, true);
 }
 
 std::map<std::string, double> ProjectionTrainer::evaluate(const LlmBatch& batch, const SoftInputs& soft,
                                                           const TokenTargets& targets, bool keep_gradients) {
   arena_.reset();
   Tape tape(*projector_.parameters().device(), arena_, keep_gradients, seed_, 0);
-  return forward(tape, batch, soft, targets, keep_gradients);
+  return forward(tape, batch, soft, targets, 0, keep_gradients);
 }
 
 namespace {

@@ -69,16 +69,21 @@ class ProjectionTrainer {
  public:
   ProjectionTrainer(Projector& projector, Opt& llm, const AdamOptions& options, uint64_t seed);
 
-  // The mean loss over the target tokens.
+  // The sum of the target tokens' losses over `total_targets`, 0 = their number: a step's mean loss. A step
+  // may come in parts, all of them with the step's number of target tokens: every part but the last goes to
+  // `accumulate`, and the parts' losses add up to the step's.
   std::map<std::string, double> step(const LlmBatch& batch, const SoftInputs& soft,
-                                     const TokenTargets& targets);
+                                     const TokenTargets& targets, int64_t total_targets = 0);
+  std::map<std::string, double> accumulate(const LlmBatch& batch, const SoftInputs& soft,
+                                           const TokenTargets& targets, int64_t total_targets);
   std::map<std::string, double> evaluate(const LlmBatch& batch, const SoftInputs& soft,
                                          const TokenTargets& targets, bool keep_gradients);
   Adam& optimizer() { return adam_; }
+  size_t peak_arena_bytes() const { return arena_.peak_bytes(); }
 
  private:
   std::map<std::string, double> forward(Tape& tape, const LlmBatch& batch, const SoftInputs& soft,
-                                        const TokenTargets& targets, bool backward);
+                                        const TokenTargets& targets, int64_t total_targets, bool backward);
   Projector& projector_;
   Opt& llm_;
   uint64_t seed_;
