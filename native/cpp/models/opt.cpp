@@ -44,7 +44,8 @@ Tensor KvCache::layer(int i) const {
 Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
     : config_(config),
       activation_dtype_(activation_dtype_of(*device, config.dtype)),
-      parameters_(std::move(device)) {
+      parameters_(device),
+      constants_(std::move(device)) {
   const int64_t c = config.hidden_size, e = config.embed_size, f = config.ffn_size;
   if (config.num_heads < 1 || c % config.num_heads != 0)
     throw Error(ErrorCode::checkpoint, "OPT config: hidden size " + std::to_string(c) +
@@ -56,37 +57,50 @@ Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
     return &parameters_.add(name, {rows, cols}, d);
   };
   auto vector = [&](const std::string& name, int64_t size) { return &parameters_.add(name, {size}); };
+  Parameter *ones = nullptr, *zeros = nullptr;
+  if (!config.norm_affine) {
+    ones = &constants_.add("ones", {c});
+    zeros = &constants_.add("zeros", {c});
+    constants_.fill(*ones, 1.0f);
+    constants_.fill(*zeros, 0.0f);
+  }
+  auto norm = [&](Parameter*& weight, Parameter*& bias, const std::string& name) {
+    weight = config.norm_affine ? vector(name + ".weight", c) : ones;
+    bias = config.norm_affine ? vector(name + ".bias", c) : zeros;
+  };
   embed_tokens_ = matrix(root + "embed_tokens.weight", config.vocab_size, e);
+  head_ = config.tied_head ? embed_tokens_ : matrix("lm_head.weight", config.vocab_size, e);
   embed_positions_ =
       &parameters_.add(root + "embed_positions.weight", {config.max_positions + kOptPositionOffset, c});
   if (e != c) {
     project_in_ = matrix(root + "project_in.weight", c, e);
     project_out_ = matrix(root + "project_out.weight", e, c);
   }
-  if (config.norm_before && config.final_norm) {
-    final_norm_weight_ = vector(root + "final_layer_norm.weight", c);
-    final_norm_bias_ = vector(root + "final_layer_norm.bias", c);
-  }
+  if (config.norm_before && config.final_norm)
+    norm(final_norm_weight_, final_norm_bias_, root + "final_layer_norm");
   for (int i = 0; i < config.num_layers; ++i) {
     const std::string p = root + "layers." + std::to_string(i) + ".";
-    auto pair = [&](Parameter*& weight, Parameter*& bias, const std::string& name, int64_t out, int64_t in) {
-      weight = in ? matrix(p + name + ".weight", out, in) : vector(p + name + ".weight", out);
-      bias = vector(p + name + ".bias", out);
+    auto linear = [&](Parameter*& weight, Parameter*& bias, const std::string& name, int64_t out,
+                      int64_t in) {
+      weight = matrix(p + name + ".weight", out, in);
+      bias = config.bias ? vector(p + name + ".bias", out) : nullptr;
     };
     Layer l{};
     // Queries, keys and values lie side by side and take one product.
     const std::string a = p + "self_attn.";
     const std::vector<Parameter*> weights = parameters_.add_together(
         {{a + "q_proj.weight", {c, c}}, {a + "k_proj.weight", {c, c}}, {a + "v_proj.weight", {c, c}}}, d);
-    const std::vector<Parameter*> biases = parameters_.add_together(
-        {{a + "q_proj.bias", {c}}, {a + "k_proj.bias", {c}}, {a + "v_proj.bias", {c}}});
     l.q_weight = weights[0], l.k_weight = weights[1], l.v_weight = weights[2];
-    l.q_bias = biases[0], l.k_bias = biases[1], l.v_bias = biases[2];
-    pair(l.out_weight, l.out_bias, "self_attn.out_proj", c, c);
-    pair(l.attention_norm_weight, l.attention_norm_bias, "self_attn_layer_norm", c, 0);
-    pair(l.fc1_weight, l.fc1_bias, "fc1", f, c);
-    pair(l.fc2_weight, l.fc2_bias, "fc2", c, f);
-    pair(l.final_norm_weight, l.final_norm_bias, "final_layer_norm", c, 0);
+    if (config.bias) {
+      const std::vector<Parameter*> biases = parameters_.add_together(
+          {{a + "q_proj.bias", {c}}, {a + "k_proj.bias", {c}}, {a + "v_proj.bias", {c}}});
+      l.q_bias = biases[0], l.k_bias = biases[1], l.v_bias = biases[2];
+    }
+    linear(l.out_weight, l.out_bias, "self_attn.out_proj", c, c);
+    norm(l.attention_norm_weight, l.attention_norm_bias, p + "self_attn_layer_norm");
+    linear(l.fc1_weight, l.fc1_bias, "fc1", f, c);
+    linear(l.fc2_weight, l.fc2_bias, "fc2", c, f);
+    norm(l.final_norm_weight, l.final_norm_bias, p + "final_layer_norm");
     layers_.push_back(l);
   }
 }
@@ -101,10 +115,14 @@ Precision Opt::precision(const Tape& tape) const {
 }
 
 void Opt::load(const std::vector<std::string>& paths) {
-  parameters_.load(open_files(paths), [](const std::string& name) {
+  const std::string root = "model.decoder.";
+  const auto names = [&root](const std::string& name) {
     // Files of the hub come with the full prefix, without `model.`, or as the bare decoder.
-    return std::vector<std::string>{name, name.substr(6), name.substr(14)};
-  });
+    if (name.compare(0, root.size(), root) != 0) return std::vector<std::string>{name};
+    return std::vector<std::string>{name, name.substr(6), name.substr(root.size())};
+  };
+  // Some checkpoints pad the vocabulary.
+  parameters_.load(open_files(paths), names, {embed_tokens_, head_});
 }
 
 void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
@@ -329,7 +347,7 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
 
 Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
   const WithPrecision with(tape, precision(tape));
-  return ops::linear(tape, hidden, embed_tokens_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
+  return ops::linear(tape, hidden, head_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
 }
 
 std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
@@ -370,9 +388,9 @@ std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::v
     g.a = hidden.at(r);
     g.a_dtype = hidden.dtype;
     g.lda = hidden.cols;
-    g.b = embed_tokens_->value.data;
-    g.b_dtype = embed_tokens_->dtype();
-    g.b_scales = embed_tokens_->scales;
+    g.b = head_->value.data;
+    g.b_dtype = head_->dtype();
+    g.b_scales = head_->scales;
     g.ldb = hidden.cols;
     g.trans_b = 1;
     g.c = buffer.data;

@@ -1,7 +1,10 @@
 #include "parameter_set.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+
+#include "weight_loader.h"
 
 namespace allmrec {
 namespace {
@@ -193,35 +196,68 @@ size_t ParameterSet::bytes() const {
   return total;
 }
 
-void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names) {
-  std::vector<float> host;
+namespace {
+
+struct Found {
+  const io::TensorFile* file = nullptr;
+  const io::TensorInfo* tensor = nullptr;
+};
+
+Found find_tensor(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const std::string& name) {
+  for (const auto& file : files)
+    if (const io::TensorInfo* tensor = file->find(name)) return {file.get(), tensor};
+  return {};
+}
+
+void expect_shape(const Found& found, std::vector<int64_t> shape, bool padded) {
+  const std::vector<int64_t>& actual = found.tensor->shape;
+  if (padded && !actual.empty() && !shape.empty() && actual[0] > shape[0]) shape[0] = actual[0];
+  if (actual != shape)
+    throw Error(ErrorCode::checkpoint, found.file->path() + ": expected tensor `" + found.tensor->name +
+                                           "` of shape " + shape_text(shape) + ", got " + shape_text(actual) +
+                                           ".");
+}
+
+// The scales of a weight that is stored as quants, checked with the shape of the quants; null for any other.
+const io::TensorInfo* find_scales(const std::vector<std::shared_ptr<const io::TensorFile>>& files,
+                                  const Found& found, const Parameter& parameter) {
+  const Found scales = find_tensor(files, scales_name(found.tensor->name));
+  if (!scales.tensor) return nullptr;
+  const int32_t dtype = parameter.dtype();
+  if (!parameter.scales || found.tensor->dtype != quant_file_dtype(dtype) ||
+      scales.tensor->dtype != scale_file_dtype(dtype) || scales.file != found.file)
+    throw Error(
+        ErrorCode::checkpoint,
+        found.file->path() + ": tensor `" + found.tensor->name +
+            "` is stored quantised; load it in the dtype it is stored in, or the original in another.");
+  const Tensor& value = parameter.value;
+  expect_shape(found, quant_file_shape(dtype, value.rows, value.cols), false);
+  expect_shape(scales, scale_file_shape(dtype, value.rows, value.cols), false);
+  return scales.tensor;
+}
+
+}  // namespace
+
+void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names,
+                        const std::vector<const Parameter*>& padded) {
+  WeightLoader loader(device_);
   for (auto& parameter : parameters_) {
-    const io::TensorInfo* found = nullptr;
-    std::string where;
+    Found found;
     const std::vector<std::string> alternatives = names(parameter->name);
     for (const std::string& name : alternatives) {
-      for (const auto& file : files) {
-        found = file->find(name);
-        where = file->path();
-        if (found) break;
-      }
-      if (found) break;
+      found = find_tensor(files, name);
+      if (found.tensor) break;
     }
-    if (found == nullptr)
+    if (!found.tensor)
       throw Error(ErrorCode::checkpoint, "Checkpoint " +
                                              (files.empty() ? "(no file)" : files.front()->path()) +
                                              " lacks the tensor `" + alternatives.front() + "` " +
                                              shape_text(parameter->shape) + ".");
-    if (found->shape != parameter->shape)
-      throw Error(ErrorCode::checkpoint, where + ": expected tensor `" + found->name + "` of shape " +
-                                             shape_text(parameter->shape) + ", got " +
-                                             shape_text(found->shape) + ".");
-    host.resize(static_cast<size_t>(parameter->value.size()));
-    io::read_f32(*found, host.data());
-    for (float value : host)
-      if (!std::isfinite(value))
-        throw Error(ErrorCode::numeric, where + ": tensor `" + found->name + "` holds a NaN or an infinity.");
-    upload(*parameter, host.data());
+    const io::TensorInfo* scales = find_scales(files, found, *parameter);
+    if (!scales)
+      expect_shape(found, parameter->shape,
+                   std::find(padded.begin(), padded.end(), parameter.get()) != padded.end());
+    loader.read(*found.file, *found.tensor, scales, *parameter);
   }
 }
 

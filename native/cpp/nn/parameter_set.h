@@ -54,10 +54,13 @@ class ParameterSet {
   int64_t count() const;  // numbers in all parameters
   size_t bytes() const;   // of weights and gradients
 
-  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order);
-  // checks shapes; throws ErrorCode::checkpoint naming what is missing.
+  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order),
+  // converted to its dtype; checks shapes; throws ErrorCode::checkpoint naming what is missing. Of a tensor
+  // of `padded` the file may hold more rows than are read. Weights stored as quants can be read in their own
+  // dtype alone.
   using Names = std::function<std::vector<std::string>(const std::string&)>;
-  void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names);
+  void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names,
+            const std::vector<const Parameter*>& padded = {});
 
   std::shared_ptr<Device> device() const { return device_; }
 
