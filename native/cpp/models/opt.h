@@ -79,8 +79,7 @@ struct DecodeState {
 // OPT (Zhang et al., 2022) and what shares its architecture (Galactica): learned positions with an offset
 // of 2.
 //
-// Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
-// bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients:
+// See opt_memory.h for how activations are stored. Only float32 and bfloat16 activations carry gradients:
 // those of float16 would be lost below 6e-8. Float32 activations beside bfloat16 weights are rounded by the
 // products that read them.
 class Opt {
@@ -106,7 +105,7 @@ class Opt {
   // What hidden states are multiplied with for logits (V, embed): the token embedding, unless untied.
   Parameter& head() { return *head_; }
   int32_t activation_dtype() const { return activation_dtype_; }
-  // Of keys and values in a cache: float32 with float32 weights, else half, whatever the activations are.
+  // Of keys and values in a cache.
   int32_t cache_dtype() const;
   // Of products with the weights.
   Precision precision(const Tape& tape) const;
@@ -128,9 +127,16 @@ class Opt {
   Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
   Tensor embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, const Tensor& soft);
   Tensor layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache);
+  Tensor attention(Tape& tape, const Layer& l, const Tensor& input, const Tensor& rows, const Plans& plans,
+                   int index, bool last, KvCache* cache);
   Tensor layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache);
 
+  Parameter* parameter(const std::string& name);
+  // In place of t when nothing is recorded, else a new tensor.
+  Tensor add_linear(Tape& tape, const Tensor& x, Parameter* weight, Parameter* bias, const Tensor& t) const;
+
   OptConfig config_;
+  bool on_cpu_;
   int32_t activation_dtype_;
   ParameterSet parameters_;
   ParameterSet constants_;  // of norms without weights
