@@ -1,17 +1,17 @@
-import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
-import { ConfigReader, readModelConfig, weightFiles } from '../text/checkpoint.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
+import { openOptCheckpoint } from './opt-checkpoint.js';
 import { loadLanguageTokenizer } from './tokenizer.js';
 
 export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
 	/**
-	 * How the weights are kept in memory; default `float32`. Checkpoints in another dtype are converted as they are
-	 * read. Stage 2 trains through `float32` and `bfloat16` alone.
+	 * How the weights are kept in memory; default that of a folder written by `quantizeCheckpoint`, else `float32`.
+	 * Checkpoints in another dtype are converted as they are read, those stored in int8 or int4 excepted. Stage 2
+	 * trains through `float32` and `bfloat16` alone.
 	 */
 	dtype?: LlmDtype | undefined;
 	/** @internal */
@@ -61,14 +61,8 @@ export class CausalLM {
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
 		const { signal, onProgress, session: given, dtype, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
-		const config = { ...optConfig(await readModelConfig(folder), folder), ...(dtype ? { dtype } : {}) };
 		const tokenizer = await loadLanguageTokenizer(folder);
-		if (tokenizer.vocabSize > config.vocabSize)
-			throw new ALLMRecError(
-				'ERR_ALLMREC_CHECKPOINT',
-				`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${config.vocabSize}; they are not of one checkpoint.`,
-			);
-		const files = await weightFiles(folder);
+		const { config, files } = await openOptCheckpoint(folder, { dtype, tokens: tokenizer.vocabSize });
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const native = guard(() => new session.addon.Opt(session.engine, config));
@@ -154,57 +148,4 @@ export class CausalLM {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
-}
-
-/** Of a Hugging Face `config.json`. @throws ERR_ALLMREC_CHECKPOINT for a model that is not OPT. */
-export function optConfig(json: Record<string, unknown>, folder: string): OptConfig {
-	const c = new ConfigReader(json, folder);
-	const fail = (what: string) => {
-		throw new ALLMRecError(
-			'ERR_ALLMREC_CHECKPOINT',
-			`${join(folder, 'config.json')} has ${what}; language models can be of the OPT family (facebook/opt-125m … opt-66b).`,
-		);
-	};
-	const type = c.text('model_type');
-	if (type !== 'opt') fail(`the model type \`${type}\``);
-	if (!c.boolean('enable_bias', true)) fail('layers without bias');
-	if (!c.boolean('layer_norm_elementwise_affine', true)) fail('layer norms without weights');
-	const activation = c.text('activation_function', 'relu');
-	if (activation !== 'relu' && activation !== 'gelu') fail(`the activation \`${activation}\``);
-	const hiddenSize = c.integer('hidden_size');
-	return {
-		vocabSize: c.integer('vocab_size'),
-		hiddenSize,
-		embedSize: c.integer('word_embed_proj_dim', hiddenSize),
-		numLayers: c.integer('num_hidden_layers'),
-		numHeads: c.integer('num_attention_heads'),
-		ffnSize: c.integer('ffn_dim'),
-		maxPositions: c.integer('max_position_embeddings'),
-		normBefore: c.boolean('do_layer_norm_before', true),
-		finalNorm: !c.boolean('_remove_final_layer_norm', false),
-		activation: activation as 'relu' | 'gelu',
-	};
-}
-
-/** The `config.json` of a language model. */
-export function huggingFaceOptConfig(c: OptConfig): Record<string, unknown> {
-	return {
-		_remove_final_layer_norm: !c.finalNorm,
-		activation_function: c.activation,
-		architectures: ['OPTForCausalLM'],
-		attention_dropout: 0,
-		bos_token_id: 2,
-		do_layer_norm_before: c.normBefore,
-		dropout: 0,
-		eos_token_id: 2,
-		ffn_dim: c.ffnSize,
-		hidden_size: c.hiddenSize,
-		max_position_embeddings: c.maxPositions,
-		model_type: 'opt',
-		num_attention_heads: c.numHeads,
-		num_hidden_layers: c.numLayers,
-		pad_token_id: 1,
-		vocab_size: c.vocabSize,
-		word_embed_proj_dim: c.embedSize,
-	};
 }

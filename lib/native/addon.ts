@@ -253,6 +253,12 @@ export interface OptConfig {
 	/** A final layer norm exists (pre-norm only). */
 	finalNorm: boolean;
 	activation: 'relu' | 'gelu' | 'gelu_tanh';
+	/** Of attention's and the feed-forward's products (enable_bias); default true. */
+	bias?: boolean;
+	/** Norms have weights (layer_norm_elementwise_affine); default true. */
+	normAffine?: boolean;
+	/** Logits come from the token embedding, not from an lm_head of its own; default true. */
+	tiedHead?: boolean;
 	/** Of the weights; default float32. */
 	dtype?: LlmDtype;
 }

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SeededRandom } from '../../lib/data/random.js';
 import { trainByteLevelBpe, writeByteLevelBpe } from '../../lib/llm/bpe-trainer.js';
-import { huggingFaceOptConfig } from '../../lib/llm/causal-lm.js';
+import { huggingFaceOptConfig } from '../../lib/llm/opt-config.js';
 import { packBatch, packCandidates } from '../../lib/llm/prompt-packing.js';
 import { loadLanguageTokenizer } from '../../lib/llm/tokenizer.js';
 import type { LlmBatch, NativeOpt, OptConfig, TokenTargets } from '../../lib/native/addon.js';

@@ -1,4 +1,4 @@
-import { optConfig } from '../../lib/llm/causal-lm.js';
+import { optConfig } from '../../lib/llm/opt-config.js';
 import type { LlmBatch, NativeOpt } from '../../lib/native/addon.js';
 import { guard, ragged, type Session } from '../../lib/native/session.js';
 import type { Fixture } from './fixture.js';

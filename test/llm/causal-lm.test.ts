@@ -1,7 +1,8 @@
 import { cp, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { CausalLM, huggingFaceOptConfig, optConfig } from '../../lib/llm/causal-lm.js';
+import { CausalLM } from '../../lib/llm/causal-lm.js';
+import { huggingFaceOptConfig, optConfig } from '../../lib/llm/opt-config.js';
 import { loadAddon, type NativeTensorToWrite } from '../../lib/native/addon.js';
 import { ragged } from '../../lib/native/session.js';
 import { freshPath, rejects } from '../data/folders.js';
@@ -193,7 +194,7 @@ test('checkpoints of other models are told apart by their configuration', async 
 	const code = 'ERR_ALLMREC_CHECKPOINT';
 	await rejects(t, () => load(configured({ model_type: 'llama' })), code, /`llama`.*OPT family/);
 	await rejects(t, () => load(configured({ model_type: undefined })), code, /model type/);
-	await rejects(t, () => load(configured({ enable_bias: false })), code, /without bias/);
+	await rejects(t, () => load(configured({ quantization_config: {} })), code, /another program/);
 	await rejects(t, () => load(configured({ activation_function: 'silu' })), code, /`silu`/);
 	await rejects(t, () => load(configured({ hidden_size: '32' })), code, /`hidden_size` to be a whole number/);
 	await rejects(t, () => load(configured({ num_attention_heads: 5 })), code, /heads/);
@@ -275,9 +276,11 @@ test('a checkpoint without the `model.` prefix, or of the bare decoder, is the s
 
 test('a configuration written is read as it was', async (t) => {
 	const llm = await load();
-	t.deepEqual(optConfig(huggingFaceOptConfig(llm.config), ''), llm.config);
+	const { dtype, ...config } = llm.config;
+	t.is(dtype, 'float32');
+	t.deepEqual(optConfig(huggingFaceOptConfig(config), ''), config);
 	llm.dispose();
-	const postNorm = { ...llm.config, embedSize: 16, normBefore: false, finalNorm: false };
+	const postNorm = { ...config, embedSize: 16, normBefore: false, finalNorm: false };
 	t.deepEqual(optConfig(huggingFaceOptConfig(postNorm), ''), postNorm);
 });
 

@@ -2,7 +2,7 @@ import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SeededRandom } from '../../lib/data/random.js';
 import { trainByteLevelBpe, writeByteLevelBpe } from '../../lib/llm/bpe-trainer.js';
-import { huggingFaceOptConfig } from '../../lib/llm/causal-lm.js';
+import { huggingFaceOptConfig } from '../../lib/llm/opt-config.js';
 import { recommendationTemplate } from '../../lib/llm/prompt-template.js';
 import type { EncoderConfig, NativeModel, OptConfig } from '../../lib/native/addon.js';
 import { Session } from '../../lib/native/session.js';

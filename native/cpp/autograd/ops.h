@@ -17,6 +17,9 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView weight, ParameterView b
               int activation = ALLMREC_ACT_NONE, const Tensor* residual = nullptr,
               int32_t out_dtype = kSameDtype);
 
+// y += x · Wᵀ + b in place: a residual connection whose input nothing needs any more. Records nothing.
+void add_linear(Tape& tape, const Tensor& x, ParameterView weight, ParameterView bias, const Tensor& y);
+
 // Several linear layers side by side in one output (T, Σ out): query, key and value projections. Weights that
 // lie one behind another (ParameterSet::add_together) of one input take one product.
 struct Projection {

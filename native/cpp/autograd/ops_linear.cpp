@@ -130,6 +130,11 @@ Tensor linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, int
   return y;
 }
 
+void add_linear(Tape& tape, const Tensor& x, ParameterView w, ParameterView b, const Tensor& y) {
+  expect_width(x, w);
+  forward(tape, x, w, w.rows, b, y, 0, ALLMREC_ACT_NONE, &y);
+}
+
 namespace {
 
 // Whether `second` begins where `first` ends.

@@ -37,6 +37,7 @@ class Tape {
   Tape(Device& device, Arena& arena, bool recording, uint64_t seed = 0, uint64_t step = 0);
 
   Device& device() { return device_; }
+  Arena& arena() { return arena_; }
   bool recording() const { return recording_; }
 
   const Precision& precision() const { return precision_; }

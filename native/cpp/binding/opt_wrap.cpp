@@ -63,6 +63,9 @@ OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
     c.norm_before = config.boolean("normBefore");
     c.final_norm = config.boolean("finalNorm");
     c.activation = read_activation(config);
+    if (config.has("bias")) c.bias = config.boolean("bias");
+    if (config.has("normAffine")) c.norm_affine = config.boolean("normAffine");
+    if (config.has("tiedHead")) c.tied_head = config.boolean("tiedHead");
     c.dtype = read_dtype(config, "dtype", true);
     return c;
   });

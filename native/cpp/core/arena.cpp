@@ -43,11 +43,14 @@ struct Arena::Pieces {
     }
   }
 
+  std::map<Place, size_t>::iterator first_of(size_t bytes) {
+    return std::find_if(free.begin(), free.end(), [&](const auto& piece) { return piece.second >= bytes; });
+  }
+
   std::map<Place, size_t>::iterator add_block(size_t bytes) {
-    const size_t wanted = std::max({bytes, size_t{1} << 20, total / 4});
-    blocks.emplace_back(device, wanted);
-    total += wanted;
-    return free.emplace(Place{blocks.size() - 1, 0}, wanted).first;
+    blocks.emplace_back(device, bytes);
+    total += bytes;
+    return free.emplace(Place{blocks.size() - 1, 0}, bytes).first;
   }
 
   void reset() {
@@ -76,14 +79,6 @@ struct Arena::Pieces {
   uint64_t epoch = 0;  // owners of a piece from before a reset have nothing to give back
 };
 
-namespace {
-
-size_t rounded(size_t bytes) {
-  return (std::max<size_t>(bytes, 1) + 63) / 64 * 64;
-}
-
-}  // namespace
-
 Arena::Arena(std::shared_ptr<Device> device) : pieces_(std::make_shared<Pieces>(std::move(device))) {}
 
 std::shared_ptr<void> Arena::take(size_t bytes) {
@@ -96,6 +91,10 @@ std::shared_ptr<void> Arena::take(size_t bytes) {
 
 void* Arena::alloc(size_t bytes) {
   return pieces_->at(pieces_->take(rounded(bytes)));
+}
+
+void Arena::reserve(size_t bytes) {
+  if (pieces_->first_of(rounded(bytes)) == pieces_->free.end()) pieces_->add_block(rounded(bytes));
 }
 
 void Arena::reset() {

@@ -18,9 +18,15 @@ class Arena {
 
   std::shared_ptr<void> take(size_t bytes);
   void* alloc(size_t bytes);
+  // The next `bytes` come from one block that is no larger than they need: for work whose size is known, which
+  // then wastes neither the ends of blocks nor a larger block.
+  void reserve(size_t bytes);
   void reset();
   size_t in_use_bytes() const;
   size_t peak_bytes() const;  // the most ever in use at once
+
+  // What an allocation of so many bytes takes.
+  static size_t rounded(size_t bytes) { return ((bytes ? bytes : 1) + 63) / 64 * 64; }
 
  private:
   struct Pieces;

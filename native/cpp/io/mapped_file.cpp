@@ -64,6 +64,25 @@ std::shared_ptr<const MappedFile> MappedFile::from_bytes(const void* bytes, size
   return mapped;
 }
 
+void MappedFile::advise(const void* from, size_t bytes, int advice) const noexcept {
+  const auto* begin = static_cast<const uint8_t*>(from);
+  if (mapping_ == nullptr || bytes == 0 || begin < data_ || begin + bytes > data_ + size_) return;
+  // A page that is shared with what came before is advised on again, one shared with what follows is left to
+  // it.
+  static const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  const auto offset = static_cast<size_t>(begin - data_), end = offset + bytes;
+  const size_t first = offset / page * page, last = end == size_ ? end : end / page * page;
+  if (first < last) ::madvise(static_cast<uint8_t*>(mapping_) + first, last - first, advice);
+}
+
+void MappedFile::prefetch(const void* from, size_t bytes) const noexcept {
+  advise(from, bytes, MADV_WILLNEED);
+}
+
+void MappedFile::release(const void* from, size_t bytes) const noexcept {
+  advise(from, bytes, MADV_DONTNEED);
+}
+
 MappedFile::~MappedFile() {
   if (mapping_ != nullptr) ::munmap(mapping_, size_);
 }

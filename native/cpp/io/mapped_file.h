@@ -20,12 +20,19 @@ class MappedFile {
   MappedFile& operator=(const MappedFile&) = delete;
   ~MappedFile();
 
+  // Hints about bytes that are about to be read, and that have been: the whole pages of the latter leave this
+  // process's memory (and come back from the file when they are read again). Outside the mapping they mean
+  // nothing.
+  void prefetch(const void* from, size_t bytes) const noexcept;
+  void release(const void* from, size_t bytes) const noexcept;
+
   const uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
   const std::string& path() const { return path_; }
 
  private:
   MappedFile() = default;
+  void advise(const void* from, size_t bytes, int advice) const noexcept;
 
   std::string path_;
   const uint8_t* data_ = nullptr;

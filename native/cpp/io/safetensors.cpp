@@ -217,12 +217,6 @@ TensorFileContents read_safetensors(const MappedFile& file) {
   for (Entry& entry : entries) {
     TensorInfo& tensor = entry.tensor;
     tensor.data = data + entry.begin;
-    // The format promises no alignment and its early writers gave none.
-    if (reinterpret_cast<uintptr_t>(tensor.data) % dtype_size(tensor.dtype) != 0) {
-      contents.owned.emplace_back(new uint8_t[tensor.bytes]);
-      if (tensor.bytes > 0) std::memcpy(contents.owned.back().get(), tensor.data, tensor.bytes);
-      tensor.data = contents.owned.back().get();
-    }
     contents.tensors.push_back(std::move(tensor));
   }
   return contents;

@@ -50,8 +50,12 @@ Format recognise(const MappedFile& file) {
 
 template <typename T, typename Convert>
 void convert(const TensorInfo& tensor, int64_t first, int64_t count, Convert to_out) {
-  const T* from = static_cast<const T*>(tensor.data) + first;
-  for (int64_t i = 0; i < count; ++i) to_out(i, from[i]);
+  const auto* from = static_cast<const unsigned char*>(tensor.data) + first * static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < count; ++i) {
+    T value;  // may be unaligned
+    std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
+    to_out(i, value);
+  }
 }
 
 }  // namespace
@@ -164,8 +168,9 @@ void read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out
   const auto as_float = [out](int64_t i, auto value) { out[i] = static_cast<float>(value); };
   switch (tensor.dtype) {
     case FileDType::F32:
-      std::memcpy(out, static_cast<const float*>(tensor.data) + first,
-                  static_cast<size_t>(count) * sizeof(float));
+      std::memcpy(
+          out, static_cast<const unsigned char*>(tensor.data) + first * static_cast<int64_t>(sizeof(float)),
+          static_cast<size_t>(count) * sizeof(float));
       return;
     case FileDType::F16:
       return convert<uint16_t>(tensor, first, count,

@@ -21,8 +21,9 @@ struct TensorInfo {
   std::string name;
   FileDType dtype = FileDType::F32;
   std::vector<int64_t> shape;
-  // Row-major elements, aligned to their size. Into the mapping, or into memory the TensorFile owns where the
-  // file holds them strided or unaligned; valid as long as the TensorFile lives. Tied weights share it.
+  // Row-major elements. Into the mapping, or into memory the TensorFile owns where a torch checkpoint holds
+  // them strided or unaligned; valid as long as the TensorFile lives. Tied weights share it. Aligned to their
+  // size, but for safetensors files of early writers.
   const void* data = nullptr;
   size_t bytes = 0;
 
@@ -49,6 +50,10 @@ class TensorFile {
   const std::vector<TensorInfo>& tensors() const { return contents_.tensors; }  // in the order of the file
   const TensorInfo* find(const std::string& name) const;                        // null when missing
   const TensorInfo& require(const std::string& name) const;  // throws ErrorCode::checkpoint
+
+  // See MappedFile.
+  void prefetch(const void* from, size_t bytes) const noexcept { file_->prefetch(from, bytes); }
+  void release(const void* from, size_t bytes) const noexcept { file_->release(from, bytes); }
 
   // safetensors: its __metadata__. torch: the values that are no tensors, keyed like tensors ("args.lr");
   // text as it is, everything else as JSON.

@@ -4,15 +4,13 @@
 #include <cstring>
 #include <numeric>
 
+#include "opt_memory.h"
+
 namespace allmrec {
 namespace {
 
 constexpr float kEps = 1e-5f;
-
-int32_t activation_dtype_of(const Device& device, int32_t weights) {
-  if (weights == ALLMREC_F32 || std::strcmp(device.backend_name(), "cpu") == 0) return ALLMREC_F32;
-  return weights == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F16;
-}
+constexpr const char* kRoot = "model.decoder.";
 
 }  // namespace
 
@@ -43,57 +41,63 @@ Tensor KvCache::layer(int i) const {
 
 Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
     : config_(config),
-      activation_dtype_(activation_dtype_of(*device, config.dtype)),
-      parameters_(std::move(device)) {
-  const int64_t c = config.hidden_size, e = config.embed_size, f = config.ffn_size;
-  if (config.num_heads < 1 || c % config.num_heads != 0)
-    throw Error(ErrorCode::checkpoint, "OPT config: hidden size " + std::to_string(c) +
+      on_cpu_(std::strcmp(device->backend_name(), "cpu") == 0),
+      activation_dtype_(opt_activation_dtype(config, on_cpu_)),
+      parameters_(device),
+      constants_(std::move(device)) {
+  if (config.num_heads < 1 || config.hidden_size % config.num_heads != 0)
+    throw Error(ErrorCode::checkpoint, "OPT config: hidden size " + std::to_string(config.hidden_size) +
                                            " is not a multiple of the number of heads " +
                                            std::to_string(config.num_heads) + ".");
-  const std::string root = "model.decoder.";
-  const int32_t d = config.dtype;
-  auto matrix = [&](const std::string& name, int64_t rows, int64_t cols) {
-    return &parameters_.add(name, {rows, cols}, d);
+  parameters_.add_all(opt_layout(config));
+  Parameter *ones = nullptr, *zeros = nullptr;
+  if (!config.norm_affine) {
+    ones = &constants_.add("ones", {config.hidden_size});
+    zeros = &constants_.add("zeros", {config.hidden_size});
+    constants_.fill(*ones, 1.0f);
+    constants_.fill(*zeros, 0.0f);
+  }
+  const auto norm = [&](Parameter*& weight, Parameter*& bias, const std::string& name) {
+    weight = config.norm_affine ? parameter(name + ".weight") : ones;
+    bias = config.norm_affine ? parameter(name + ".bias") : zeros;
   };
-  auto vector = [&](const std::string& name, int64_t size) { return &parameters_.add(name, {size}); };
-  embed_tokens_ = matrix(root + "embed_tokens.weight", config.vocab_size, e);
-  embed_positions_ =
-      &parameters_.add(root + "embed_positions.weight", {config.max_positions + kOptPositionOffset, c});
-  if (e != c) {
-    project_in_ = matrix(root + "project_in.weight", c, e);
-    project_out_ = matrix(root + "project_out.weight", e, c);
+  const auto linear = [&](Parameter*& weight, Parameter*& bias, const std::string& name) {
+    weight = parameter(name + ".weight");
+    bias = config.bias ? parameter(name + ".bias") : nullptr;
+  };
+  const std::string root = kRoot;
+  embed_tokens_ = parameter(root + "embed_tokens.weight");
+  head_ = config.tied_head ? embed_tokens_ : parameter("lm_head.weight");
+  embed_positions_ = parameter(root + "embed_positions.weight");
+  if (config.embed_size != config.hidden_size) {
+    project_in_ = parameter(root + "project_in.weight");
+    project_out_ = parameter(root + "project_out.weight");
   }
-  if (config.norm_before && config.final_norm) {
-    final_norm_weight_ = vector(root + "final_layer_norm.weight", c);
-    final_norm_bias_ = vector(root + "final_layer_norm.bias", c);
-  }
+  if (config.norm_before && config.final_norm)
+    norm(final_norm_weight_, final_norm_bias_, root + "final_layer_norm");
   for (int i = 0; i < config.num_layers; ++i) {
     const std::string p = root + "layers." + std::to_string(i) + ".";
-    auto pair = [&](Parameter*& weight, Parameter*& bias, const std::string& name, int64_t out, int64_t in) {
-      weight = in ? matrix(p + name + ".weight", out, in) : vector(p + name + ".weight", out);
-      bias = vector(p + name + ".bias", out);
-    };
     Layer l{};
-    // Queries, keys and values lie side by side and take one product.
-    const std::string a = p + "self_attn.";
-    const std::vector<Parameter*> weights = parameters_.add_together(
-        {{a + "q_proj.weight", {c, c}}, {a + "k_proj.weight", {c, c}}, {a + "v_proj.weight", {c, c}}}, d);
-    const std::vector<Parameter*> biases = parameters_.add_together(
-        {{a + "q_proj.bias", {c}}, {a + "k_proj.bias", {c}}, {a + "v_proj.bias", {c}}});
-    l.q_weight = weights[0], l.k_weight = weights[1], l.v_weight = weights[2];
-    l.q_bias = biases[0], l.k_bias = biases[1], l.v_bias = biases[2];
-    pair(l.out_weight, l.out_bias, "self_attn.out_proj", c, c);
-    pair(l.attention_norm_weight, l.attention_norm_bias, "self_attn_layer_norm", c, 0);
-    pair(l.fc1_weight, l.fc1_bias, "fc1", f, c);
-    pair(l.fc2_weight, l.fc2_bias, "fc2", c, f);
-    pair(l.final_norm_weight, l.final_norm_bias, "final_layer_norm", c, 0);
+    linear(l.q_weight, l.q_bias, p + "self_attn.q_proj");
+    linear(l.k_weight, l.k_bias, p + "self_attn.k_proj");
+    linear(l.v_weight, l.v_bias, p + "self_attn.v_proj");
+    linear(l.out_weight, l.out_bias, p + "self_attn.out_proj");
+    norm(l.attention_norm_weight, l.attention_norm_bias, p + "self_attn_layer_norm");
+    linear(l.fc1_weight, l.fc1_bias, p + "fc1");
+    linear(l.fc2_weight, l.fc2_bias, p + "fc2");
+    norm(l.final_norm_weight, l.final_norm_bias, p + "final_layer_norm");
     layers_.push_back(l);
   }
 }
 
+Parameter* Opt::parameter(const std::string& name) {
+  Parameter* found = parameters_.find(name);
+  if (found == nullptr) throw Error(ErrorCode::internal, "OPT has no weight `" + name + "`.");
+  return found;
+}
+
 int32_t Opt::cache_dtype() const {
-  if (config_.dtype == ALLMREC_F32 || activation_dtype_ != ALLMREC_F32) return activation_dtype_;
-  return config_.dtype == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F16;
+  return opt_cache_dtype(config_, on_cpu_);
 }
 
 Precision Opt::precision(const Tape& tape) const {
@@ -101,10 +105,14 @@ Precision Opt::precision(const Tape& tape) const {
 }
 
 void Opt::load(const std::vector<std::string>& paths) {
-  parameters_.load(open_files(paths), [](const std::string& name) {
+  const std::string root = kRoot;
+  const auto names = [&root](const std::string& name) {
     // Files of the hub come with the full prefix, without `model.`, or as the bare decoder.
-    return std::vector<std::string>{name, name.substr(6), name.substr(14)};
-  });
+    if (name.compare(0, root.size(), root) != 0) return std::vector<std::string>{name};
+    return std::vector<std::string>{name, name.substr(6), name.substr(root.size())};
+  };
+  // Some checkpoints pad the vocabulary.
+  parameters_.load(open_files(paths), names, {embed_tokens_, head_});
 }
 
 void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
@@ -211,23 +219,54 @@ Tensor Opt::embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, 
   return ops::linear(tape, ops::embedding(tape, in), project_in_, {}, ALLMREC_ACT_NONE, &position_rows);
 }
 
+Tensor Opt::add_linear(Tape& tape, const Tensor& x, Parameter* weight, Parameter* bias,
+                       const Tensor& t) const {
+  if (tape.recording()) return ops::linear(tape, x, weight, bias, ALLMREC_ACT_NONE, &t);
+  ops::add_linear(tape, x, weight, bias, t);
+  return t;
+}
+
+// When nothing is recorded, x is overwritten with the result (but for the last layer's wanted rows): with what
+// lives beside it, opt_hidden_bytes is all a pass takes.
 Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache) {
   const Layer& l = layers_[static_cast<size_t>(index)];
-  const int64_t c = config_.hidden_size;
   auto norm1 = [&](const Tensor& t) {
     return ops::layer_norm(tape, t, *l.attention_norm_weight, *l.attention_norm_bias, kEps);
   };
   auto norm2 = [&](const Tensor& t) {
     return ops::layer_norm(tape, t, *l.final_norm_weight, *l.final_norm_bias, kEps);
   };
-  const Tensor input = config_.norm_before ? norm1(x) : x;
   // In the last layer only the wanted rows need queries, output and feed-forward.
-  Tensor residual = x;
+  const bool some_rows = last && plans.last_rows.data;
+  Tensor y = some_rows ? ops::gather_rows(tape, x, plans.last_rows) : x;
+  {
+    const Tensor input = config_.norm_before ? norm1(x) : x;
+    const Tensor attended = attention(tape, l, input, y, plans, index, last, cache);
+    y = add_linear(tape, attended, l.out_weight, l.out_bias, y);
+  }
+  Tensor z = config_.norm_before ? y : norm1(y);
+  const Tensor ffn_input = config_.norm_before ? norm2(z) : z;
+  Tensor hidden;
+  if (config_.activation == ALLMREC_ACT_RELU)
+    hidden = ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias, ALLMREC_ACT_RELU);
+  else
+    hidden =
+        ops::activation(tape, config_.activation, ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias));
+  z = add_linear(tape, hidden, l.fc2_weight, l.fc2_bias, z);
+  if (config_.norm_before) return z;
+  if (tape.recording()) return norm2(z);
+  tape.device().layer_norm({z.rows, z.cols, z.data, l.final_norm_weight->value.f32(),
+                            l.final_norm_bias->value.f32(), kEps, y.data, nullptr, nullptr, z.dtype});
+  return y;
+}
+
+// rows: those of the residual, whose queries are wanted in the last layer.
+Tensor Opt::attention(Tape& tape, const Layer& l, const Tensor& input, const Tensor& rows, const Plans& plans,
+                      int index, bool last, KvCache* cache) {
+  const int64_t c = config_.hidden_size;
   ops::AttentionInput a;
   if (last && plans.last_rows.data) {
-    residual = ops::gather_rows(tape, x, plans.last_rows);
-    const Tensor query_input =
-        config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : residual;
+    const Tensor query_input = config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : rows;
     a.q = ops::linear(tape, query_input, l.q_weight, l.q_bias);
     a.kv = ops::projections(tape, {{input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});
     a.v_column = c;
@@ -249,18 +288,7 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bo
   a.heads = config_.num_heads;
   a.head_dim = static_cast<int>(c / config_.num_heads);
   a.plan = last ? plans.last : plans.all;
-  Tensor y =
-      ops::linear(tape, ops::attention(tape, a), l.out_weight, l.out_bias, ALLMREC_ACT_NONE, &residual);
-  if (!config_.norm_before) y = norm1(y);
-  const Tensor ffn_input = config_.norm_before ? norm2(y) : y;
-  Tensor hidden;
-  if (config_.activation == ALLMREC_ACT_RELU)
-    hidden = ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias, ALLMREC_ACT_RELU);
-  else
-    hidden =
-        ops::activation(tape, config_.activation, ops::linear(tape, ffn_input, l.fc1_weight, l.fc1_bias));
-  y = ops::linear(tape, hidden, l.fc2_weight, l.fc2_bias, ALLMREC_ACT_NONE, &y);
-  return config_.norm_before ? y : norm2(y);
+  return ops::attention(tape, a);
 }
 
 Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
@@ -278,6 +306,11 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
         ErrorCode::unsupported,
         "Gradients through a language model in float16, int8 or int4 would be lost to rounding; load it in "
         "bfloat16 or float32 to train the projector.");
+  if (!tape.recording())
+    tape.arena().reserve(
+        opt_hidden_bytes(config_, on_cpu_,
+                         {static_cast<int64_t>(batch.ids.size()), static_cast<int64_t>(rows.size()),
+                          batch.sequences(), cache != nullptr}));
   const Plans plans = plan(tape, batch, rows, cache);
   std::vector<int32_t> positions(batch.positions);
   for (int32_t& p : positions) p += kOptPositionOffset;
@@ -330,7 +363,7 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
 
 Tensor Opt::logits(Tape& tape, const Tensor& hidden) {
   const WithPrecision with(tape, precision(tape));
-  return ops::linear(tape, hidden, embed_tokens_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
+  return ops::linear(tape, hidden, head_, {}, ALLMREC_ACT_NONE, nullptr, ALLMREC_F32);
 }
 
 std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
@@ -339,9 +372,8 @@ std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::v
   // its log-probability, and the logits of its targets.
   Device& device = tape.device();
   const int64_t vocabulary = config_.vocab_size, rows = hidden.rows;
-  const int64_t budget =
-      std::strcmp(device.backend_name(), "cpu") == 0 ? int64_t{4} << 20 : int64_t{32} << 20;
-  const int64_t block = std::max<int64_t>(1, std::min(rows, budget / vocabulary));
+  const int64_t block = opt_logit_rows(config_, on_cpu_, rows);
+  tape.arena().reserve(opt_log_probs_bytes(config_, on_cpu_, rows, static_cast<int64_t>(pair_rows.size())));
   std::vector<size_t> order(pair_rows.size());
   std::iota(order.begin(), order.end(), size_t{0});
   std::stable_sort(order.begin(), order.end(),
@@ -371,9 +403,9 @@ std::vector<float> Opt::log_probs(Tape& tape, const Tensor& hidden, const std::v
     g.a = hidden.at(r);
     g.a_dtype = hidden.dtype;
     g.lda = hidden.cols;
-    g.b = embed_tokens_->value.data;
-    g.b_dtype = embed_tokens_->dtype();
-    g.b_scales = embed_tokens_->scales;
+    g.b = head_->value.data;
+    g.b_dtype = head_->dtype();
+    g.b_scales = head_->scales;
     g.ldb = hidden.cols;
     g.trans_b = 1;
     g.c = buffer.data;

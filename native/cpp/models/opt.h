@@ -24,6 +24,9 @@ struct OptConfig {
   bool norm_before = true;  // false: 350m's post-norm
   bool final_norm = true;   // pre-norm only
   int activation = ALLMREC_ACT_RELU;
+  bool bias = true;             // of attention's and the feed-forward's products (enable_bias)
+  bool norm_affine = true;      // norms have weights (layer_norm_elementwise_affine)
+  bool tied_head = true;        // false: lm_head.weight is a matrix of its own
   int32_t dtype = ALLMREC_F32;  // of the weights; norms, biases and positions are always float32
 };
 
@@ -73,10 +76,10 @@ struct DecodeState {
   Tensor best;          // (B, 1): the logits of `ids` after the step
 };
 
-// OPT (Zhang et al., 2022): learned positions with an offset of 2, tied head.
+// OPT (Zhang et al., 2022) and what shares its architecture (Galactica): learned positions with an offset
+// of 2.
 //
-// Activations are float32 with float32 weights and on the CPU; elsewhere they are stored in bfloat16 beside
-// bfloat16 weights and in float16 beside all others. Only float32 and bfloat16 activations carry gradients:
+// See opt_memory.h for how activations are stored. Only float32 and bfloat16 activations carry gradients:
 // those of float16 would be lost below 6e-8. Float32 activations beside bfloat16 weights are rounded by the
 // products that read them.
 class Opt {
@@ -99,9 +102,10 @@ class Opt {
 
   const OptConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }
-  Parameter& token_embedding() { return *embed_tokens_; }
+  // What hidden states are multiplied with for logits (V, embed): the token embedding, unless untied.
+  Parameter& head() { return *head_; }
   int32_t activation_dtype() const { return activation_dtype_; }
-  // Of keys and values in a cache: float32 with float32 weights, else half, whatever the activations are.
+  // Of keys and values in a cache.
   int32_t cache_dtype() const;
   // Of products with the weights.
   Precision precision(const Tape& tape) const;
@@ -123,12 +127,20 @@ class Opt {
   Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
   Tensor embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, const Tensor& soft);
   Tensor layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache);
+  Tensor attention(Tape& tape, const Layer& l, const Tensor& input, const Tensor& rows, const Plans& plans,
+                   int index, bool last, KvCache* cache);
   Tensor layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache);
 
+  Parameter* parameter(const std::string& name);
+  // In place of t when nothing is recorded, else a new tensor.
+  Tensor add_linear(Tape& tape, const Tensor& x, Parameter* weight, Parameter* bias, const Tensor& t) const;
+
   OptConfig config_;
+  bool on_cpu_;
   int32_t activation_dtype_;
   ParameterSet parameters_;
-  Parameter *embed_tokens_, *embed_positions_;
+  ParameterSet constants_;  // of norms without weights
+  Parameter *embed_tokens_, *embed_positions_, *head_;
   Parameter *project_in_ = nullptr, *project_out_ = nullptr;
   Parameter *final_norm_weight_ = nullptr, *final_norm_bias_ = nullptr;
   std::vector<Layer> layers_;

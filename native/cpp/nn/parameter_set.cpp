@@ -1,7 +1,10 @@
 #include "parameter_set.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
+
+#include "weight_loader.h"
 
 namespace allmrec {
 namespace {
@@ -12,6 +15,40 @@ std::string shape_text(const std::vector<int64_t>& shape) {
   return text + ")";
 }
 
+// Where an entry lies, in bytes from the beginning of its piece of memory.
+struct Place {
+  Tensor value;
+  int64_t begin, end, scales_begin, scales_end;
+};
+
+std::vector<Place> places_of(const std::vector<ParameterSet::Entry>& entries) {
+  std::vector<Place> places;
+  int64_t end = 0, scales_end = 0;
+  for (const ParameterSet::Entry& entry : entries) {
+    int64_t size = 1;
+    for (int64_t axis : entry.shape) size *= axis;
+    Place place{};
+    Tensor& value = place.value;
+    value.rows = entry.shape.size() == 1 ? 1 : entry.shape.front();
+    value.cols = value.rows ? size / value.rows : 0;
+    value.dtype = entry.dtype;
+    if (entry.dtype == ALLMREC_I4 && value.cols % 32 != 0)
+      throw Error(ErrorCode::unsupported, "`" + entry.name + "` has rows of " + std::to_string(value.cols) +
+                                              " numbers; int4 needs a multiple of 32. Use int8.");
+    constexpr int64_t kAlignment = 64;
+    place.begin = entry.adjoins ? end : (end + kAlignment - 1) / kAlignment * kAlignment;
+    place.end = end = place.begin + value.bytes();
+    place.scales_begin = entry.adjoins ? scales_end : (scales_end + kAlignment - 1) / kAlignment * kAlignment;
+    place.scales_end = place.scales_begin + scale_bytes(entry.dtype, value.rows, value.cols);
+    if (place.scales_end > place.scales_begin)
+      scales_end = place.scales_end;
+    else
+      place.scales_begin = place.scales_end = scales_end;
+    places.push_back(place);
+  }
+  return places;
+}
+
 }  // namespace
 
 Parameter& ParameterSet::add(const std::string& name, std::vector<int64_t> shape, int32_t dtype) {
@@ -19,41 +56,46 @@ Parameter& ParameterSet::add(const std::string& name, std::vector<int64_t> shape
 }
 
 std::vector<Parameter*> ParameterSet::add_together(const std::vector<Entry>& entries, int32_t dtype) {
+  std::vector<Entry> adjoining = entries;
+  for (Entry& entry : adjoining) {
+    entry.dtype = dtype;
+    entry.adjoins = true;
+  }
+  return add_all(adjoining);
+}
+
+std::vector<Parameter*> ParameterSet::add_all(const std::vector<Entry>& entries) {
+  const std::vector<Place> places = places_of(entries);
+  if (places.empty()) return {};
+  values_.emplace_back(device_, static_cast<size_t>(places.back().end));
+  auto* data = values_.back().as<unsigned char>();
+  unsigned char* scales = nullptr;
+  if (places.back().scales_end > 0) {
+    values_.emplace_back(device_, static_cast<size_t>(places.back().scales_end));
+    scales = values_.back().as<unsigned char>();
+  }
   std::vector<Parameter*> added;
-  int64_t bytes = 0, scales = 0;
-  for (const Entry& entry : entries) {
+  for (size_t i = 0; i < entries.size(); ++i) {
     auto parameter = std::make_unique<Parameter>();
-    parameter->name = entry.name;
-    parameter->shape = entry.shape;
-    int64_t size = 1;
-    for (int64_t axis : entry.shape) size *= axis;
-    Tensor& value = parameter->value;
-    value.rows = entry.shape.size() == 1 ? 1 : entry.shape.front();
-    value.cols = value.rows ? size / value.rows : 0;
-    value.dtype = dtype;
-    if (dtype == ALLMREC_I4 && value.cols % 32 != 0)
-      throw Error(ErrorCode::unsupported, "`" + entry.name + "` has rows of " + std::to_string(value.cols) +
-                                              " numbers; int4 needs a multiple of 32. Use int8.");
-    bytes += value.bytes();
-    scales += scale_bytes(dtype, value.rows, value.cols);
+    parameter->name = entries[i].name;
+    parameter->shape = entries[i].shape;
+    parameter->value = places[i].value;
+    parameter->value.data = data + places[i].begin;
+    if (places[i].scales_end > places[i].scales_begin) parameter->scales = scales + places[i].scales_begin;
     added.push_back(parameter.get());
-    index_[entry.name] = parameters_.size();
+    index_[parameter->name] = parameters_.size();
     parameters_.push_back(std::move(parameter));
   }
-  values_.emplace_back(device_, static_cast<size_t>(bytes));
-  auto* data = values_.back().as<unsigned char>();
-  if (scales > 0) values_.emplace_back(device_, static_cast<size_t>(scales));
-  auto* scale = scales > 0 ? values_.back().as<unsigned char>() : nullptr;
-  for (Parameter* parameter : added) {
-    Tensor& value = parameter->value;
-    value.data = data;
-    data += value.bytes();
-    if (scale) {
-      parameter->scales = scale;
-      scale += scale_bytes(dtype, value.rows, value.cols);
-    }
-  }
   return added;
+}
+
+ParameterSet::Sizes ParameterSet::sizes(const std::vector<Entry>& entries) {
+  Sizes sizes;
+  for (const Place& place : places_of(entries)) {
+    sizes.numbers += place.value.size();
+    sizes.bytes = place.end + place.scales_end;
+  }
+  return sizes;
 }
 
 Parameter* ParameterSet::find(const std::string& name) const {
@@ -193,35 +235,68 @@ size_t ParameterSet::bytes() const {
   return total;
 }
 
-void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names) {
-  std::vector<float> host;
+namespace {
+
+struct Found {
+  const io::TensorFile* file = nullptr;
+  const io::TensorInfo* tensor = nullptr;
+};
+
+Found find_tensor(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const std::string& name) {
+  for (const auto& file : files)
+    if (const io::TensorInfo* tensor = file->find(name)) return {file.get(), tensor};
+  return {};
+}
+
+void expect_shape(const Found& found, std::vector<int64_t> shape, bool padded) {
+  const std::vector<int64_t>& actual = found.tensor->shape;
+  if (padded && !actual.empty() && !shape.empty() && actual[0] > shape[0]) shape[0] = actual[0];
+  if (actual != shape)
+    throw Error(ErrorCode::checkpoint, found.file->path() + ": expected tensor `" + found.tensor->name +
+                                           "` of shape " + shape_text(shape) + ", got " + shape_text(actual) +
+                                           ".");
+}
+
+// The scales of a weight that is stored as quants, checked with the shape of the quants; null for any other.
+const io::TensorInfo* find_scales(const std::vector<std::shared_ptr<const io::TensorFile>>& files,
+                                  const Found& found, const Parameter& parameter) {
+  const Found scales = find_tensor(files, scales_name(found.tensor->name));
+  if (!scales.tensor) return nullptr;
+  const int32_t dtype = parameter.dtype();
+  if (!parameter.scales || found.tensor->dtype != quant_file_dtype(dtype) ||
+      scales.tensor->dtype != scale_file_dtype(dtype) || scales.file != found.file)
+    throw Error(
+        ErrorCode::checkpoint,
+        found.file->path() + ": tensor `" + found.tensor->name +
+            "` is stored quantised; load it in the dtype it is stored in, or the original in another.");
+  const Tensor& value = parameter.value;
+  expect_shape(found, quant_file_shape(dtype, value.rows, value.cols), false);
+  expect_shape(scales, scale_file_shape(dtype, value.rows, value.cols), false);
+  return scales.tensor;
+}
+
+}  // namespace
+
+void ParameterSet::load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names,
+                        const std::vector<const Parameter*>& padded) {
+  WeightLoader loader(device_);
   for (auto& parameter : parameters_) {
-    const io::TensorInfo* found = nullptr;
-    std::string where;
+    Found found;
     const std::vector<std::string> alternatives = names(parameter->name);
     for (const std::string& name : alternatives) {
-      for (const auto& file : files) {
-        found = file->find(name);
-        where = file->path();
-        if (found) break;
-      }
-      if (found) break;
+      found = find_tensor(files, name);
+      if (found.tensor) break;
     }
-    if (found == nullptr)
+    if (!found.tensor)
       throw Error(ErrorCode::checkpoint, "Checkpoint " +
                                              (files.empty() ? "(no file)" : files.front()->path()) +
                                              " lacks the tensor `" + alternatives.front() + "` " +
                                              shape_text(parameter->shape) + ".");
-    if (found->shape != parameter->shape)
-      throw Error(ErrorCode::checkpoint, where + ": expected tensor `" + found->name + "` of shape " +
-                                             shape_text(parameter->shape) + ", got " +
-                                             shape_text(found->shape) + ".");
-    host.resize(static_cast<size_t>(parameter->value.size()));
-    io::read_f32(*found, host.data());
-    for (float value : host)
-      if (!std::isfinite(value))
-        throw Error(ErrorCode::numeric, where + ": tensor `" + found->name + "` holds a NaN or an infinity.");
-    upload(*parameter, host.data());
+    const io::TensorInfo* scales = find_scales(files, found, *parameter);
+    if (!scales)
+      expect_shape(found, parameter->shape,
+                   std::find(padded.begin(), padded.end(), parameter.get()) != padded.end());
+    loader.read(*found.file, *found.tensor, scales, *parameter);
   }
 }
 

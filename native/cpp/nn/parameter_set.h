@@ -20,11 +20,21 @@ class ParameterSet {
   // Uninitialised. References stay valid as long as the set. dtype: how the values are stored; only F32 can
   // be trained.
   Parameter& add(const std::string& name, std::vector<int64_t> shape, int32_t dtype = ALLMREC_F32);
-  // Weights of one dtype that lie one behind another in memory.
   struct Entry {
     std::string name;
     std::vector<int64_t> shape;
+    int32_t dtype = ALLMREC_F32;
+    bool adjoins = false;  // begins where the entry before ends, not at the next multiple of 64 bytes
   };
+  // All in one piece of memory, in this order, and the scales in another. A large model takes its weights at
+  // once: pieces of their own would each end in a huge page that is hardly used.
+  std::vector<Parameter*> add_all(const std::vector<Entry>& entries);
+  // What add_all takes, in bytes.
+  struct Sizes {
+    int64_t numbers = 0, bytes = 0;
+  };
+  static Sizes sizes(const std::vector<Entry>& entries);
+  // Weights of one dtype that lie one behind another in memory.
   std::vector<Parameter*> add_together(const std::vector<Entry>& entries, int32_t dtype = ALLMREC_F32);
   Parameter* find(const std::string& name) const;
   const std::vector<std::unique_ptr<Parameter>>& all() const { return parameters_; }
@@ -54,10 +64,13 @@ class ParameterSet {
   int64_t count() const;  // numbers in all parameters
   size_t bytes() const;   // of weights and gradients
 
-  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order);
-  // checks shapes; throws ErrorCode::checkpoint naming what is missing.
+  // Reads every parameter from whichever file holds `to_file_name(name)` (several alternatives in order),
+  // converted to its dtype; checks shapes; throws ErrorCode::checkpoint naming what is missing. Of a tensor
+  // of `padded` the file may hold more rows than are read. Weights stored as quants can be read in their own
+  // dtype alone.
   using Names = std::function<std::vector<std::string>(const std::string&)>;
-  void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names);
+  void load(const std::vector<std::shared_ptr<const io::TensorFile>>& files, const Names& names,
+            const std::vector<const Parameter*>& padded = {});
 
   std::shared_ptr<Device> device() const { return device_; }
 

@@ -1,0 +1,176 @@
+#include "weight_loader.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+
+namespace allmrec {
+namespace {
+
+using io::FileDType;
+
+constexpr int64_t kBlockBytes = 8 << 20;
+constexpr int64_t kCheckBytes = 256 << 10;  // of one task
+
+bool is_cpu(const Device& device) {
+  return std::strcmp(device.backend_name(), "cpu") == 0;
+}
+
+int32_t device_dtype(FileDType dtype) {
+  switch (dtype) {
+    case FileDType::F16:
+      return ALLMREC_F16;
+    case FileDType::BF16:
+      return ALLMREC_BF16;
+    default:
+      return ALLMREC_F32;
+  }
+}
+
+bool is_device_dtype(FileDType dtype) {
+  return dtype == FileDType::F32 || dtype == FileDType::F16 || dtype == FileDType::BF16;
+}
+
+// Whether a magnitude is `limit` or more, as bits: all that order as integers.
+template <typename Bits>
+bool reaches(const void* data, int64_t n, Bits mask, Bits limit) {
+  const auto* bits = static_cast<const Bits*>(data);
+  Bits found = 0;
+  for (int64_t i = 0; i < n; ++i) found |= static_cast<Bits>((bits[i] & mask) >= limit);
+  return found != 0;
+}
+
+// The least bits of a magnitude that is not to be: infinity, or what rounds to infinity in float16.
+bool has_bad(FileDType dtype, const void* data, int64_t n, bool to_half) {
+  switch (dtype) {
+    case FileDType::F16:
+      return reaches<uint16_t>(data, n, 0x7fff, 0x7c00);
+    case FileDType::BF16:
+      return reaches<uint16_t>(data, n, 0x7fff, to_half ? 0x4780 : 0x7f80);  // 65536
+    case FileDType::I8: {                                                    // quants are symmetric
+      const auto* quants = static_cast<const int8_t*>(data);
+      return std::any_of(quants, quants + n, [](int8_t q) { return q == -128; });
+    }
+    case FileDType::U8:
+      return false;
+    default:
+      return reaches<uint32_t>(data, n, 0x7fffffff, to_half ? 0x477ff000 : 0x7f800000);  // 65520
+  }
+}
+
+}  // namespace
+
+std::string scales_name(const std::string& weight) {
+  return weight + ".scales";
+}
+
+FileDType quant_file_dtype(int32_t dtype) {
+  return dtype == ALLMREC_I8 ? FileDType::I8 : FileDType::U8;
+}
+
+std::vector<int64_t> quant_file_shape(int32_t dtype, int64_t rows, int64_t cols) {
+  return {rows, dtype == ALLMREC_I8 ? cols : cols / 2};
+}
+
+FileDType scale_file_dtype(int32_t dtype) {
+  return dtype == ALLMREC_I8 ? FileDType::F32 : FileDType::F16;
+}
+
+std::vector<int64_t> scale_file_shape(int32_t dtype, int64_t rows, int64_t cols) {
+  if (dtype == ALLMREC_I8) return {rows};
+  return {rows, cols / 32};
+}
+
+WeightLoader::WeightLoader(std::shared_ptr<Device> device)
+    : device_(std::move(device)),
+      host_memory_(is_cpu(*device_)),
+      pool_(host_memory_ ? device_->info().threads : 0) {}
+
+template <typename Fn>
+void WeightLoader::blocks(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows,
+                          int64_t numbers, Fn&& fn) {
+  const auto row_bytes = numbers * static_cast<int64_t>(io::dtype_size(tensor.dtype));
+  if (row_bytes == 0) return;
+  const int64_t step = std::max<int64_t>(1, kBlockBytes / row_bytes);
+  const auto* data = static_cast<const unsigned char*>(tensor.data);
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t count = std::min(step, rows - row);
+    const unsigned char* block = data + row * row_bytes;
+    const auto bytes = static_cast<size_t>(count * row_bytes);
+    file.prefetch(block + bytes, static_cast<size_t>(std::min(step, rows - row - count) * row_bytes));
+    const void* readable = block;
+    if (reinterpret_cast<uintptr_t>(block) % io::dtype_size(tensor.dtype) != 0) {
+      aligned_.assign(block, block + bytes);
+      readable = aligned_.data();
+    }
+    fn(row, count, readable);
+    file.release(block, bytes);
+  }
+}
+
+void WeightLoader::check(const io::TensorFile& file, const io::TensorInfo& tensor, const void* data,
+                         int64_t numbers, FileDType dtype, bool to_half) {
+  const auto size = static_cast<int64_t>(io::dtype_size(dtype));
+  std::atomic<bool> bad{false};
+  pool_.parallel_for(numbers, kCheckBytes / size, [&](int64_t begin, int64_t end, int) {
+    if (has_bad(dtype, static_cast<const unsigned char*>(data) + begin * size, end - begin, to_half))
+      bad = true;
+  });
+  if (!bad) return;
+  const std::string what = dtype == FileDType::I8 ? "a quant of −128"
+                           : to_half              ? "a value that float16 cannot hold (use bfloat16)"
+                                                  : "a NaN or an infinity";
+  throw Error(ErrorCode::numeric, file.path() + ": tensor `" + tensor.name + "` holds " + what + ".");
+}
+
+const void* WeightLoader::on_device(const void* host, size_t bytes) {
+  if (host_memory_) return host;
+  if (staging_.bytes() < bytes) staging_ = DeviceBuffer(device_, bytes);
+  device_->upload(staging_.as<void>(), host, bytes);
+  return staging_.as<void>();
+}
+
+void WeightLoader::copy(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows,
+                        int64_t numbers, void* to) {
+  auto* out = static_cast<unsigned char*>(to);
+  blocks(file, tensor, rows, numbers, [&](int64_t, int64_t count, const void* data) {
+    check(file, tensor, data, count * numbers, tensor.dtype, false);
+    const auto bytes = static_cast<size_t>(count * numbers) * io::dtype_size(tensor.dtype);
+    device_->upload(out, data, bytes);
+    out += bytes;
+  });
+}
+
+void WeightLoader::read(const io::TensorFile& file, const io::TensorInfo& tensor,
+                        const io::TensorInfo* scales, Parameter& parameter) {
+  const Tensor& value = parameter.value;
+  if (scales) {
+    const int64_t numbers = quant_file_shape(value.dtype, value.rows, value.cols).back();
+    copy(file, tensor, value.rows, numbers, value.data);
+    return copy(file, *scales, value.rows,
+                scale_bytes(value.dtype, 1, value.cols) / static_cast<int64_t>(io::dtype_size(scales->dtype)),
+                parameter.scales);
+  }
+  blocks(file, tensor, value.rows, value.cols, [&](int64_t row, int64_t count, const void* data) {
+    const int64_t n = count * value.cols;
+    FileDType dtype = tensor.dtype;
+    if (!is_device_dtype(dtype)) {
+      wide_.resize(static_cast<size_t>(n));
+      io::read_f32(tensor, row * value.cols, n, wide_.data());
+      data = wide_.data();
+      dtype = FileDType::F32;
+    }
+    check(file, tensor, data, n, dtype, false);
+    if (value.dtype == ALLMREC_F16) check(file, tensor, data, n, dtype, true);
+    const void* x = on_device(data, static_cast<size_t>(n) * io::dtype_size(dtype));
+    if (parameter.scales)
+      device_->quantize(
+          {count, value.cols, x, device_dtype(dtype), value.dtype, value.at(row),
+           static_cast<unsigned char*>(parameter.scales) + scale_bytes(value.dtype, row, value.cols)});
+    else
+      device_->cast({n, x, device_dtype(dtype), value.at(row), value.dtype});
+  });
+}
+
+}  // namespace allmrec
