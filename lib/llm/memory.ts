@@ -50,7 +50,8 @@ export interface LanguageModelMemory {
 }
 
 /**
- * Predicts the memory of a checkpoint, a folder or a Hub id, from its configuration and the headers of its files.
+ * Predicts the memory of a checkpoint, a folder or a Hub id, from its configuration and the headers of its files. Of the
+ * Hub only the configuration is downloaded.
  *
  * Peak = weights + cache + arena + work. The weights are exact: matrices in their dtype, with a float32 scale a row
  * (int8) or a float16 scale for 32 numbers (int4); norms, biases and positions in float32. The cache holds
@@ -65,8 +66,8 @@ export async function languageModelMemory(
 	source: string,
 	options: LanguageModelMemoryOptions = {},
 ): Promise<LanguageModelMemory> {
-	const folder = await resolveCheckpoint(source);
-	const { config } = await openOptCheckpoint(folder, { dtype: options.dtype });
+	const folder = await resolveCheckpoint(source, { weights: false });
+	const { config } = await openOptCheckpoint(folder, { dtype: options.dtype, withoutWeights: true });
 	return memoryOf(config, options);
 }
 
