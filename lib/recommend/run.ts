@@ -14,6 +14,7 @@ import type { LlmDtype } from '../native/addon.js';
 import { type DeviceOptions, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { Projection } from '../projection/projection.js';
+import { resolveCheckpoint } from '../text/hub.js';
 import { type EncoderDtype, SentenceEncoder } from '../text/sentence-encoder.js';
 import { ALLMRec } from './a-llm-rec.js';
 import { Catalogue } from './catalogue.js';
@@ -61,7 +62,7 @@ export async function trainRun(
 	const llmFolder = resolveEmbedded(config.llm);
 	// What stage 2 could not load would only be found out after the stages before it.
 	if (stages.includes('project') && (await isFolder(llmFolder)))
-		await openOptCheckpoint(llmFolder, { dtype: config.llmDtype });
+		await openOptCheckpoint(await resolveCheckpoint(llmFolder), { dtype: config.llmDtype });
 	await claimFolder(out, dataset, datasetPath, config);
 	const split = splitOf(dataset, config);
 	await candidatesOf(out, split, config);
