@@ -44,12 +44,29 @@ export {
 } from './evaluation/protocol.js';
 export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
 export {
+	type LanguageModelMemory,
+	type LanguageModelMemoryOptions,
+	languageModelMemory,
+	type MemoryUse,
+} from './llm/memory.js';
+export { LLM_DTYPES } from './llm/opt-config.js';
+export {
 	genreTemplate,
 	type PromptTemplate,
 	type PromptWords,
 	recommendationTemplate,
 	referenceTemplate,
 } from './llm/prompt-template.js';
+export {
+	type QuantizationError,
+	type QuantizationErrorOptions,
+	type QuantizeOptions,
+	type QuantizeResult,
+	quantizationError,
+	quantizeCheckpoint,
+	STORED_DTYPES,
+	type StoredDtype,
+} from './llm/quantization.js';
 export type { LlmDtype } from './native/addon.js';
 export type { DeviceOptions } from './native/session.js';
 export type { LongCallOptions, Progress } from './progress.js';
@@ -61,7 +78,7 @@ export {
 	type UserRequest,
 } from './recommend/a-llm-rec.js';
 export { Catalogue, type NewItem } from './recommend/catalogue.js';
-export { EMBEDDED_ENCODER, EMBEDDED_LLM } from './recommend/embedded.js';
+export { EMBEDDED_ENCODER, EMBEDDED_LLM, resolveEmbedded } from './recommend/embedded.js';
 export { FusionGate, fitFusion } from './recommend/fusion.js';
 export {
 	type LoadRunOptions,
@@ -75,4 +92,9 @@ export {
 export { type RunFile, type RunOptions, readRunFile } from './recommend/run-config.js';
 export { type ScoredUser, type ScoreOptions, scoreUsers } from './recommend/score-users.js';
 export { resolveCheckpoint } from './text/hub.js';
-export { SentenceEncoder, type SentenceEncoderOptions } from './text/sentence-encoder.js';
+export {
+	ENCODER_DTYPES,
+	type EncoderDtype,
+	SentenceEncoder,
+	type SentenceEncoderOptions,
+} from './text/sentence-encoder.js';

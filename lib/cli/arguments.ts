@@ -1,4 +1,5 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { ENCODER_DTYPES, type EncoderDtype, LLM_DTYPES, type LlmDtype } from '../index.js';
 
 export function wholeNumber(text: string): number {
 	if (!/^\d+$/.test(text)) throw new InvalidArgumentError('It has to be a whole number.');
@@ -28,4 +29,24 @@ export function deviceOptions(command: Command): Command {
 export interface DeviceFlags {
 	device: 'auto' | 'cpu' | 'cuda';
 	threads?: number;
+}
+
+/** Those, `--llm-dtype` and `--encoder-dtype`: of verbs that load a run's models. */
+export function modelOptions(command: Command): Command {
+	return deviceOptions(command)
+		.addOption(
+			new Option('--llm-dtype <dtype>', "of the language model's weights (default: the run's)").choices(
+				LLM_DTYPES,
+			),
+		)
+		.addOption(
+			new Option('--encoder-dtype <dtype>', "the sentence encoder computes in (default: the run's)").choices(
+				ENCODER_DTYPES,
+			),
+		);
+}
+
+export interface ModelFlags extends DeviceFlags {
+	llmDtype?: LlmDtype;
+	encoderDtype?: EncoderDtype;
 }

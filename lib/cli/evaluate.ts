@@ -2,10 +2,10 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { evaluateRun, formatEvaluation, loadRun, openRunDataset, type RunEvaluation } from '../index.js';
-import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
+import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
 
-interface Flags extends DeviceFlags {
+interface Flags extends ModelFlags {
 	json?: string;
 	dataset?: string;
 	users?: number;
@@ -15,7 +15,7 @@ interface Flags extends DeviceFlags {
 }
 
 export function register(program: Command): void {
-	deviceOptions(
+	modelOptions(
 		program
 			.command('evaluate')
 			.description('evaluate CF, LLM-Only, A-LLMRec and their fusion on the same users and candidates')
@@ -35,10 +35,21 @@ export function register(program: Command): void {
 }
 
 async function run(folder: string, flags: Flags): Promise<void> {
-	const { json, dataset: path, users, fullUsers, rerank, llm, device, threads } = flags;
+	const {
+		json,
+		dataset: path,
+		users,
+		fullUsers,
+		rerank,
+		llm,
+		llmDtype,
+		encoderDtype,
+		device,
+		threads,
+	} = flags;
 	const result = await interruptible(async (signal, onProgress) => {
 		const { split, test } = await openRunDataset(folder, path, signal);
-		const model = await loadRun(folder, { llm, device, threads, signal, onProgress });
+		const model = await loadRun(folder, { llm, llmDtype, encoderDtype, device, threads, signal, onProgress });
 		try {
 			return await evaluateRun(model, split, test, { users, fullUsers, rerank, signal, onProgress });
 		} finally {

@@ -14,6 +14,7 @@ const verbs: readonly (() => Promise<Verb>)[] = [
 	() => import('./evaluate.js'),
 	() => import('./recommend.js'),
 	() => import('./score.js'),
+	() => import('./quantize.js'),
 	() => import('./inspect.js'),
 	() => import('./demo.js'),
 ];

@@ -1,10 +1,10 @@
 import { type Command, Option } from 'commander';
 import { loadRun, type Recommendation } from '../index.js';
-import { type DeviceFlags, deviceOptions, ids, wholeNumber } from './arguments.js';
+import { ids, type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
 import { formatTable } from './terminal.js';
 
-interface Flags extends DeviceFlags {
+interface Flags extends ModelFlags {
 	history: string[];
 	candidates?: string[];
 	topK: number;
@@ -16,7 +16,7 @@ interface Flags extends DeviceFlags {
 }
 
 export function register(program: Command): void {
-	deviceOptions(
+	modelOptions(
 		program
 			.command('recommend')
 			.description('recommend to one user')
@@ -37,9 +37,22 @@ export function register(program: Command): void {
 }
 
 async function run(folder: string, flags: Flags): Promise<void> {
-	const { history, candidates, topK, by, retrieve, json, llm, genres, device, threads } = flags;
+	const {
+		history,
+		candidates,
+		topK,
+		by,
+		retrieve,
+		json,
+		llm,
+		genres,
+		llmDtype,
+		encoderDtype,
+		device,
+		threads,
+	} = flags;
 	const { list, text } = await interruptible(async (signal, onProgress) => {
-		const model = await loadRun(folder, { llm, device, threads, signal, onProgress });
+		const model = await loadRun(folder, { llm, llmDtype, encoderDtype, device, threads, signal, onProgress });
 		try {
 			const [list] = await model.recommend([{ history, candidates }], { topK, by, retrieve, signal });
 			const text = genres ? await model.generate({ history }, { signal }) : undefined;

@@ -1,10 +1,10 @@
 import { open, rename, rm } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { loadRun, scoreUsers } from '../index.js';
-import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
+import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
 
-interface Flags extends DeviceFlags {
+interface Flags extends ModelFlags {
 	users: string;
 	out: string;
 	topK: number;
@@ -14,7 +14,7 @@ interface Flags extends DeviceFlags {
 }
 
 export function register(program: Command): void {
-	deviceOptions(
+	modelOptions(
 		program
 			.command('score')
 			.description('recommend to every user of a file')
@@ -36,10 +36,10 @@ export function register(program: Command): void {
 
 async function run(
 	folder: string,
-	{ users, out, topK, retrieve, batchSize, llm, device, threads }: Flags,
+	{ users, out, topK, retrieve, batchSize, llm, llmDtype, encoderDtype, device, threads }: Flags,
 ): Promise<void> {
 	const counts = await interruptible(async (signal, onProgress) => {
-		const model = await loadRun(folder, { llm, device, threads, signal, onProgress });
+		const model = await loadRun(folder, { llm, llmDtype, encoderDtype, device, threads, signal, onProgress });
 		const partial = `${out}.part`;
 		const counts = { users: 0, errors: 0 };
 		try {

@@ -89,6 +89,12 @@ function trim(n: number): string {
 	return Number.isInteger(n) ? n.toLocaleString('en-US') : n.toFixed(n < 10 ? 1 : 0);
 }
 
+/** `1.23 GiB`. */
+export function formatBytes(bytes: number): string {
+	if (bytes < 2 ** 20) return `${(bytes / 2 ** 10).toFixed(1)} KiB`;
+	return bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
+}
+
 export interface TableOptions {
 	/** Heads of the columns. Default: none. */
 	head?: readonly string[];

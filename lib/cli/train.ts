@@ -1,10 +1,10 @@
 import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError } from 'commander';
 import { ALLMRecError, Dataset, type RunOptions, STAGES, type StageName, trainRun } from '../index.js';
-import { type DeviceFlags, deviceOptions, wholeNumber } from './arguments.js';
+import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
 
-interface Flags extends DeviceFlags {
+interface Flags extends ModelFlags {
 	out: string;
 	stages: StageName[];
 	textEncoder?: string;
@@ -15,7 +15,7 @@ interface Flags extends DeviceFlags {
 }
 
 export function register(program: Command): void {
-	deviceOptions(
+	modelOptions(
 		program
 			.command('train')
 			.description('train a run on a data set; run it again to go on where it stopped')

@@ -14,6 +14,8 @@ export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
 	 * trains through `float32` and `bfloat16` alone.
 	 */
 	dtype?: LlmDtype | undefined;
+	/** `dtype` where neither it nor the folder names one. @internal */
+	otherwise?: LlmDtype | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -59,10 +61,14 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
-		const { signal, onProgress, session: given, dtype, ...device } = options;
+		const { signal, onProgress, session: given, dtype, otherwise, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const tokenizer = await loadLanguageTokenizer(folder);
-		const { config, files } = await openOptCheckpoint(folder, { dtype, tokens: tokenizer.vocabSize });
+		const { config, files } = await openOptCheckpoint(folder, {
+			dtype,
+			otherwise,
+			tokens: tokenizer.vocabSize,
+		});
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const native = guard(() => new session.addon.Opt(session.engine, config));

@@ -16,8 +16,12 @@ export interface OptCheckpoint {
 }
 
 export interface OpenOptCheckpointOptions {
-	/** To load in. Default: as stored by `quantizeCheckpoint`, else `float32`. */
+	/** To load in. Default: as stored by `quantizeCheckpoint`, else `otherwise`. */
 	dtype?: LlmDtype | undefined;
+	/** Where neither `dtype` nor the folder names one. Default `float32`. */
+	otherwise?: LlmDtype | undefined;
+	/** Whether the weights may be missing: what is known then follows from `config.json`. Default false. */
+	withoutWeights?: boolean | undefined;
 	/** Tokens the tokenizer knows: the least the vocabulary must have. */
 	tokens?: number | undefined;
 }
@@ -31,7 +35,7 @@ export interface OpenOptCheckpointOptions {
  */
 export async function openOptCheckpoint(
 	folder: string,
-	{ dtype, tokens = 1 }: OpenOptCheckpointOptions = {},
+	{ dtype, otherwise = 'float32', tokens = 1, withoutWeights = false }: OpenOptCheckpointOptions = {},
 ): Promise<OptCheckpoint> {
 	const json = await readModelConfig(folder);
 	const config = optConfig(json, folder);
@@ -41,7 +45,10 @@ export async function openOptCheckpoint(
 			'ERR_ALLMREC_CHECKPOINT',
 			`${folder} is stored in ${stored} and cannot be loaded in ${dtype}; give the checkpoint it was made of.`,
 		);
-	const files = await weightFiles(folder);
+	const files = await weightFiles(folder).catch((error: unknown) => {
+		if (withoutWeights && (error as ALLMRecError).code === 'ERR_ALLMREC_FILE_NOT_FOUND') return [];
+		throw error;
+	});
 	const rows = embeddingRows(files);
 	const vocabSize = Math.min(config.vocabSize, rows ?? config.vocabSize);
 	if (tokens > vocabSize)
@@ -49,7 +56,7 @@ export async function openOptCheckpoint(
 			'ERR_ALLMREC_CHECKPOINT',
 			`${folder}: the tokenizer has ${tokens} tokens, the model only ${vocabSize}; they are not of one checkpoint.`,
 		);
-	return { config: { ...config, vocabSize, dtype: dtype ?? stored ?? 'float32' }, files, json, stored };
+	return { config: { ...config, vocabSize, dtype: dtype ?? stored ?? otherwise }, files, json, stored };
 }
 
 /** Rows of the token embedding; undefined where no file has it, which loading names with what else is missing. */

@@ -98,8 +98,15 @@ export interface NativeModel {
 	getGradient(name: string): Promise<Float32Array>;
 	/** Reads every weight from whichever file has it. */
 	load(paths: string[]): Promise<void>;
-	/** A safetensors file with the model's names; dtype of storage, default F32. */
-	save(path: string, metadata: Record<string, string>, dtype?: 'F32' | 'F16' | 'BF16'): Promise<void>;
+	/**
+	 * A safetensors file with the model's names; dtype of storage, default F32. `stored`: each weight in the dtype it
+	 * has in memory, scales as `<name>.scales` beside quants.
+	 */
+	save(
+		path: string,
+		metadata: Record<string, string>,
+		dtype?: 'F32' | 'F16' | 'BF16' | 'stored',
+	): Promise<void>;
 	dispose(): void;
 }
 
@@ -302,6 +309,32 @@ export interface NativeOpt extends NativeModel {
 	): Promise<Ragged>;
 }
 
+/** One pass of a language model without gradients. */
+export interface OptPass {
+	/** Packed. */
+	tokens: number;
+	/** Tokens whose logits are wanted. */
+	rows: number;
+	sequences: number;
+	/** Positions of each sequence in a cache of keys and values; 0 = none. */
+	capacity: number;
+	onCpu: boolean;
+	threads: number;
+}
+
+/** Bytes that a language model takes; see native/cpp/models/opt_memory.h for the formula. */
+export interface OptMemory {
+	/** Numbers in all weights. */
+	parameters: number;
+	weights: number;
+	/** Keys and values. */
+	cache: number;
+	/** Activations and logits of one pass. */
+	arena: number;
+	/** Packed operands of products. */
+	work: number;
+}
+
 export interface TokenTargets {
 	/** Packed tokens whose next token is predicted, ascending. */
 	rows: Int32Array;
@@ -404,6 +437,7 @@ export interface NativeAddon {
 		options: AdamOptions & { trainEncoder: boolean; seed: number },
 	) => NativeAlignmentTrainer;
 	Opt: new (engine: NativeEngine, config: OptConfig) => NativeOpt;
+	optMemory(config: OptConfig, pass: OptPass): OptMemory;
 	/** frozen: names of weights that stay as they are. */
 	LlmTrainer: new (
 		model: NativeOpt,

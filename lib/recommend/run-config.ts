@@ -23,6 +23,10 @@ export const runOptionsSchema = z.strictObject({
 	textTokens: z.int().min(4).default(128),
 	/** Language model: a folder or a Hub id. Default: the embedded tiny one. */
 	llm: z.string().default(EMBEDDED_LLM),
+	/** How the language model's weights are kept; stage 2 trains through `float32` and `bfloat16`. */
+	llmDtype: z.enum(['float32', 'bfloat16', 'float16', 'int8', 'int4']).default('float32'),
+	/** What the sentence encoder computes in. */
+	encoderDtype: z.enum(['float32', 'bfloat16']).default('float32'),
 	/** Stage 0. */
 	cf: sasRecSchema.prefault({}),
 	/** Stage 1. */

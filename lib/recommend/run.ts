@@ -8,11 +8,14 @@ import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } fro
 import { leaveLastOut, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { CausalLM } from '../llm/causal-lm.js';
+import { openOptCheckpoint } from '../llm/opt-checkpoint.js';
 import { recommendationTemplate } from '../llm/prompt-template.js';
+import type { LlmDtype } from '../native/addon.js';
 import { type DeviceOptions, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { Projection } from '../projection/projection.js';
-import { SentenceEncoder } from '../text/sentence-encoder.js';
+import { resolveCheckpoint } from '../text/hub.js';
+import { type EncoderDtype, SentenceEncoder } from '../text/sentence-encoder.js';
 import { ALLMRec } from './a-llm-rec.js';
 import { Catalogue } from './catalogue.js';
 import { resolveEmbedded } from './embedded.js';
@@ -53,8 +56,13 @@ export async function trainRun(
 	{ out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device }: TrainRunOptions,
 ): Promise<void> {
 	const config = parseRunOptions(options);
+	expectTrainable(config.llmDtype);
 	for (const source of ['llm', 'textEncoder'] as const)
 		if (await isFolder(config[source])) config[source] = resolve(config[source]); // to be found from elsewhere
+	const llmFolder = resolveEmbedded(config.llm);
+	// What stage 2 could not load would only be found out after the stages before it.
+	if (stages.includes('project') && (await isFolder(llmFolder)))
+		await openOptCheckpoint(await resolveCheckpoint(llmFolder), { dtype: config.llmDtype });
 	await claimFolder(out, dataset, datasetPath, config);
 	const split = splitOf(dataset, config);
 	await candidatesOf(out, split, config);
@@ -88,6 +96,7 @@ export async function trainRun(
 				await SentenceEncoder.load(resolveEmbedded(config.textEncoder), {
 					session,
 					maxTokens: config.textTokens,
+					dtype: config.encoderDtype,
 					...calls,
 				}),
 			);
@@ -114,7 +123,7 @@ export async function trainRun(
 		}
 		if (!stages.includes('project')) return;
 
-		const llm = keep(await CausalLM.load(resolveEmbedded(config.llm), { session, ...calls }));
+		const llm = keep(await CausalLM.load(llmFolder, { session, dtype: config.llmDtype, ...calls }));
 		const prompts = await createPrompts(llm, catalogue, recommendationTemplate(config.words), {
 			historyLength: config.historyLength,
 			withoutUser: config.withoutUser,
@@ -142,6 +151,13 @@ export async function trainRun(
 export interface LoadRunOptions extends DeviceOptions, LongCallOptions {
 	/** Language model to use instead of the run's source, e.g. where its folder has moved. */
 	llm?: string | undefined;
+	/**
+	 * How its weights are kept, whatever it was trained with. Default: that of a folder written by
+	 * `quantizeCheckpoint`, else the run's `llmDtype`.
+	 */
+	llmDtype?: LlmDtype | undefined;
+	/** What the sentence encoder computes in. Default: the run's `encoderDtype`. */
+	encoderDtype?: EncoderDtype | undefined;
 }
 
 /**
@@ -151,7 +167,7 @@ export interface LoadRunOptions extends DeviceOptions, LongCallOptions {
  */
 export async function loadRun(
 	folder: string,
-	{ llm: source, signal, onProgress, ...device }: LoadRunOptions = {},
+	{ llm: source, llmDtype, encoderDtype, signal, onProgress, ...device }: LoadRunOptions = {},
 ): Promise<ALLMRec> {
 	const { options } = await readRunFile(folder);
 	const model = join(folder, 'model');
@@ -173,10 +189,20 @@ export async function loadRun(
 		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session));
 		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session));
 		const encoder = keep(
-			await SentenceEncoder.load(join(model, 'encoder'), { session, maxTokens: options.textTokens }),
+			await SentenceEncoder.load(join(model, 'encoder'), {
+				session,
+				maxTokens: options.textTokens,
+				dtype: encoderDtype ?? options.encoderDtype,
+			}),
 		);
 		const llm = keep(
-			await CausalLM.load(resolveEmbedded(source ?? options.llm), { session, signal, onProgress }),
+			await CausalLM.load(resolveEmbedded(source ?? options.llm), {
+				session,
+				dtype: llmDtype,
+				otherwise: options.llmDtype,
+				signal,
+				onProgress,
+			}),
 		);
 		if (projection.config.tokenSize !== llm.tokenSize)
 			throw new ALLMRecError(
@@ -288,6 +314,15 @@ function meanLogSoftmax(scores: Float32Array, targets: Int32Array, width: number
 		total += z[targets[u]!]! - Math.log(z.reduce((a, b) => a + Math.exp(b), 0));
 	}
 	return total / Math.max(1, targets.length);
+}
+
+/** Before anything else runs: gradients through rounded weights would be lost. @throws ERR_ALLMREC_UNSUPPORTED */
+function expectTrainable(dtype: LlmDtype): void {
+	if (dtype === 'float32' || dtype === 'bfloat16') return;
+	throw new ALLMRecError(
+		'ERR_ALLMREC_UNSUPPORTED',
+		`A run cannot be trained with \`llmDtype\` ${dtype}; stage 2 needs float32 or bfloat16. Recommending, scoring and evaluating may use another (--llm-dtype).`,
+	);
 }
 
 function splitOf(dataset: Dataset, { excludeColdUsers, trainUsers, seed }: RunConfig): Split {

@@ -9,11 +9,21 @@ import { resolveCheckpoint } from './hub.js';
 import type { Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
 
+/** What a sentence encoder can compute in. */
+export type EncoderDtype = 'float32' | 'bfloat16';
+
+export const ENCODER_DTYPES: readonly EncoderDtype[] = ['float32', 'bfloat16'];
+
 export interface SentenceEncoderOptions extends DeviceOptions, LongCallOptions {
 	/** Most tokens of a text, special tokens included; the end is cut. Default: 128, or the encoder's positions if fewer. */
 	maxTokens?: number | undefined;
 	/** Dropout while the encoder learns. Default: the checkpoint's. */
 	dropoutRate?: number | undefined;
+	/**
+	 * Of activations; default `float32`. With `bfloat16` weights stay float32 and products round what they read; on the
+	 * CPU activations are kept in float32.
+	 */
+	dtype?: EncoderDtype | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -60,10 +70,11 @@ export class SentenceEncoder {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: SentenceEncoderOptions = {}): Promise<SentenceEncoder> {
-		const { maxTokens, dropoutRate, signal, onProgress, session: given, ...device } = options;
+		const { maxTokens, dropoutRate, dtype, signal, onProgress, session: given, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const config = encoderConfig(await readModelConfig(folder), folder);
 		if (dropoutRate !== undefined) config.dropoutRate = dropoutRate;
+		if (dtype !== undefined) config.activationDtype = dtype;
 		const tokenizer = await loadSentenceTokenizer(folder);
 		if (tokenizer.vocabSize > config.vocabSize)
 			throw new ALLMRecError(

@@ -174,6 +174,22 @@ test('inspect tells what a run holds', async (t) => {
 	t.regex(out, /stage cf +done, \d+ steps in [\d.]+ s, best at epoch \d+: NDCG@10 0\.\d+/);
 	t.regex(out, /stage align +done/);
 	t.regex(out, /stage project +done/);
+	t.regex(out, /million parameters/, 'of its language model, too');
+});
+
+test('models of a run in other dtypes', async (t) => {
+	const { run, train } = await trained;
+	const args = ['recommend', run, '--history', 'i03,i17', '--by', 'llm', '--json', ...CPU];
+	const [own, int8] = [
+		await command(args),
+		await command([...args, '--llm-dtype', 'int8', '--encoder-dtype', 'bfloat16']),
+	];
+	t.is(int8.code, 0, int8.err);
+	t.notDeepEqual(JSON.parse(int8.out), JSON.parse(own.out));
+	t.is((await command([...args, '--llm-dtype', 'int3'])).code, 2);
+	const refused = await command([...train, '--llm-dtype', 'int4']);
+	t.is(refused.code, 1);
+	t.regex(refused.err, /^error ERR_ALLMREC_UNSUPPORTED: .*float32 or bfloat16/m);
 });
 
 test('Ctrl-C ends a training with 130', async (t) => {

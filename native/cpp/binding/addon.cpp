@@ -33,6 +33,7 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"Alignment", define_alignment(env)},
       {"AlignmentTrainer", define_alignment_trainer(env)},
       {"Opt", define_opt(env)},
+      {"optMemory", Napi::Function::New(env, opt_memory, "optMemory")},
       {"LlmTrainer", define_llm_trainer(env)},
       {"Projector", define_projector(env)},
       {"ProjectionTrainer", define_projection_trainer(env)},

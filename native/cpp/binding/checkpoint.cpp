@@ -3,6 +3,7 @@
 
 #include "../io/safetensors.h"
 #include "../io/tensor_file.h"
+#include "../nn/weight_loader.h"
 #include "model_wrap.h"
 #include "trainer_wrap.h"
 
@@ -19,12 +20,19 @@ std::string moment_name(const char* which, size_t i) {
 }  // namespace
 
 void save_model(ParameterSet& parameters, const std::string& path,
-                const std::map<std::string, std::string>& metadata, io::FileDType dtype) {
-  std::vector<std::vector<float>> values;
+                const std::map<std::string, std::string>& metadata, std::optional<io::FileDType> dtype) {
   std::vector<io::TensorToWrite> tensors;
-  for (const auto& p : parameters.all()) {
-    values.push_back(parameters.value_to_host(*p));
-    tensors.push_back({p->name, dtype, p->shape, values.back().data()});
+  for (const auto& parameter : parameters.all()) {
+    const Parameter& p = *parameter;
+    if (!dtype) {
+      for (io::TensorToWrite& tensor : tensors_as_stored(parameters.device(), p))
+        tensors.push_back(std::move(tensor));
+      continue;
+    }
+    tensors.push_back({p.name, *dtype, p.shape, nullptr, [&parameters, &p, dtype](const io::Sink& sink) {
+                         const std::vector<float> values = parameters.value_to_host(p);
+                         io::put_floats(sink, *dtype, values.data(), values.size());
+                       }});
   }
   io::write_safetensors(path, tensors, metadata);
 }

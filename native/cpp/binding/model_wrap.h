@@ -3,6 +3,7 @@
 #include <napi.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,8 +54,9 @@ inline std::vector<float> to_host(Tape& tape, const Tensor& t) {
   return host;
 }
 
+// No dtype: each weight as it is stored in memory, quants with their scales.
 void save_model(ParameterSet& parameters, const std::string& path,
-                const std::map<std::string, std::string>& metadata, io::FileDType dtype);
+                const std::map<std::string, std::string>& metadata, std::optional<io::FileDType> dtype);
 
 // The methods of NativeModel. Derived has kName, kTag and a constructor that calls `own`.
 template <typename Derived, typename Core>
@@ -185,15 +187,17 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
     return promise(info, [&](const State& model) {
       const std::string path = read_string(info[0], "path");
       std::map<std::string, std::string> metadata = read_metadata(info[1], "metadata");
-      io::FileDType dtype = io::FileDType::F32;
+      std::optional<io::FileDType> dtype = io::FileDType::F32;
       if (!info[2].IsUndefined()) {
         const std::string text = info[2].IsString() ? info[2].As<Napi::String>().Utf8Value() : "";
         if (text == "F16")
           dtype = io::FileDType::F16;
         else if (text == "BF16")
           dtype = io::FileDType::BF16;
+        else if (text == "stored")
+          dtype.reset();
         else if (text != "F32")
-          expected("dtype", "one of F32, F16, BF16", info[2]);
+          expected("dtype", "one of F32, F16, BF16, stored", info[2]);
       }
       return run_job(info.Env(), model->engine->executor,
                      [model, path, metadata = std::move(metadata), dtype] {

@@ -1,5 +1,6 @@
 #include "opt_wrap.h"
 
+#include "../models/opt_memory.h"
 #include "batches.h"
 #include "classes.h"
 
@@ -39,7 +40,49 @@ Napi::Value ragged_to_js(Napi::Env env, const std::vector<std::vector<int32_t>>&
   return object;
 }
 
+OptConfig read_opt_config(const Fields& config) {
+  OptConfig c;
+  c.vocab_size = config.integer("vocabSize", 1);
+  c.hidden_size = config.size("hiddenSize");
+  c.embed_size = config.size("embedSize");
+  c.num_layers = config.size("numLayers", 0, 1024);
+  c.num_heads = config.size("numHeads");
+  c.ffn_size = config.size("ffnSize");
+  c.max_positions = config.size("maxPositions");
+  c.norm_before = config.boolean("normBefore");
+  c.final_norm = config.boolean("finalNorm");
+  c.activation = read_activation(config);
+  if (config.has("bias")) c.bias = config.boolean("bias");
+  if (config.has("normAffine")) c.norm_affine = config.boolean("normAffine");
+  if (config.has("tiedHead")) c.tied_head = config.boolean("tiedHead");
+  c.dtype = read_dtype(config, "dtype", true);
+  return c;
+}
+
 }  // namespace
+
+Napi::Value opt_memory(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const OptConfig config = read_opt_config(Fields(info[0], "config"));
+    const Fields fields(info[1], "pass");
+    OptPass pass;
+    pass.tokens = fields.integer("tokens", 0);
+    pass.rows = fields.integer("rows", 0);
+    pass.sequences = fields.integer("sequences", 0);
+    const int64_t capacity = fields.integer("capacity", 0);
+    pass.cached = capacity > 0;
+    const OptMemory memory =
+        allmrec::opt_memory(config, fields.boolean("onCpu"), pass, capacity, fields.size("threads"));
+    Napi::Object object = Napi::Object::New(info.Env());
+    const auto set = [&](const char* name, int64_t value) { object.Set(name, static_cast<double>(value)); };
+    set("parameters", memory.parameters);
+    set("weights", memory.weights);
+    set("cache", memory.cache);
+    set("arena", memory.arena);
+    set("work", memory.work);
+    return object;
+  });
+}
 
 Napi::Function define_opt(Napi::Env env) {
   return OptWrap::define(env);
@@ -51,24 +94,7 @@ Napi::Function OptWrap::define(Napi::Env env) {
 }
 
 OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
-  create(info, [](const Fields& config) {
-    OptConfig c;
-    c.vocab_size = config.integer("vocabSize", 1);
-    c.hidden_size = config.size("hiddenSize");
-    c.embed_size = config.size("embedSize");
-    c.num_layers = config.size("numLayers", 0, 1024);
-    c.num_heads = config.size("numHeads");
-    c.ffn_size = config.size("ffnSize");
-    c.max_positions = config.size("maxPositions");
-    c.norm_before = config.boolean("normBefore");
-    c.final_norm = config.boolean("finalNorm");
-    c.activation = read_activation(config);
-    if (config.has("bias")) c.bias = config.boolean("bias");
-    if (config.has("normAffine")) c.norm_affine = config.boolean("normAffine");
-    if (config.has("tiedHead")) c.tied_head = config.boolean("tiedHead");
-    c.dtype = read_dtype(config, "dtype", true);
-    return c;
-  });
+  create(info, read_opt_config);
 }
 
 Napi::Value OptWrap::logits(const Napi::CallbackInfo& info) {

@@ -15,9 +15,8 @@ struct Arena::Pieces {
   explicit Pieces(std::shared_ptr<Device> d) : device(std::move(d)) {}
 
   Place take(size_t bytes) {
-    auto it =
-        std::find_if(free.begin(), free.end(), [&](const auto& piece) { return piece.second >= bytes; });
-    if (it == free.end()) it = add_block(bytes);
+    auto it = first_of(bytes);
+    if (it == free.end()) it = add_block(std::max({bytes, size_t{1} << 20, total / 4}));
     const Place place = it->first;
     const size_t rest = it->second - bytes;
     free.erase(it);
@@ -103,6 +102,10 @@ void Arena::reset() {
 
 size_t Arena::in_use_bytes() const {
   return pieces_->in_use;
+}
+
+size_t Arena::capacity_bytes() const {
+  return pieces_->total;
 }
 
 size_t Arena::peak_bytes() const {

@@ -23,7 +23,8 @@ class Arena {
   void reserve(size_t bytes);
   void reset();
   size_t in_use_bytes() const;
-  size_t peak_bytes() const;  // the most ever in use at once
+  size_t peak_bytes() const;      // the most ever in use at once
+  size_t capacity_bytes() const;  // of the device's memory it holds
 
   // What an allocation of so many bytes takes.
   static size_t rounded(size_t bytes) { return ((bytes ? bytes : 1) + 63) / 64 * 64; }

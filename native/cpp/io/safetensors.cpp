@@ -123,7 +123,7 @@ void check_writable(const std::vector<TensorToWrite>& tensors,
                   path + ": expected unique tensor names in UTF-8, got \"" + tensor.name + "\"");
     }
     if (checked_element_count(tensor.shape, tensor.dtype, path + ": tensor \"" + tensor.name + "\"") > 0 &&
-        tensor.data == nullptr)
+        tensor.data == nullptr && !tensor.produce)
       throw Error(ErrorCode::invalid_argument, path + ": tensor \"" + tensor.name + "\" has no data");
   }
   for (const auto& [key, text] : metadata) {
@@ -158,13 +158,24 @@ std::string header_text(const std::vector<const TensorToWrite*>& order,
 }
 
 template <typename Convert>
-void write_rounded(AtomicFile& file, const float* data, size_t count, Convert to_bits) {
+void put_rounded(const Sink& sink, const float* data, size_t count, Convert to_bits) {
   uint16_t chunk[4096];
   for (size_t first = 0; first < count; first += std::size(chunk)) {
     const size_t here = std::min(std::size(chunk), count - first);
     for (size_t i = 0; i < here; ++i) chunk[i] = to_bits(data[first + i]);
-    file.write(chunk, here * sizeof(uint16_t));
+    sink(chunk, here * sizeof(uint16_t));
   }
+}
+
+void write_produced(AtomicFile& file, const TensorToWrite& tensor, size_t bytes, const std::string& path) {
+  size_t written = 0;
+  tensor.produce([&](const void* data, size_t count) {
+    file.write(data, count);
+    written += count;
+  });
+  if (written != bytes)
+    throw Error(ErrorCode::internal, path + ": tensor \"" + tensor.name + "\" has " + std::to_string(bytes) +
+                                         " bytes, " + std::to_string(written) + " were produced");
 }
 
 }  // namespace
@@ -222,6 +233,15 @@ TensorFileContents read_safetensors(const MappedFile& file) {
   return contents;
 }
 
+void put_floats(const Sink& sink, FileDType dtype, const float* data, size_t count) {
+  if (dtype == FileDType::F16)
+    put_rounded(sink, data, count, half_from_float);
+  else if (dtype == FileDType::BF16)
+    put_rounded(sink, data, count, bfloat16_from_float);
+  else
+    sink(data, count * sizeof(float));
+}
+
 void write_safetensors(const std::string& path, const std::vector<TensorToWrite>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   check_writable(tensors, metadata, path);
@@ -234,12 +254,14 @@ void write_safetensors(const std::string& path, const std::vector<TensorToWrite>
   file.write(header.data(), header.size());
   for (const TensorToWrite* tensor : order) {
     const auto count = static_cast<size_t>(checked_element_count(tensor->shape, tensor->dtype, path));
-    if (tensor->dtype == FileDType::F16)
-      write_rounded(file, static_cast<const float*>(tensor->data), count, half_from_float);
-    else if (tensor->dtype == FileDType::BF16)
-      write_rounded(file, static_cast<const float*>(tensor->data), count, bfloat16_from_float);
+    const size_t bytes = count * dtype_size(tensor->dtype);
+    if (tensor->produce)
+      write_produced(file, *tensor, bytes, path);
+    else if (tensor->dtype == FileDType::F16 || tensor->dtype == FileDType::BF16)
+      put_floats([&](const void* data, size_t size) { file.write(data, size); }, tensor->dtype,
+                 static_cast<const float*>(tensor->data), count);
     else
-      file.write(tensor->data, count * dtype_size(tensor->dtype));
+      file.write(tensor->data, bytes);
   }
   file.commit();
 }

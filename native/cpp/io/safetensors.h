@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -10,6 +12,9 @@ namespace allmrec::io {
 
 TensorFileContents read_safetensors(const MappedFile& file);
 
+// Takes the next bytes of a file.
+using Sink = std::function<void(const void* bytes, size_t count)>;
+
 struct TensorToWrite {
   std::string name;
   FileDType dtype = FileDType::F32;
@@ -17,7 +22,13 @@ struct TensorToWrite {
   // float32 elements for F32, F16 and BF16 (rounded to nearest even on the way); elements of the dtype itself
   // for the others. Row-major.
   const void* data = nullptr;
+  // Instead of `data`: called when it is the tensor's turn, to hand over elements of the dtype itself piece
+  // by piece, so that no more than a piece need be in memory.
+  std::function<void(const Sink&)> produce = nullptr;
 };
+
+// Hands float32 elements to a sink in another of F32, F16 and BF16.
+void put_floats(const Sink& sink, FileDType dtype, const float* data, size_t count);
 
 // Writes beside `path`, flushes to the disk and renames, so a crash leaves the last good file. The bytes
 // depend on the content alone, not on the order of `tensors`.

@@ -69,14 +69,17 @@ size_t opt_hidden_bytes(const OptConfig& config, bool on_cpu, const OptPass& pas
   // Eight arrays over tokens, four over rows and five over sequences.
   const size_t integers =
       8 * bytes(ALLMREC_I32, t) + 4 * bytes(ALLMREC_I32, r) + 5 * bytes(ALLMREC_I32, pass.sequences + 1);
-  const size_t x = bytes(a, t * c) + (e != c ? bytes(a, t * c) + bytes(a, t * e) : 0);
-  const size_t normed = bytes(a, t * c);
+  const size_t x = bytes(a, t * c), rows = bytes(a, r * c);
+  const size_t embedded = e != c ? bytes(a, t * c) + bytes(a, t * e) : 0;
+  const size_t normed = config.norm_before ? bytes(a, t * c) : 0;
   const size_t copy = pass.cached && cache != a ? bytes(cache, 3 * t * c) : 0;
-  const size_t attention =
-      (config.norm_before ? normed : 0) + bytes(a, 3 * t * c) + 2 * bytes(a, r * c) + copy + bytes(a, t * c);
-  const size_t feed_forward = normed + (config.activation == ALLMREC_ACT_RELU ? 1 : 2) * bytes(a, t * f);
-  const size_t last = 2 * bytes(a, r * c) + (e != c ? bytes(a, r * e) : 0);
-  return integers + x + std::max(attention, feed_forward) + last;
+  const size_t attention = normed + bytes(a, 3 * t * c) + std::max(copy, bytes(a, t * c));
+  const size_t last_copy = pass.cached && cache != a ? bytes(cache, 2 * t * c) : 0;
+  const size_t last_attention = normed + bytes(a, 2 * t * c) + 3 * rows + std::max(last_copy, rows);
+  const int64_t inner = (config.activation == ALLMREC_ACT_RELU ? 1 : 2) * f;
+  const size_t feed_forward = bytes(a, t * c) + bytes(a, t * inner);
+  const size_t last_feed_forward = 2 * rows + bytes(a, r * inner);
+  return integers + x + embedded + std::max({attention, last_attention, feed_forward, last_feed_forward});
 }
 
 int64_t opt_logit_rows(const OptConfig& config, bool on_cpu, int64_t rows) {

@@ -82,6 +82,39 @@ std::vector<int64_t> scale_file_shape(int32_t dtype, int64_t rows, int64_t cols)
   return {rows, cols / 32};
 }
 
+std::vector<io::TensorToWrite> tensors_as_stored(const std::shared_ptr<Device>& device,
+                                                 const Parameter& parameter) {
+  const Tensor& value = parameter.value;
+  const auto produce = [device](const void* data, int64_t bytes) {
+    return [device, data, bytes](const io::Sink& sink) {
+      std::vector<unsigned char> block(static_cast<size_t>(std::min(bytes, kBlockBytes)));
+      for (int64_t at = 0; at < bytes; at += kBlockBytes) {
+        const auto count = static_cast<size_t>(std::min(kBlockBytes, bytes - at));
+        device->download(block.data(), static_cast<const unsigned char*>(data) + at, count);
+        sink(block.data(), count);
+      }
+    };
+  };
+  io::TensorToWrite tensor;
+  tensor.name = parameter.name;
+  tensor.produce = produce(value.data, value.bytes());
+  if (!parameter.scales) {
+    tensor.dtype = value.dtype == ALLMREC_F16    ? FileDType::F16
+                   : value.dtype == ALLMREC_BF16 ? FileDType::BF16
+                                                 : FileDType::F32;
+    tensor.shape = parameter.shape;
+    return {tensor};
+  }
+  tensor.dtype = quant_file_dtype(value.dtype);
+  tensor.shape = quant_file_shape(value.dtype, value.rows, value.cols);
+  io::TensorToWrite scales;
+  scales.name = scales_name(parameter.name);
+  scales.dtype = scale_file_dtype(value.dtype);
+  scales.shape = scale_file_shape(value.dtype, value.rows, value.cols);
+  scales.produce = produce(parameter.scales, scale_bytes(value.dtype, value.rows, value.cols));
+  return {tensor, scales};
+}
+
 WeightLoader::WeightLoader(std::shared_ptr<Device> device)
     : device_(std::move(device)),
       host_memory_(is_cpu(*device_)),

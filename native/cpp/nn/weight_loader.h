@@ -8,7 +8,7 @@
 #include "../autograd/parameter.h"
 #include "../backend/device.h"
 #include "../core/thread_pool.h"
-#include "../io/tensor_file.h"
+#include "../io/safetensors.h"
 
 namespace allmrec {
 
@@ -45,6 +45,10 @@ class WeightLoader {
   std::vector<float> wide_;
   DeviceBuffer staging_;
 };
+
+// A parameter as tensors of a file, in its own dtype, read from the device in blocks when they are written.
+std::vector<io::TensorToWrite> tensors_as_stored(const std::shared_ptr<Device>& device,
+                                                 const Parameter& parameter);
 
 // The names and shapes of a quantised weight in a file: the quants under the weight's own name, int8 as I8
 // (rows, cols), int4 as U8 (rows, cols / 2); the scales under this one, F32 (rows) or F16 (rows, cols / 32).
