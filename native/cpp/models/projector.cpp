@@ -11,8 +11,8 @@ constexpr float kEps = 1e-5f;
 void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets) {
   const float scale = targets.rows.empty() ? 0.0f : 1.0f / static_cast<float>(targets.rows.size());
   const WithPrecision with(tape, llm.precision(tape));
-  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.head(),
-                                 tape.ints(targets.tokens), scale, 1.0f);
+  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.head(), tape.ints(targets.tokens), scale,
+                                 1.0f);
 }
 
 void expect_targets(const TokenTargets& targets, const OptConfig& config) {
