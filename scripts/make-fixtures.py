@@ -115,7 +115,7 @@ def opt(out: pathlib.Path, name: str, rows: int, length: int, files: str, **conf
         f.json["greedy_embeds_rep1.3_eos"] = greedy(1.3, f.json["eos_id"], inputs_embeds=gen_embeds).tolist()
         f.json["greedy_rep1.3_eos"] = greedy(1.3, f.json["eos_id"], input_ids=left).tolist()
     f.json["note"] = "the penalty sees padding ids with input_ids; finished rows are filled with pad_token_id=2"
-    weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    weights = {k: v for k, v in model.state_dict().items() if k != "lm_head.weight" or not c.tie_word_embeddings}
     (f.path / "config.json").write_text(json.dumps({**c.to_dict(), "architectures": ["OPTForCausalLM"]}, indent=1,
                                                    default=str))
     f.write(weights if files != "sharded" else None)
@@ -438,6 +438,13 @@ def main() -> None:
 
     opt(out, "opt-gelu", 4, 17, "legacy", vocab_size=101, hidden_size=24, word_embed_proj_dim=24, num_hidden_layers=3,
         num_attention_heads=3, ffn_dim=40, activation_function="gelu")
+    opt(out, "opt-galactica", 3, 20, "sharded", vocab_size=300, hidden_size=32, word_embed_proj_dim=32,
+        num_hidden_layers=2, num_attention_heads=4, ffn_dim=96, activation_function="gelu", enable_bias=False)
+    opt(out, "opt-plain-norms", 3, 14, "bare", vocab_size=150, hidden_size=24, word_embed_proj_dim=40,
+        num_hidden_layers=2, num_attention_heads=2, ffn_dim=64, activation_function="gelu_new",
+        layer_norm_elementwise_affine=False)
+    opt(out, "opt-untied", 2, 12, "legacy", vocab_size=130, hidden_size=32, word_embed_proj_dim=16, num_hidden_layers=2,
+        num_attention_heads=2, ffn_dim=50, tie_word_embeddings=False)
     opt(out, "opt-no-final-norm", 2, 9, "bare", vocab_size=67, hidden_size=20, word_embed_proj_dim=20,
         num_hidden_layers=1, num_attention_heads=5, ffn_dim=80, _remove_final_layer_norm=True)
     opt(out, "opt-post-norm", 3, 30, "bare", vocab_size=600, hidden_size=72, word_embed_proj_dim=40, num_hidden_layers=2,

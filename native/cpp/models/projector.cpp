@@ -14,8 +14,8 @@ void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets&
   const float scale =
       1.0f / static_cast<float>(std::max<int64_t>(1, total_targets > 0 ? total_targets : own));
   const WithPrecision with(tape, llm.precision(tape));
-  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.head(),
-                                 tape.ints(targets.tokens), scale, 1.0f);
+  ops::linear_cross_entropy_loss(tape, "crossEntropy", hidden, &llm.head(), tape.ints(targets.tokens), scale,
+                                 1.0f);
 }
 
 void expect_targets(const TokenTargets& targets, const OptConfig& config) {
