@@ -286,14 +286,17 @@ export interface NativeOpt extends NativeModel {
 		pairTargets: Int32Array,
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
-	/** Greedy. seen: per prompt, ids the repetition penalty counts at the start. */
+	/**
+	 * Greedy. seen: per prompt, ids the repetition penalty counts at the start. stepSeconds: how long each round of
+	 * new tokens took, the prompts being part of the first.
+	 */
 	generate(
 		prompts: LlmBatch,
 		soft: Float32Array,
 		seen: Ragged,
 		options: { maxNewTokens: number; repetitionPenalty: number; eosId: number },
 		cancel?: NativeCancelFlag,
-	): Promise<Ragged>;
+	): Promise<Ragged & { stepSeconds: Float64Array }>;
 }
 
 export interface TokenTargets {
@@ -374,6 +377,8 @@ export interface NativeAddon {
 		threads: number;
 		cudaLibrary?: string;
 		cublasLt?: string;
+		/** Default: whether `ALLMREC_PROFILE` is set. */
+		profile?: boolean;
 	}) => NativeEngine;
 	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;
 	/** known: every item of each user that is never drawn as a negative. */

@@ -20,6 +20,11 @@ export interface DeviceOptions {
 	cudaLibrary?: string | undefined;
 	/** Path of cuBLASLt, `auto` (default: it is looked for) or `off`. For the whole process. */
 	cublasLt?: string | undefined;
+	/**
+	 * Times every op and prints a table to the standard error when the device is closed: calls, milliseconds, work,
+	 * and the share of the machine's limit. Default: whether the environment variable `ALLMREC_PROFILE` is set.
+	 */
+	profile?: boolean | undefined;
 }
 
 /** An opened device, shared by the models created on it; its jobs run one after another. */
@@ -46,8 +51,8 @@ export class Session {
 	 * @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used.
 	 */
 	static open(options: DeviceOptions = {}): Session {
-		const { device = 'auto', threads = 0 } = options;
-		const key = `${device}:${threads}`;
+		const { device = 'auto', threads = 0, profile = '' } = options;
+		const key = `${device}:${threads}:${profile}`;
 		const known = Session.#open.get(key);
 		if (known) return known.share();
 		const session = Session.#create(key, options);
@@ -56,7 +61,7 @@ export class Session {
 	}
 
 	static #create(key: string, options: DeviceOptions): Session {
-		const { device = 'auto', threads = 0, cudaLibrary, cublasLt } = options;
+		const { device = 'auto', threads = 0, cudaLibrary, cublasLt, profile } = options;
 		const addon = loadAddon();
 		const engine = guard(
 			() =>
@@ -65,6 +70,7 @@ export class Session {
 					threads,
 					...(cudaLibrary ? { cudaLibrary } : {}),
 					...(cublasLt ? { cublasLt } : {}),
+					...(profile === undefined ? {} : { profile }),
 				}),
 		);
 		return new Session(key, addon, engine, device === 'auto' ? engine.info().reason : '');

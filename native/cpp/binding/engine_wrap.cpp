@@ -1,5 +1,8 @@
 #include "engine_wrap.h"
 
+#include <cstdio>
+#include <cstdlib>
+
 #include "../backend/registry.h"
 #include "addon.h"
 #include "convert.h"
@@ -23,7 +26,25 @@ std::shared_ptr<Device> open_device(const std::string& name, int threads, std::s
   }
 }
 
+// Asked for by the option, or by the environment for programs that have none.
+bool wants_profile(const Fields& options) {
+  if (options.has("profile")) return options.boolean("profile");
+  const char* variable = std::getenv("ALLMREC_PROFILE");
+  return variable && *variable && std::string(variable) != "0";
+}
+
 }  // namespace
+
+void Engine::print_profile() noexcept {
+  if (!profile) return;
+  try {
+    const std::string table = profile->table();
+    std::fwrite(table.data(), 1, table.size(), stderr);
+    std::fflush(stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "a-llmrec profile: %s\n", error.what());
+  }
+}
 
 Napi::Value to_js(Napi::Env env, const DeviceDescription& d) {
   Napi::Object object = Napi::Object::New(env);
@@ -66,7 +87,8 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     d.memory_bytes = opened.memory_bytes;
     d.threads = opened.threads;
     d.libraries = opened.libraries ? opened.libraries : "";
-    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), Addon::of(info.Env()).environment());
+    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), wants_profile(options),
+                                       Addon::of(info.Env()).environment());
     info.This().As<Napi::Object>().TypeTag(&kTag);
   });
 }
