@@ -85,11 +85,7 @@ export class Peer {
 				? [command.python, ['-u', `${sourceFolder}peers/${script}.py`, clock]]
 				: [
 						process.execPath,
-						[
-							fileURLToPath(new URL(`peers/${command.script}.js`, import.meta.url)),
-							clock,
-							command.entry,
-						],
+						[fileURLToPath(new URL(`peers/${command.script}.js`, import.meta.url)), clock, command.entry],
 					];
 		this.#process = spawn(file, args, {
 			env: { ...process.env, OMP_NUM_THREADS: String(threads), PYTHONDONTWRITEBYTECODE: '1' },

@@ -44,8 +44,7 @@ export function rowsOf(results: readonly Measured[], threads: number, limits: Li
 			value && other ? value / other : null;
 		row.goals.push(goal('speedup', speedup.least, over(row.ours, base?.ours)));
 		const most = over(row.limit, base?.limit);
-		if (most !== null)
-			row.note = joined([row.note, `the limit allows ${most.toFixed(1)}× ${base!.name}`]);
+		if (most !== null) row.note = joined([row.note, `the limit allows ${most.toFixed(1)}× ${base!.name}`]);
 	}
 	return rows;
 }
@@ -64,9 +63,7 @@ function caseRows({ case: item, ours, peers, problem }: Measured, threads: numbe
 			name: item.name,
 			dtype: item.dtype,
 			threads,
-			program: measured
-				? [measured.peer.program, measured.peer.variant].filter(Boolean).join(', ')
-				: '',
+			program: measured ? [measured.peer.program, measured.peer.variant].filter(Boolean).join(', ') : '',
 			best: false,
 			ours: shown(seconds, item.units),
 			peer: shown(median(rounds.map(({ theirs }) => theirs)), units),
@@ -92,7 +89,12 @@ function caseRows({ case: item, ours, peers, problem }: Measured, threads: numbe
 }
 
 function goal(of: GoalResult['of'], bound: number, measured: number | null, least = true): GoalResult {
-	return { of, bound, measured, met: measured === null ? null : least ? measured >= bound : measured <= bound };
+	return {
+		of,
+		bound,
+		measured,
+		met: measured === null ? null : least ? measured >= bound : measured <= bound,
+	};
 }
 
 export function limitRows(limits: ReadonlyMap<number, Limits>): Row[] {
