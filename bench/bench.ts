@@ -7,7 +7,7 @@ import { languageModelGroups } from './language-model.js';
 import { type Limits, measureLimits } from './limits.js';
 import { type Group, type MeasureOptions, measureGroup, useProcessorTime } from './measure.js';
 import { findPrograms, noPrograms } from './peer.js';
-import { limitRows, type Row, rowsOf, table, verdict, verdicts } from './report.js';
+import { limitRows, type Row, rowsOf, summary, table, verdict } from './report.js';
 import { sasRecGroup } from './sasrec.js';
 import { sentenceEncoderGroup } from './sentence-encoder.js';
 
@@ -105,7 +105,7 @@ async function run(flags: Flags): Promise<void> {
 	}
 	disposeEngines();
 	console.log(table(rows));
-	console.log(`\n${verdicts(rows)}`);
+	console.log(`\n${summary(rows)}`);
 	if (json) writeFileSync(json, `${JSON.stringify(rows, null, '\t')}\n`);
 	if (rows.some(({ note }) => note.startsWith('failed'))) process.exitCode = 1;
 }

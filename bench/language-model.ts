@@ -54,9 +54,15 @@ function modelGroup(name: string, config: OptConfig, dtype: Dtype, quick: boolea
 		softItems: quick ? 6 : 30,
 	};
 	const setup: Setup = { name, config, dtype, model, sizes, large };
-	const cases = [decode(setup, 1), decode(setup, 8)];
-	if (!large && dtype !== 'int4') cases.push(prefill(setup, 1), prefill(setup, 8), scoring(setup));
-	if (!large && (dtype === 'float32' || dtype === 'bfloat16')) cases.push(stageTwo(setup));
+	const wide = !large && dtype !== 'int4';
+	const trained = !large && (dtype === 'float32' || dtype === 'bfloat16');
+	const cases = [
+		...(wide ? [prefill(setup, 1), prefill(setup, 8)] : []),
+		decode(setup, 1),
+		decode(setup, 8),
+		...(wide ? [scoring(setup)] : []),
+		...(trained ? [stageTwo(setup)] : []),
+	];
 	return {
 		name: `${name}, ${dtype}`,
 		script: 'language_model',
@@ -137,7 +143,8 @@ function peers(
 				program: 'node-llama-cpp',
 				variant,
 				kind,
-				settings: { ...shape, type, ...(variant === type ? {} : { threads: 1 }) },
+				settings: { ...shape, type },
+				...(variant === type ? {} : { threads: 1 }),
 			});
 	return found;
 }

@@ -52,15 +52,17 @@ export function measureLimits(
 
 /** Empty when it worked. */
 function compile(source: string, program: string): string {
-	const compilers = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
-	for (const compiler of compilers)
+	// A compiler may be called through another program, as `ccache g++` is.
+	const named = process.env.CXX?.trim();
+	const compilers = (named ? [named] : ['g++', 'clang++', 'c++']).map((text) => text.split(/\s+/));
+	for (const [compiler, ...first] of compilers)
 		for (const target of ['-march=native', '-mcpu=native'])
 			try {
-				const flags = ['-O3', target, '-std=c++17', '-pthread', source, '-o', program];
-				execFileSync(compiler, flags, { stdio: 'ignore' });
+				const flags = [...first, '-O3', target, '-std=c++17', '-pthread', source, '-o', program];
+				execFileSync(compiler!, flags, { stdio: 'ignore' });
 				return '';
 			} catch {}
-	return `no C++ compiler worked (${compilers.join(', ')})`;
+	return `no C++ compiler worked (${compilers.map((words) => words.join(' ')).join(', ')})`;
 }
 
 /** Seconds of so much work at a limit in units of 10⁹ per second. */

@@ -16,6 +16,8 @@ export interface PeerCase {
 	variant?: string;
 	kind: string;
 	settings: Settings;
+	/** So many threads instead of the row's; left out of rows that have no more. */
+	threads?: number;
 	/** Units of work in one iteration of the peer. Default: the case's. */
 	units?: number;
 }
@@ -100,7 +102,9 @@ export async function measureGroup(
 		(item): Measured => ({
 			case: item,
 			ours: [],
-			peers: item.peers.map((peer) => ({ peer, rounds: [], problem: '' })),
+			peers: item.peers
+				.filter((peer) => (peer.threads ?? 0) < threads)
+				.map((peer) => ({ peer, rounds: [], problem: '' })),
 			problem: typeof item.open === 'string' ? item.open : '',
 		}),
 	);
@@ -136,7 +140,7 @@ async function measurePair(
 	const name = `${result.case.name}/${variant}`;
 	let [ours, theirs]: (Side | undefined)[] = [];
 	try {
-		await process.open(name, kind, { threads, ...settings });
+		await process.open(name, kind, { ...settings, threads: measured.peer.threads ?? threads });
 		theirs = await prepare(
 			{ run: (n) => process.run(name, n), dispose: () => process.close(name) },
 			undefined,

@@ -82,7 +82,9 @@ function caseRows({ case: item, ours, peers, problem }: Measured, threads: numbe
 	const first = rows[0]!;
 	first.best = true;
 	const { ratio, fraction, value } = item.goals ?? {};
-	if (ratio !== undefined) first.goals.push(goal('ratio', ratio, first.ratio));
+	// Where there is no peer, or nothing of ours, a ratio is not asked for.
+	const compared = item.peers.length > 0 && typeof item.open !== 'string';
+	if (ratio !== undefined && compared) first.goals.push(goal('ratio', ratio, first.ratio));
 	if (fraction !== undefined) first.goals.push(goal('fraction', fraction, first.fraction));
 	if (value !== undefined) first.goals.push(goal('value', value, first.ours, rate));
 	return rows;
@@ -159,14 +161,18 @@ export function table(rows: readonly Row[]): string {
 	return formatTable(cells, { head });
 }
 
-/** Of each case its best peer, and whether ours is ahead of it. */
-export function verdicts(rows: readonly Row[]): string {
-	const compared = rows.filter(({ best, peer }) => best && peer !== null);
-	const ahead = compared.filter(({ ratio }) => ratio !== null && ratio >= 1).length;
-	const lines = compared.map((row) => `  ${verdict(row)}`);
-	return [`Ahead of the best peer in ${ahead} of ${compared.length} rows.`, ...lines].join('\n');
+/** How often ours is ahead of the best peer, how many goals are met, and which rows fall short. */
+export function summary(rows: readonly Row[]): string {
+	const compared = rows.filter(({ best, ratio }) => best && ratio !== null);
+	const behind = compared.filter(({ ratio }) => ratio! < 1);
+	const goals = rows.flatMap((row) => row.goals).filter(({ met }) => met !== null);
+	return [
+		`Ahead of the best peer in ${compared.length - behind.length} of ${compared.length} rows; ${goals.filter(({ met }) => met).length} of ${goals.length} goals met.`,
+		...behind.map((row) => `  ${verdict(row)}`),
+	].join('\n');
 }
 
+/** Which peer of a case is the best, and whether ours is ahead of it. */
 export function verdict({ name, dtype, threads, ours, peer, unit, ratio, program }: Row): string {
 	const what = `${[name, dtype, `${threads} ${threads === 1 ? 'thread' : 'threads'}`].join(', ')}: ours ${number(ours)} ${unit}`;
 	if (peer === null) return what;

@@ -42,6 +42,8 @@ export interface NativeEngine {
 	memory(): Promise<NativeMemory>;
 	/** Gives cached memory back once the calls before it are done. */
 	trim(): void;
+	/** Cancels what runs and drops the rest; nothing can be run any more. */
+	stop(): void;
 	/** Idempotent. Frees the device once running jobs have ended and models are disposed. */
 	dispose(): void;
 }
@@ -377,7 +379,7 @@ export interface NativeAddon {
 		threads: number;
 		cudaLibrary?: string;
 		cublasLt?: string;
-		/** Default: whether `ALLMREC_PROFILE` is set. */
+		/** Print what every op took when the engine ends. */
 		profile?: boolean;
 	}) => NativeEngine;
 	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;

@@ -34,11 +34,19 @@ export class Session {
 	/** Why `auto` did not take a GPU; empty when it did or when none was wanted. */
 	readonly fallbackReason: string;
 	readonly #key: string;
+	readonly #atExit: (() => void) | undefined;
 	#owners = 1;
 	static readonly #open = new Map<string, Session>();
 
-	private constructor(key: string, addon: NativeAddon, engine: NativeEngine, fallbackReason: string) {
+	private constructor(
+		key: string,
+		atExit: (() => void) | undefined,
+		addon: NativeAddon,
+		engine: NativeEngine,
+		fallbackReason: string,
+	) {
 		this.#key = key;
+		this.#atExit = atExit;
 		this.addon = addon;
 		this.engine = engine;
 		this.fallbackReason = fallbackReason;
@@ -51,7 +59,7 @@ export class Session {
 	 * @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used.
 	 */
 	static open(options: DeviceOptions = {}): Session {
-		const { device = 'auto', threads = 0, profile = '' } = options;
+		const { device = 'auto', threads = 0, profile = profileByDefault() } = options;
 		const key = `${device}:${threads}:${profile}`;
 		const known = Session.#open.get(key);
 		if (known) return known.share();
@@ -61,7 +69,7 @@ export class Session {
 	}
 
 	static #create(key: string, options: DeviceOptions): Session {
-		const { device = 'auto', threads = 0, cudaLibrary, cublasLt, profile } = options;
+		const { device = 'auto', threads = 0, cudaLibrary, cublasLt, profile = profileByDefault() } = options;
 		const addon = loadAddon();
 		const engine = guard(
 			() =>
@@ -70,10 +78,13 @@ export class Session {
 					threads,
 					...(cudaLibrary ? { cudaLibrary } : {}),
 					...(cublasLt ? { cublasLt } : {}),
-					...(profile === undefined ? {} : { profile }),
+					profile,
 				}),
 		);
-		return new Session(key, addon, engine, device === 'auto' ? engine.info().reason : '');
+		// `process.exit()` does not end environments as other ends do.
+		const atExit = profile ? () => engine.stop() : undefined;
+		if (atExit) process.once('exit', atExit);
+		return new Session(key, atExit, addon, engine, device === 'auto' ? engine.info().reason : '');
 	}
 
 	/** One more owner; each calls {@link release} once. */
@@ -88,8 +99,14 @@ export class Session {
 			return;
 		}
 		Session.#open.delete(this.#key);
+		if (this.#atExit) process.off('exit', this.#atExit);
 		this.engine.dispose();
 	}
+}
+
+/** Whether the environment asks for a profile of every device. */
+export function profileByDefault(): boolean {
+	return !['', '0'].includes(process.env.ALLMREC_PROFILE ?? '');
 }
 
 /** Runs a native call, turning its errors into {@link ALLMRecError} with the native one as the cause. */

@@ -1,7 +1,6 @@
 #include "engine_wrap.h"
 
 #include <cstdio>
-#include <cstdlib>
 
 #include "../backend/registry.h"
 #include "addon.h"
@@ -24,13 +23,6 @@ std::shared_ptr<Device> open_device(const std::string& name, int threads, std::s
     reason = error.what();
     return Device::open("cpu", threads);
   }
-}
-
-// Asked for by the option, or by the environment for programs that have none.
-bool wants_profile(const Fields& options) {
-  if (options.has("profile")) return options.boolean("profile");
-  const char* variable = std::getenv("ALLMREC_PROFILE");
-  return variable && *variable && std::string(variable) != "0";
 }
 
 }  // namespace
@@ -63,7 +55,8 @@ Napi::Function EngineWrap::define(Napi::Env env) {
   return DefineClass(
       env, "Engine",
       {InstanceMethod("info", &EngineWrap::info), InstanceMethod("memory", &EngineWrap::memory),
-       InstanceMethod("trim", &EngineWrap::trim), InstanceMethod("dispose", &EngineWrap::dispose)});
+       InstanceMethod("trim", &EngineWrap::trim), InstanceMethod("stop", &EngineWrap::stop),
+       InstanceMethod("dispose", &EngineWrap::dispose)});
 }
 
 EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -71,6 +64,7 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const Fields options(info[0], "options");
     const std::string name = options.string("device");
     const int threads = options.has("threads") ? options.size("threads", 0, 1024) : 0;
+    const bool profiled = options.has("profile") && options.boolean("profile");
     if (options.has("cudaLibrary")) set_backend_library("cuda", options.string("cudaLibrary"));
     if (options.has("cublasLt")) {
       const std::string value = options.string("cublasLt");
@@ -87,7 +81,7 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     d.memory_bytes = opened.memory_bytes;
     d.threads = opened.threads;
     d.libraries = opened.libraries ? opened.libraries : "";
-    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), wants_profile(options),
+    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), profiled,
                                        Addon::of(info.Env()).environment());
     info.This().As<Napi::Object>().TypeTag(&kTag);
   });
@@ -128,6 +122,10 @@ void EngineWrap::trim(const Napi::CallbackInfo&) {
       // A device that cannot give memory back says so at its next call that matters.
     }
   });
+}
+
+void EngineWrap::stop(const Napi::CallbackInfo&) {
+  if (engine_) engine_->executor.stop();
 }
 
 std::shared_ptr<Engine> read_engine(Napi::Value value) {

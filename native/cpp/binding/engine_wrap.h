@@ -43,6 +43,7 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   void trim(const Napi::CallbackInfo& info);
+  void stop(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo&) { engine_.reset(); }
 
   std::shared_ptr<Engine> engine_;
