@@ -14,7 +14,7 @@ import { sentenceEncoderGroup } from './sentence-encoder.js';
 interface Flags {
 	only?: RegExp;
 	rounds?: number;
-	budget?: number;
+	budget: number;
 	seconds?: number;
 	threads: number[];
 	quick: boolean;
@@ -36,7 +36,7 @@ const program = new Command('bench')
 		regularExpression,
 	)
 	.option('--rounds <n>', 'most pairs of runs each row is the median of (default: 5, quick: 2)', positive)
-	.option('--budget <n>', 'seconds a pair may take before its rounds become fewer', Number, 8)
+	.option('--budget <n>', 'seconds a pair may take before its rounds become fewer', Number, 5)
 	.option('--seconds <n>', 'seconds each side runs in a round (default: 0.7, quick: 0.1)', Number)
 	.option('--threads <n,…>', 'numbers of threads', counts, [availableParallelism()])
 	.option('--quick', 'small sizes: whether it works, not how fast it is', false)
@@ -78,7 +78,7 @@ async function run(flags: Flags): Promise<void> {
 	if (python && 'problem' in programs.PyTorch) program.error(`error: ${programs.PyTorch.problem}`);
 	const options: MeasureOptions = {
 		rounds: rounds ?? (quick ? 2 : 5),
-		budget: budget ?? 8,
+		budget,
 		seconds: seconds ?? (quick ? 0.1 : 0.7),
 		processorTime,
 		programs,

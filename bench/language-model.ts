@@ -137,8 +137,10 @@ function peers(
 	if ((dtype === 'float32' || dtype === 'int8') && generates && !large)
 		found.push({ program: 'onnxruntime', kind, settings: shape });
 	const type = ggufTypes[dtype];
-	if (type && generates && settings.batch === 1)
-		for (const variant of [type, `${type}, 1 thread`])
+	// One thread decodes faster than two where they compete for the memory; the large F16 would say nothing new.
+	const variants = kind === 'decode' ? [type, `${type}, 1 thread`] : [type];
+	if (type && generates && settings.batch === 1 && !(large && type === 'F16'))
+		for (const variant of variants)
 			found.push({
 				program: 'node-llama-cpp',
 				variant,
