@@ -1,4 +1,5 @@
 import { loadAddon, type NativeEngine } from '../lib/native/addon.js';
+import { profileByDefault } from '../lib/native/session.js';
 
 const engines = new Map<number, NativeEngine>();
 
@@ -8,7 +9,7 @@ export const addon = loadAddon;
 export function engineOf(threads: number): NativeEngine {
 	let engine = engines.get(threads);
 	if (!engine) {
-		engine = new (loadAddon().Engine)({ device: 'cpu', threads });
+		engine = new (loadAddon().Engine)({ device: 'cpu', threads, profile: profileByDefault() });
 		engines.set(threads, engine);
 	}
 	return engine;

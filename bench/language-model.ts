@@ -1,218 +1,241 @@
 import { SeededRandom } from '../lib/data/random.js';
 import { packBatch, packCandidates } from '../lib/llm/prompt-packing.js';
-import type { LlmBatch, NativeOpt, OptConfig } from '../lib/native/addon.js';
+import type { LlmDtype, NativeOpt, OptConfig } from '../lib/native/addon.js';
 import { addon, engineOf } from './devices.js';
+import { atLimit } from './limits.js';
+import { type Case, type Contender, type Group, type PeerCase, repeat } from './measure.js';
 import {
-	atLimit,
-	type Case,
-	type Contender,
-	difference,
-	type Group,
-	type PeerCase,
-	repeat,
-	time,
-} from './measure.js';
+	causalPairs,
+	decodeBytes,
+	generate,
+	newModel,
+	optConfigs,
+	optFloor,
+	optWork,
+	randomPrompts,
+} from './opt-model.js';
 import type { Settings } from './peer.js';
 
-/** opt-125m's shapes with random weights. */
-export function languageModelGroup(quick: boolean): Group {
-	const config: OptConfig = {
-		vocabSize: quick ? 1000 : 50_272,
-		hiddenSize: quick ? 64 : 768,
-		embedSize: quick ? 64 : 768,
-		numLayers: quick ? 2 : 12,
-		numHeads: quick ? 4 : 12,
-		ffnSize: quick ? 256 : 3072,
-		maxPositions: 2048,
-		normBefore: true,
-		finalNorm: true,
-		activation: 'relu',
-	};
-	const context = quick ? 64 : 512;
-	const promptLength = quick ? 80 : 600;
-	const candidateCount = quick ? 4 : 20;
-	const titleLength = 12;
-	const name = quick ? 'small OPT' : 'opt-125m';
-	const models = new Map<number, Promise<NativeOpt>>();
-	const modelOf = (threads: number) => {
-		let model = models.get(threads);
-		if (!model) {
-			model = newModel(config, threads);
-			models.set(threads, model);
-		}
-		return model;
-	};
-	const peers = (kind: string, settings: Settings): PeerCase[] =>
-		['float32', 'bfloat16'].map((dtype) => ({
-			dtype,
-			kind,
-			settings: {
-				vocabSize: config.vocabSize,
-				hiddenSize: config.hiddenSize,
-				numLayers: config.numLayers,
-				numHeads: config.numHeads,
-				ffnSize: config.ffnSize,
-				maxPositions: config.maxPositions,
-				dtype,
-				...settings,
-			},
-			goal: dtype === 'float32' ? 0.5 : null,
-			alone: dtype !== 'float32',
-		}));
+const dtypes = ['float32', 'bfloat16', 'int8', 'int4'] as const;
+type Dtype = (typeof dtypes)[number];
 
-	const prefill = (batch: number): Case => ({
+/** What the peers call the precision they have nearest to ours. */
+const ggufTypes = { float32: undefined, bfloat16: 'F16', int8: 'Q8_0', int4: 'Q4_0' } as const;
+
+/** Seconds of A-LLMRec's own work at opt-125m, on two cores. */
+const absoluteGoals: Record<'scoring' | 'stageTwo', Partial<Record<Dtype, number>>> = {
+	scoring: { float32: 1.1, bfloat16: 0.55, int8: 0.35 },
+	stageTwo: { float32: 2.2, bfloat16: 1.2 },
+};
+
+/** Tokens a second of prefill at opt-125m, batch 1, on two cores. */
+const prefillGoals: Partial<Record<Dtype, number>> = { float32: 809, bfloat16: 1185, int8: 2271 };
+
+const userSize = 50;
+const jointSize = 128;
+
+/** opt-125m in every precision, then opt-1.3b's decoding, with random weights; one model is alive at a time. */
+export function languageModelGroups(quick: boolean): Group[] {
+	if (quick) return dtypes.map((dtype) => modelGroup('small OPT', optConfigs.small, dtype, true));
+	return [
+		...dtypes.map((dtype) => modelGroup('opt-125m', optConfigs['opt-125m'], dtype, false)),
+		...dtypes.map((dtype) => modelGroup('opt-1.3b', optConfigs['opt-1.3b'], dtype, false)),
+	];
+}
+
+function modelGroup(name: string, config: OptConfig, dtype: Dtype, quick: boolean): Group {
+	const large = name === 'opt-1.3b';
+	const model = new LastModel(config, dtype);
+	const sizes: Sizes = {
+		context: quick ? 64 : 512,
+		prompt: quick ? 80 : 600,
+		candidates: quick ? 4 : 20,
+		title: 12,
+		softItems: quick ? 6 : 30,
+	};
+	const setup: Setup = { name, config, dtype, model, sizes, large };
+	const wide = !large && dtype !== 'int4';
+	const trained = !large && (dtype === 'float32' || dtype === 'bfloat16');
+	const cases = [
+		...(wide ? [prefill(setup, 1), prefill(setup, 8)] : []),
+		decode(setup, 1),
+		decode(setup, 8),
+		...(wide ? [scoring(setup)] : []),
+		...(trained ? [stageTwo(setup)] : []),
+	];
+	return {
+		name: `${name}, ${dtype}`,
+		script: 'language_model',
+		cases,
+		dispose: () => model.dispose(),
+	};
+}
+
+interface Sizes {
+	context: number;
+	prompt: number;
+	candidates: number;
+	title: number;
+	softItems: number;
+}
+
+interface Setup {
+	name: string;
+	config: OptConfig;
+	dtype: Dtype;
+	model: LastModel;
+	sizes: Sizes;
+	large: boolean;
+}
+
+/** The model for the number of threads last asked for. */
+class LastModel {
+	readonly #config: OptConfig;
+	readonly #dtype: LlmDtype;
+	#last: { threads: number; model: Promise<NativeOpt> } | undefined;
+
+	constructor(config: OptConfig, dtype: LlmDtype) {
+		this.#config = config;
+		this.#dtype = dtype;
+	}
+
+	async with(threads: number): Promise<NativeOpt> {
+		if (this.#last?.threads !== threads) {
+			await this.dispose();
+			this.#last = { threads, model: newModel(this.#config, this.#dtype, threads) };
+		}
+		return this.#last!.model;
+	}
+
+	async dispose(): Promise<void> {
+		const model = await this.#last?.model.catch(() => undefined);
+		model?.dispose();
+		this.#last = undefined;
+	}
+}
+
+/** PyTorch in float32 and bfloat16, onnxruntime in float32 and int8, llama.cpp in its own types. */
+function peers(
+	{ config, dtype, large }: Setup,
+	kind: 'prefill' | 'decode' | 'candidates' | 'stageTwo',
+	settings: Settings,
+): PeerCase[] {
+	const shape: Settings = {
+		vocabSize: config.vocabSize,
+		hiddenSize: config.hiddenSize,
+		numLayers: config.numLayers,
+		numHeads: config.numHeads,
+		ffnSize: config.ffnSize,
+		maxPositions: config.maxPositions,
+		dtype,
+		...settings,
+	};
+	const generates = kind === 'prefill' || kind === 'decode';
+	const found: PeerCase[] = [];
+	if (dtype === 'float32' || dtype === 'bfloat16') found.push({ program: 'PyTorch', kind, settings: shape });
+	// A model of one file may have 2 GB.
+	if ((dtype === 'float32' || dtype === 'int8') && generates && !large)
+		found.push({ program: 'onnxruntime', kind, settings: shape });
+	const type = ggufTypes[dtype];
+	// One thread decodes faster than two where they compete for the memory; the large F16 would say nothing new.
+	const variants = kind === 'decode' ? [type, `${type}, 1 thread`] : [type];
+	if (type && generates && settings.batch === 1 && !(large && type === 'F16'))
+		for (const variant of variants)
+			found.push({
+				program: 'node-llama-cpp',
+				variant,
+				kind,
+				settings: { ...shape, type },
+				...(variant === type ? {} : { threads: 1 }),
+			});
+	return found;
+}
+
+function prefill(setup: Setup, batch: number): Case {
+	const { name, config, dtype, sizes } = setup;
+	const { context } = sizes;
+	const value = batch === 1 && name === 'opt-125m' ? prefillGoals[dtype] : undefined;
+	return {
 		name: `${name} prefill ${context}, batch ${batch}`,
-		dtype: 'float32',
+		dtype,
 		units: batch * context,
 		unit: 'tokens/s',
-		floor: ({ gigaflops }) =>
-			atLimit(batch * optFlops(config, causalPairs(context), context, 1, 1), gigaflops),
+		floor: (limits) => {
+			const pairs = batch * causalPairs(context);
+			const tokens = batch * context;
+			return optFloor(optWork(config, { pairs, tokens, lastRows: batch, logitRows: batch }), dtype, limits);
+		},
 		async open(threads) {
-			const model = await modelOf(threads);
+			const model = await setup.model.with(threads);
 			const prompts = randomPrompts(batch, context, config.vocabSize);
 			return repeat(
 				() => generate(model, prompts, 1),
 				() => {},
 			);
 		},
-		peers: peers('prefill', { batch, context }),
-	});
-
-	const decode = (batch: number): Case => {
-		const steps = 32;
-		// Every weight is read at each step, the positions' table aside, and every key and value so far.
-		const { numLayers, hiddenSize: c, ffnSize: f, vocabSize } = config;
-		const weights = vocabSize * c + numLayers * (4 * c * c + 2 * c * f);
-		const cache = batch * (context + steps / 2) * 2 * c * numLayers;
-		return {
-			name: `${name} decode at ${context}, batch ${batch}`,
-			dtype: 'float32',
-			units: batch,
-			unit: 'tokens/s',
-			floor: ({ readGigabytes }) => atLimit(4 * (weights + cache), readGigabytes),
-			iterations: steps,
-			open: async (threads) => openDecode(await modelOf(threads), batch, context, config.vocabSize),
-			peers: peers('decode', { batch, context, window: steps }),
-		};
+		peers: peers(setup, 'prefill', { batch, context }),
+		goals: { ratio: 1, ...(value ? { value } : {}) },
 	};
+}
 
-	const candidates: Case = {
-		name: `${name} scoring, prompt ${promptLength}, ${candidateCount} × ${titleLength}`,
-		dtype: 'float32',
+function decode(setup: Setup, batch: number): Case {
+	const { name, config, dtype, sizes } = setup;
+	const { context } = sizes;
+	const steps = 48;
+	const title = (of: number) => `${name} decode at ${context}, batch ${of}`;
+	return {
+		name: title(batch),
+		dtype,
+		units: batch,
+		unit: 'tokens/s',
+		floor: ({ readGigabytes }) =>
+			atLimit(decodeBytes(config, dtype, batch * (context + steps / 2)), readGigabytes),
+		iterations: steps,
+		async open(threads): Promise<Contender> {
+			const model = await setup.model.with(threads);
+			const prompts = randomPrompts(batch, context, config.vocabSize);
+			return {
+				warm: true,
+				// The first step is the prompt's; the second grows what the others reuse.
+				async run(iterations) {
+					const { stepSeconds } = await generate(model, prompts, 2 + iterations);
+					return stepSeconds.slice(2).reduce((sum, seconds) => sum + seconds, 0);
+				},
+				dispose() {},
+			};
+		},
+		peers: peers(setup, 'decode', { batch, context, window: steps }),
+		goals: batch === 1 ? { ratio: 1, fraction: 0.6 } : { ratio: 1, speedup: { over: title(1), least: 5 } },
+	};
+}
+
+function scoring(setup: Setup): Case {
+	const { name, config, dtype, sizes } = setup;
+	const { prompt, candidates, title } = sizes;
+	const value = name === 'opt-125m' ? absoluteGoals.scoring[dtype] : undefined;
+	return {
+		name: `${name} scoring, prompt ${prompt}, ${candidates} × ${title}`,
+		dtype,
 		units: 1,
 		unit: 's/user',
-		floor: ({ gigaflops }) => {
-			const own = candidateCount * (titleLength - 1);
-			const pairs =
-				causalPairs(promptLength) + own * promptLength + candidateCount * causalPairs(titleLength - 1);
+		floor: (limits) => {
+			const own = candidates * (title - 1);
+			const pairs = causalPairs(prompt) + own * prompt + candidates * causalPairs(title - 1);
 			const rows = own + 1;
-			return atLimit(optFlops(config, pairs, promptLength + own, rows, rows), gigaflops);
+			const work = optWork(config, { pairs, tokens: prompt + own, lastRows: rows, logitRows: rows });
+			return optFloor(work, dtype, limits);
 		},
-		open: async (threads) =>
-			openCandidates(await modelOf(threads), promptLength, candidateCount, titleLength, config.vocabSize),
-		peers: peers('candidates', { prompt: promptLength, candidates: candidateCount, title: titleLength }),
-	};
-
-	const softItems = quick ? 6 : 30;
-	const softPlaces = Array.from(
-		{ length: softItems },
-		(_, i) => 1 + Math.floor(((context - 20) * (i + 1)) / softItems),
-	);
-	const stageTwo: Case = {
-		name: `${name} stage-2 step, 2 × ${context}, ${titleLength} targets each`,
-		dtype: 'float32',
-		units: 1,
-		unit: 's/step',
-		// The weights are frozen: the backward pass computes the inputs' gradients alone, and reads attention twice.
-		floor: ({ gigaflops }) => {
-			const forward = 2 * optFlops(config, causalPairs(context), context, titleLength, titleLength);
-			return atLimit(
-				2 * forward + 2 * 4 * causalPairs(context) * config.hiddenSize * config.numLayers,
-				gigaflops,
-			);
-		},
-		open: async (threads) =>
-			openStageTwo(await modelOf(threads), config, threads, context, softPlaces, titleLength),
-		peers: peers('stageTwo', {
-			batch: 2,
-			context,
-			targets: titleLength,
-			softItems,
-			softPlaces,
-			userSize,
-			jointSize,
-		}),
-	};
-
-	return {
-		name: 'language-model',
-		script: 'language_model',
-		cases: [prefill(1), prefill(8), decode(1), decode(8), candidates, stageTwo],
-		dispose() {
-			for (const model of models.values())
-				model.then(
-					(opened) => opened.dispose(),
-					() => {},
-				);
-			models.clear();
-		},
+		open: async (threads) => openScoring(await setup.model.with(threads), config, sizes),
+		peers: peers(setup, 'candidates', { prompt, candidates, title }),
+		goals: { ratio: 1, ...(value ? { value } : {}) },
 	};
 }
 
-const userSize = 50;
-const jointSize = 128;
-
-/** Norms are 1, biases 0, matrices small random numbers: a block of them, repeated. */
-async function newModel(config: OptConfig, threads: number): Promise<NativeOpt> {
-	const model = new (addon().Opt)(engineOf(threads), config);
-	const random = new SeededRandom(4);
-	const block = Float32Array.from(
-		{ length: 1_000_003 },
-		() => 0.04 * (random.uniform() - 0.5) * Math.sqrt(3),
-	);
-	for (const { name, shape } of model.parameters()) {
-		const values = new Float32Array(shape.reduce((a, b) => a * b, 1));
-		if (name.includes('norm.weight')) values.fill(1);
-		else if (shape.length > 1)
-			for (let at = 0; at < values.length; at += block.length)
-				values.set(block.subarray(0, Math.min(block.length, values.length - at)), at);
-		await model.setParameter(name, values);
-	}
-	return model;
-}
-
-function generate(model: NativeOpt, prompts: LlmBatch, maxNewTokens: number) {
-	const seen = { offsets: new Int32Array(prompts.offsets.length), values: new Int32Array(0) };
-	return model.generate(prompts, new Float32Array(0), seen, {
-		maxNewTokens,
-		repetitionPenalty: 1,
-		eosId: -1,
-	});
-}
-
-/** Decoding has no call of its own: generating n + 1 tokens, less generating one. */
-function openDecode(model: NativeOpt, batch: number, context: number, vocabSize: number): Contender {
-	const prompts = randomPrompts(batch, context, vocabSize);
-	return {
-		async run(iterations) {
-			const prompt = await time(() => generate(model, prompts, 1));
-			return difference(await time(() => generate(model, prompts, 1 + iterations)), prompt);
-		},
-		dispose() {},
-	};
-}
-
-function openCandidates(
-	model: NativeOpt,
-	promptLength: number,
-	count: number,
-	titleLength: number,
-	vocabSize: number,
-): Contender {
+function openScoring(model: NativeOpt, config: OptConfig, sizes: Sizes): Contender {
 	const random = new SeededRandom(5);
-	const tokens = (length: number) => Int32Array.from({ length }, () => 4 + random.int(vocabSize - 4));
-	const prompt = tokens(promptLength);
-	const titles = Array.from({ length: count }, () => tokens(titleLength));
+	const tokens = (length: number) => Int32Array.from({ length }, () => 4 + random.int(config.vocabSize - 4));
+	const prompt = tokens(sizes.prompt);
+	const titles = Array.from({ length: sizes.candidates }, () => tokens(sizes.title));
 	return repeat(
 		async () => {
 			const packed = packBatch([packCandidates({ ids: prompt, slots: [] }, titles)]);
@@ -223,20 +246,54 @@ function openCandidates(
 				packed.pairRows,
 				packed.rowTargets,
 			);
-			const scores = new Float64Array(count);
+			const scores = new Float64Array(titles.length);
 			for (const [pair, candidate] of packed.rowCandidate.entries()) scores[candidate]! += logProbs[pair]!;
 		},
 		() => {},
 	);
 }
 
+function stageTwo(setup: Setup): Case {
+	const { name, config, dtype, sizes } = setup;
+	const { context, title: targets, softItems } = sizes;
+	const softPlaces = Array.from(
+		{ length: softItems },
+		(_, i) => 1 + Math.floor(((context - 20) * (i + 1)) / softItems),
+	);
+	const value = name === 'opt-125m' ? absoluteGoals.stageTwo[dtype] : undefined;
+	return {
+		name: `${name} stage-2 step, 2 × ${context}, ${targets} targets each`,
+		dtype,
+		units: 1,
+		unit: 's/step',
+		// The weights are frozen: the backward pass computes the inputs' gradients alone, and reads attention twice.
+		floor: (limits) => {
+			const pairs = causalPairs(context);
+			const one = optWork(config, { pairs, tokens: context, lastRows: targets, logitRows: targets });
+			const attention = 2 * (2 * one.attention + 4 * pairs * config.hiddenSize * config.numLayers);
+			return optFloor({ weights: 4 * one.weights, attention }, dtype, limits);
+		},
+		open: async (threads) =>
+			openStageTwo(await setup.model.with(threads), config, threads, sizes, softPlaces),
+		peers: peers(setup, 'stageTwo', {
+			batch: 2,
+			context,
+			targets,
+			softItems,
+			softPlaces,
+			userSize,
+			jointSize,
+		}),
+		goals: { ratio: 1, ...(value ? { value } : {}) },
+	};
+}
+
 async function openStageTwo(
 	model: NativeOpt,
 	config: OptConfig,
 	threads: number,
-	context: number,
+	{ context, title: targetsEach }: Sizes,
 	softPlaces: readonly number[],
-	targetsEach: number,
 ): Promise<Contender> {
 	const projector = new (addon().Projector)(engineOf(threads), {
 		kind: 'mlp',
@@ -280,33 +337,4 @@ async function openStageTwo(
 			projector.dispose();
 		},
 	);
-}
-
-function randomPrompts(batch: number, length: number, vocabSize: number): LlmBatch {
-	const random = new SeededRandom(7);
-	return {
-		ids: Int32Array.from({ length: batch * length }, () => 4 + random.int(vocabSize - 4)),
-		offsets: Int32Array.from({ length: batch + 1 }, (_, b) => b * length),
-	};
-}
-
-function causalPairs(length: number): number {
-	return (length * (length + 1)) / 2;
-}
-
-/**
- * Forward FLOPs. pairs: of a query and a key it sees; of the last layer only keys and values are needed at all
- * tokens, the rest at `lastRows`; `logitRows` reach the head.
- */
-function optFlops(
-	{ hiddenSize: c, ffnSize: f, numLayers, vocabSize }: OptConfig,
-	pairs: number,
-	tokens: number,
-	lastRows: number,
-	logitRows: number,
-): number {
-	const rest = 2 * c * c + 2 * c * f;
-	const layers = (numLayers - 1) * (2 * tokens * (2 * c * c + rest) + 4 * pairs * c);
-	const last = 2 * (tokens * 2 * c * c + lastRows * rest) + 4 * pairs * c * (lastRows / tokens);
-	return layers + last + 2 * logitRows * c * vocabSize;
 }

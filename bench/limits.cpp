@@ -1,4 +1,4 @@
-// What the machine can do at most: fp32 multiply-adds, bf16 dot products where it has them, bytes read and
+// What the machine can do at most: fp32 multiply-adds, bf16 and 8-bit dot products where it has them, bytes read and
 // bytes copied per second. Prints one line of JSON. Usage: limits [threads] [wall | processor]: `processor`
 // times one thread by its own processor time, for busy machines.
 #include <time.h>
@@ -13,7 +13,7 @@
 #include <thread>
 #include <vector>
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__AVX512VNNI__)
 #include <immintrin.h>
 #endif
 
@@ -68,6 +68,21 @@ void bfloat16_dots(int64_t loops) {
   float sum = 0;
   for (auto& v : x) sum += reinterpret_cast<Vector&>(v)[0];
   sink = sum;
+}
+#endif
+
+#if defined(__AVX512VNNI__)
+void int8_dots(int64_t loops) {
+  __m512i x[kChains];
+  for (auto& v : x) v = _mm512_setzero_si512();
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  for (int64_t k = 0; k < loops; ++k) {
+#pragma GCC unroll 24
+    for (int i = 0; i < kChains; ++i) x[i] = _mm512_dpbusd_epi32(x[i], a, b);
+  }
+  __m512i sum = _mm512_setzero_si512();
+  for (auto& v : x) sum = _mm512_add_epi32(sum, v);
+  sink = static_cast<float>(_mm512_cvtsi512_si32(sum));
 }
 #endif
 
@@ -134,6 +149,10 @@ int main(int argc, char** argv) {
 #if defined(__AVX512BF16__)
   bf16 = per_loop * 2 * kLanes * kLoops / best_time(threads, 5, [](int) { bfloat16_dots(kLoops); });
 #endif
+  double int8 = 0;
+#if defined(__AVX512VNNI__)
+  int8 = per_loop * 4 * kLanes * kLoops / best_time(threads, 5, [](int) { int8_dots(kLoops); });
+#endif
   // 256 MB for each of two buffers, together far beyond any cache.
   const size_t floats = (size_t{256} << 20) / sizeof(float) / static_cast<size_t>(threads);
   std::vector<std::vector<float>> from(static_cast<size_t>(threads)), to(static_cast<size_t>(threads));
@@ -149,11 +168,16 @@ int main(int argc, char** argv) {
                         std::memcpy(to[static_cast<size_t>(t)].data(), from[static_cast<size_t>(t)].data(),
                                     floats * sizeof(float));
                       });
-  std::printf("{\"gigaflops\":%.3f,\"bfloat16Gigaflops\":", fma * 1e-9);
-  if (bf16 > 0)
-    std::printf("%.3f", bf16 * 1e-9);
-  else
-    std::printf("null");
-  std::printf(",\"readGigabytes\":%.3f,\"copyGigabytes\":%.3f}\n", read * 1e-9, copy * 1e-9);
+  const auto print = [](const char* name, double value) {
+    if (value > 0)
+      std::printf("\"%s\":%.3f,", name, value * 1e-9);
+    else
+      std::printf("\"%s\":null,", name);
+  };
+  std::printf("{");
+  print("gigaflops", fma);
+  print("bfloat16Gigaflops", bf16);
+  print("int8Gigaflops", int8);
+  std::printf("\"readGigabytes\":%.3f,\"copyGigabytes\":%.3f}\n", read * 1e-9, copy * 1e-9);
   return 0;
 }

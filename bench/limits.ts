@@ -10,6 +10,8 @@ export interface Limits {
 	gigaflops: number | null;
 	/** bf16 dot products, GFLOP/s; null where the processor has none */
 	bfloat16Gigaflops: number | null;
+	/** 8-bit dot products, GOP/s (a multiply-add counts two); null where the processor has none */
+	int8Gigaflops: number | null;
 	/** Streaming read, GB/s. */
 	readGigabytes: number | null;
 	/** Copy, GB/s, bytes read and bytes written counted. */
@@ -19,6 +21,7 @@ export interface Limits {
 const unknown: Limits = {
 	gigaflops: null,
 	bfloat16Gigaflops: null,
+	int8Gigaflops: null,
 	readGigabytes: null,
 	copyGigabytes: null,
 };
@@ -49,13 +52,27 @@ export function measureLimits(
 
 /** Empty when it worked. */
 function compile(source: string, program: string): string {
-	const compilers = process.env.CXX ? [process.env.CXX] : ['g++', 'clang++', 'c++'];
-	for (const compiler of compilers)
+	// A compiler may be called through another program, as `ccache g++` is.
+	const named = process.env.CXX?.trim();
+	const compilers = (named ? [named] : ['g++', 'clang++', 'c++']).map((text) => text.split(/\s+/));
+	for (const [compiler, ...first] of compilers)
 		for (const target of ['-march=native', '-mcpu=native'])
 			try {
-				const flags = ['-O3', target, '-std=c++17', '-pthread', source, '-o', program];
-				execFileSync(compiler, flags, { stdio: 'ignore' });
+				const flags = [...first, '-O3', target, '-std=c++17', '-pthread', source, '-o', program];
+				execFileSync(compiler!, flags, { stdio: 'ignore' });
 				return '';
 			} catch {}
-	return `no C++ compiler worked (${compilers.join(', ')})`;
+	return `no C++ compiler worked (${compilers.map((words) => words.join(' ')).join(', ')})`;
+}
+
+/** Seconds of so much work at a limit in units of 10⁹ per second. */
+export function atLimit(work: number, limit: number | null): number | null {
+	return limit === null ? null : work / (limit * 1e9);
+}
+
+/** GFLOP/s of products with weights of a dtype: of float32 where the processor has nothing faster. */
+export function gigaflopsOf(dtype: string, limits: Limits): number | null {
+	const { gigaflops, bfloat16Gigaflops, int8Gigaflops } = limits;
+	if (dtype === 'bfloat16' || dtype === 'float16') return bfloat16Gigaflops ?? gigaflops;
+	return dtype === 'int8' || dtype === 'int4' ? (int8Gigaflops ?? gigaflops) : gigaflops;
 }

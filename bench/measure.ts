@@ -1,29 +1,40 @@
 import type { Limits } from './limits.js';
-import { Peer, type Settings } from './peer.js';
+import { Peer, type Program, type Programs, type Settings } from './peer.js';
 
 /** One side of a comparison, ready to run. */
 export interface Contender {
 	/** Seconds of so many iterations; NaN where a difference of two times was lost in the noise. */
 	run(iterations: number): Promise<number>;
+	/** A run warms itself up, outside the seconds it gives. */
+	warm?: boolean;
 	dispose(): void | Promise<void>;
 }
 
 export interface PeerCase {
-	/** Of the peer's numbers. */
-	dtype: string;
-	/** What the row is called, when it is not the case's name. */
-	name?: string;
+	program: Program;
+	/** What tells it from the program's other rows of this case. */
+	variant?: string;
 	kind: string;
 	settings: Settings;
+	/** So many threads instead of the row's; left out of rows that have no more. */
+	threads?: number;
 	/** Units of work in one iteration of the peer. Default: the case's. */
 	units?: number;
-	/** Least of ours / peer; null where nothing is asked. */
-	goal: number | null;
-	/** In a precision the addon does not compute in: the row shows the peer alone. */
-	alone?: boolean;
 }
 
-/** One measurement of ours, beside any number of peers. */
+/** What is asked of a case's numbers. */
+export interface Goals {
+	/** Least of ours / the best peer. */
+	ratio?: number;
+	/** Least share of the machine's limit. */
+	fraction?: number;
+	/** In the case's unit: the least rate, or the longest time. */
+	value?: number;
+	/** Least rate beside another case of the same precision. */
+	speedup?: { over: string; least: number };
+}
+
+/** One measurement of ours in one precision, beside any number of peers. */
 export interface Case {
 	name: string;
 	dtype: string;
@@ -33,135 +44,178 @@ export interface Case {
 	unit: string;
 	/** Least seconds of one iteration by the machine's limits, null where they are unknown. */
 	floor?: (limits: Limits) => number | null;
-	/** Iterations of one run, where they are not free to choose. */
+	/** Iterations of one run of ours, where they are not free to choose. */
 	iterations?: number;
-	open(threads: number): Promise<Contender>;
+	/** Or why there is nothing of ours: the row shows the peers alone. */
+	open: ((threads: number) => Promise<Contender>) | string;
 	peers: readonly PeerCase[];
+	goals?: Goals;
 }
 
-/** Cases that share a peer's process and whatever `dispose` frees. */
+/** Cases of one model in one precision. Of their peers one process is alive at a time. */
 export interface Group {
 	name: string;
-	/** The script in peers/. */
+	/** PyTorch's script in peers/. */
 	script: string;
 	cases: readonly Case[];
-	dispose(): void;
-}
-
-export interface Row {
-	name: string;
-	dtype: string;
-	threads: number;
-	ours: number | null;
-	peer: number | null;
-	unit: string;
-	/** How many times faster than the peer: the median over pairs of neighbouring runs. */
-	ratio: number | null;
-	limit: number | null;
-	/** Share of the limit that ours reaches. */
-	fraction: number | null;
-	/** Least ratio. */
-	goal: number | null;
-	met: boolean | null;
-	/** Why a number is missing; else empty. */
-	note: string;
+	dispose(): void | Promise<void>;
 }
 
 export interface MeasureOptions {
+	/** Most rounds of a pair; fewer, but two at least, where they take longer than `budget` seconds. */
 	rounds: number;
+	budget: number;
 	/** Seconds each side runs in a round, if one iteration is not longer. */
 	seconds: number;
 	/** Processor time instead of the wall clock. */
 	processorTime: boolean;
-	/** The interpreter, or why there is none. */
-	python: { python: string } | { reason: string };
+	programs: Programs;
 }
 
-/** Measures a case: ours, each peer, ours, each peer, … */
-export async function measure(
-	item: Case,
+/** What a case's sides took, in seconds of one iteration. */
+export interface Measured {
+	case: Case;
+	/** Of every round of every pair. */
+	ours: number[];
+	peers: MeasuredPeer[];
+	problem: string;
+}
+
+export interface MeasuredPeer {
+	peer: PeerCase;
+	/** By round, with ours of the same round beside it where there is one. */
+	rounds: { ours: number | null; theirs: number }[];
+	problem: string;
+}
+
+/**
+ * Measures the cases of a group, program after program: ours, the peer, ours, the peer, … What fails is the result's
+ * problem.
+ */
+export async function measureGroup(
+	{ script }: Group,
+	cases: readonly Case[],
 	threads: number,
-	limits: Limits,
-	peer: Peer | string,
 	options: MeasureOptions,
-): Promise<Row[]> {
-	const rate = item.unit.endsWith('/s');
-	const floor = item.floor?.(limits) ?? null;
-	const shown = (perIteration: number | null, units: number) =>
-		perIteration === null ? null : rate ? units / perIteration : perIteration / units;
-	const sides: Side[] = [];
-	try {
-		sides.push(await prepare(await item.open(threads), item.iterations, options.seconds));
-		const problems = new Map<PeerCase, string>();
-		const opened = new Map<PeerCase, Side>();
-		for (const [i, other] of item.peers.entries()) {
-			if (typeof peer === 'string') {
-				problems.set(other, peer);
-				continue;
-			}
-			try {
-				const name = `${item.name}/${i}`;
-				await peer.open(name, other.kind, { ...other.settings, threads });
-				const contender = { run: (n: number) => peer.run(name, n), dispose: () => peer.close(name) };
-				const side = await prepare(contender, item.iterations, options.seconds);
-				sides.push(side);
-				opened.set(other, side);
-			} catch (error) {
-				problems.set(other, (error as Error).message);
-			}
+): Promise<Measured[]> {
+	const measured = cases.map(
+		(item): Measured => ({
+			case: item,
+			ours: [],
+			peers: item.peers
+				.filter((peer) => (peer.threads ?? 0) < threads)
+				.map((peer) => ({ peer, rounds: [], problem: '' })),
+			problem: typeof item.open === 'string' ? item.open : '',
+		}),
+	);
+	for (const program of new Set(cases.flatMap(({ peers }) => peers.map((peer) => peer.program)))) {
+		const command = options.programs[program];
+		const process =
+			'problem' in command ? command.problem : new Peer(command, script, threads, options.processorTime);
+		try {
+			for (const result of measured)
+				for (const peer of result.peers)
+					if (peer.peer.program === program) await measurePair(result, peer, process, threads, options);
+		} finally {
+			if (typeof process !== 'string') await process.dispose();
 		}
-		for (let round = 0; round < options.rounds; round++)
-			for (const side of sides)
-				side.times.push((await side.contender.run(side.iterations)) / side.iterations);
-		const ours = sides[0]!.times;
-		const seconds = median(ours);
-		const row = (other: PeerCase | undefined): Row => {
-			const theirs = other && opened.get(other)?.times;
-			const units = other?.units ?? item.units;
-			// Beside a precision we do not compute in, our numbers would say nothing.
-			const compared = !other?.alone;
-			const ratio =
-				theirs && compared ? median(ours.map((t, r) => (item.units * theirs[r]!) / (units * t))) : null;
-			const goal = other && compared ? other.goal : null;
-			return {
-				name: other?.name ?? item.name,
-				dtype: other?.dtype ?? item.dtype,
-				threads,
-				ours: compared ? shown(seconds, item.units) : null,
-				peer: theirs ? shown(median(theirs), units) : null,
-				unit: item.unit,
-				ratio,
-				limit: compared ? shown(floor, item.units) : null,
-				fraction: compared && floor !== null && seconds !== null ? floor / seconds : null,
-				goal,
-				met: ratio === null || goal === null ? null : ratio >= goal,
-				note: [
-					compared ? '' : 'no such kernels of ours yet',
-					compared && seconds === null ? 'ours lost in the noise' : '',
-					(other && problems.get(other)) ?? '',
-				]
-					.filter((text) => text !== '')
-					.join('; '),
-			};
-		};
-		return item.peers.length > 0 ? item.peers.map(row) : [row(undefined)];
+	}
+	for (const result of measured)
+		if (result.ours.length === 0 && result.problem === '') await measureAlone(result, threads, options);
+	return measured;
+}
+
+async function measurePair(
+	result: Measured,
+	measured: MeasuredPeer,
+	process: Peer | string,
+	threads: number,
+	options: MeasureOptions,
+): Promise<void> {
+	if (typeof process === 'string') {
+		measured.problem = process;
+		return;
+	}
+	const { kind, settings, variant = '' } = measured.peer;
+	const name = `${result.case.name}/${variant}`;
+	let [ours, theirs]: (Side | undefined)[] = [];
+	try {
+		await process.open(name, kind, { ...settings, threads: measured.peer.threads ?? threads });
+		theirs = await prepare(
+			{ run: (n) => process.run(name, n), dispose: () => process.close(name) },
+			undefined,
+			options.seconds,
+		);
+		ours = await openOurs(result, threads, options);
+		const peer = theirs;
+		await inRounds(options, async () => {
+			const own = ours ? await iterate(ours) : null;
+			const other = await iterate(peer);
+			measured.rounds.push({ ours: own, theirs: other });
+			if (own !== null) result.ours.push(own);
+		});
+	} catch (error) {
+		measured.problem = (error as Error).message;
 	} finally {
-		for (const { contender } of sides) await Promise.resolve(contender.dispose()).catch(() => {});
+		for (const side of [ours, theirs]) await Promise.resolve(side?.contender.dispose()).catch(() => {});
+	}
+}
+
+async function measureAlone(result: Measured, threads: number, options: MeasureOptions): Promise<void> {
+	const side = await openOurs(result, threads, options);
+	if (!side) return;
+	try {
+		await inRounds(options, async () => {
+			result.ours.push(await iterate(side));
+		});
+	} catch (error) {
+		result.problem = `failed: ${(error as Error).message}`;
+	} finally {
+		await side.contender.dispose();
+	}
+}
+
+/** Ours, warmed up; what fails is the result's problem, and is not tried beside the next peer. */
+async function openOurs(
+	result: Measured,
+	threads: number,
+	options: MeasureOptions,
+): Promise<Side | undefined> {
+	const { open, iterations } = result.case;
+	if (typeof open === 'string' || result.problem !== '') return undefined;
+	try {
+		return await prepare(await open(threads), iterations, options.seconds);
+	} catch (error) {
+		result.problem = `failed: ${(error as Error).message}`;
+		return undefined;
+	}
+}
+
+async function inRounds({ rounds, budget }: MeasureOptions, round: () => Promise<void>): Promise<void> {
+	const start = performance.now();
+	for (let r = 0; r < rounds; r++) {
+		await round();
+		const spent = (performance.now() - start) / 1000;
+		// A second round that would take longer than everything was meant to is not begun either.
+		if (spent > (r === 0 ? 2 * budget : budget)) return;
 	}
 }
 
 interface Side {
 	contender: Contender;
 	iterations: number;
-	/** Seconds of one iteration, by round. */
-	times: number[];
+}
+
+/** Seconds of one iteration. */
+async function iterate({ contender, iterations }: Side): Promise<number> {
+	return (await contender.run(iterations)) / iterations;
 }
 
 /** Warms up and finds how many iterations fill the time. */
 async function prepare(contender: Contender, fixed: number | undefined, seconds: number): Promise<Side> {
 	if (fixed) {
-		await contender.run(fixed);
-		return { contender, iterations: fixed, times: [] };
+		if (!contender.warm) await contender.run(fixed);
+		return { contender, iterations: fixed };
 	}
 	let iterations = 1;
 	let elapsed = await contender.run(1);
@@ -172,22 +226,15 @@ async function prepare(contender: Contender, fixed: number | undefined, seconds:
 		iterations *= elapsed < seconds / 100 ? 8 : 2;
 		elapsed = await contender.run(iterations);
 	}
-	return { contender, iterations: Math.max(1, Math.round((iterations * seconds) / elapsed)), times: [] };
+	return { contender, iterations: Math.max(1, Math.round((iterations * seconds) / elapsed)) };
 }
 
 /** Of those that are numbers; null when none is. */
-function median(values: readonly number[]): number | null {
+export function median(values: readonly number[]): number | null {
 	const sorted = values.filter((value) => !Number.isNaN(value)).sort((a, b) => a - b);
 	if (sorted.length === 0) return null;
 	const middle = sorted.length >> 1;
 	return sorted.length % 2 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-}
-
-/** Starts a group's peer; a string says why there is none. */
-export function startPeer(group: Group, threads: number, options: MeasureOptions): Peer | string {
-	return 'reason' in options.python
-		? options.python.reason
-		: new Peer(options.python.python, group.script, threads, options.processorTime);
 }
 
 /** Seconds: the wall clock's, or this process's processor time. */
@@ -222,9 +269,4 @@ export function repeat(step: () => unknown, dispose: () => void): Contender {
 			}),
 		dispose,
 	};
-}
-
-/** Seconds of so much work at a limit in units of 10⁹ per second. */
-export function atLimit(work: number, limit: number | null): number | null {
-	return limit === null ? null : work / (limit * 1e9);
 }

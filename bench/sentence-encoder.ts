@@ -1,10 +1,11 @@
 import { SeededRandom } from '../lib/data/random.js';
 import type { EncoderConfig, NativeSentenceEncoder, Ragged } from '../lib/native/addon.js';
 import { addon, engineOf } from './devices.js';
-import { atLimit, type Case, difference, type Group, repeat, time } from './measure.js';
+import { atLimit, gigaflopsOf, type Limits } from './limits.js';
+import { type Case, difference, type Group, type PeerCase, repeat, time } from './measure.js';
 import type { Settings } from './peer.js';
 
-/** DistilBERT: forward, forward and backward, and Adam over its weights. */
+/** DistilBERT: forward, forward and backward, each in every precision, and Adam over its weights. */
 export function sentenceEncoderGroup(quick: boolean): Group {
 	const config: EncoderConfig = {
 		kind: 'distilbert',
@@ -31,72 +32,86 @@ export function sentenceEncoderGroup(quick: boolean): Group {
 		tokens: length,
 		fused,
 	});
-	const peers = (kind: string): Case['peers'] => [
-		{ dtype: 'float32', kind, settings: settings('float32'), goal: 0.5 },
-		{ dtype: 'bfloat16', kind, settings: settings('bfloat16'), goal: null, alone: true },
-	];
 	const shape = `${count} × ${length}`;
 	const parameters = parametersOf(config);
+	const common = (dtype: Dtype, passes: number) => ({
+		dtype,
+		units: count * length,
+		unit: 'tokens/s',
+		floor: (limits: Limits) => atLimit(passes * flops, gigaflopsOf(dtype, limits)),
+		goals: { ratio: 1 },
+	});
+	const forward = (dtype: Dtype): Case => {
+		const peers: PeerCase[] = [];
+		if (dtype !== 'int8') peers.push({ program: 'PyTorch', kind: 'forward', settings: settings(dtype) });
+		if (dtype !== 'bfloat16')
+			peers.push({ program: 'onnxruntime', kind: 'encoder', settings: settings(dtype) });
+		return {
+			...common(dtype, 1),
+			name: `DistilBERT forward, ${shape}`,
+			open:
+				dtype === 'int8'
+					? 'the encoder has no int8 weights'
+					: async (threads) => {
+							const encoder = await newEncoder(precise(config, dtype), threads);
+							return repeat(
+								() => encoder.encode(texts, count * length),
+								() => encoder.dispose(),
+							);
+						},
+			peers,
+		};
+	};
+	const backward = (dtype: 'float32' | 'bfloat16'): Case => ({
+		...common(dtype, 3),
+		name: `DistilBERT forward + backward, ${shape}`,
+		async open(threads) {
+			const encoder = await newEncoder({ ...config, activationDtype: dtype }, threads);
+			const weights = new Float32Array(count * c).fill(1 / length);
+			return repeat(
+				() => encoder.pooledGradients(texts, weights, 0),
+				() => encoder.dispose(),
+			);
+		},
+		peers: [{ program: 'PyTorch', kind: 'backward', settings: settings(dtype) }],
+	});
+	const adam: Case = {
+		name: 'Adam, DistilBERT',
+		dtype: 'float32',
+		// Weight, gradient and both moments are read, weight and moments written.
+		units: (parameters * 28) / 1e9,
+		unit: 'GB/s',
+		floor: ({ readGigabytes, copyGigabytes }) =>
+			readGigabytes === null || copyGigabytes === null
+				? null
+				: (parameters * 28) / 1e9 / Math.max(readGigabytes, copyGigabytes),
+		open: (threads) => openAdam(config, threads),
+		peers: [
+			{ program: 'PyTorch', kind: 'adam', settings: settings('float32') },
+			{ program: 'PyTorch', variant: 'fused', kind: 'adam', settings: settings('float32', true) },
+		],
+		goals: { ratio: 1, fraction: 0.7 },
+	};
 	return {
 		name: 'encoder',
 		script: 'encoder',
 		cases: [
-			{
-				name: `DistilBERT forward, ${shape}`,
-				dtype: 'float32',
-				units: count * length,
-				unit: 'tokens/s',
-				floor: ({ gigaflops }) => atLimit(flops, gigaflops),
-				async open(threads) {
-					const encoder = await newEncoder(config, threads);
-					return repeat(
-						() => encoder.encode(texts, count * length),
-						() => encoder.dispose(),
-					);
-				},
-				peers: peers('forward'),
-			},
-			{
-				name: `DistilBERT forward + backward, ${shape}`,
-				dtype: 'float32',
-				units: count * length,
-				unit: 'tokens/s',
-				floor: ({ gigaflops }) => atLimit(3 * flops, gigaflops),
-				async open(threads) {
-					const encoder = await newEncoder(config, threads);
-					const weights = new Float32Array(count * c).fill(1 / length);
-					return repeat(
-						() => encoder.pooledGradients(texts, weights, 0),
-						() => encoder.dispose(),
-					);
-				},
-				peers: peers('backward'),
-			},
-			{
-				name: 'Adam, DistilBERT',
-				dtype: 'float32',
-				// Weight, gradient and both moments are read, weight and moments written.
-				units: (parameters * 28) / 1e9,
-				unit: 'GB/s',
-				floor: ({ readGigabytes, copyGigabytes }) =>
-					readGigabytes === null || copyGigabytes === null
-						? null
-						: (parameters * 28) / 1e9 / Math.max(readGigabytes, copyGigabytes),
-				open: (threads) => openAdam(config, threads),
-				peers: [
-					{ dtype: 'float32', kind: 'adam', settings: settings('float32'), goal: 0.5 },
-					{
-						dtype: 'float32',
-						name: 'Adam, DistilBERT (peer: fused)',
-						kind: 'adam',
-						settings: settings('float32', true),
-						goal: 0.5,
-					},
-				],
-			},
+			forward('float32'),
+			forward('bfloat16'),
+			forward('int8'),
+			backward('float32'),
+			backward('bfloat16'),
+			adam,
 		],
 		dispose() {},
 	};
+}
+
+type Dtype = 'float32' | 'bfloat16' | 'int8';
+
+/** For use without training: weights are stored as they are computed with. */
+function precise(config: EncoderConfig, dtype: 'float32' | 'bfloat16'): EncoderConfig {
+	return { ...config, activationDtype: dtype, weightDtype: dtype };
 }
 
 async function newEncoder(config: EncoderConfig, threads: number): Promise<NativeSentenceEncoder> {

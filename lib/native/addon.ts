@@ -42,6 +42,8 @@ export interface NativeEngine {
 	memory(): Promise<NativeMemory>;
 	/** Gives cached memory back once the calls before it are done. */
 	trim(): void;
+	/** Cancels what runs and drops the rest; nothing can be run any more. */
+	stop(): void;
 	/** Idempotent. Frees the device once running jobs have ended and models are disposed. */
 	dispose(): void;
 }
@@ -299,14 +301,17 @@ export interface NativeOpt extends NativeModel {
 		pairTargets: Int32Array,
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
-	/** Greedy. seen: per prompt, ids the repetition penalty counts at the start. */
+	/**
+	 * Greedy. seen: per prompt, ids the repetition penalty counts at the start. stepSeconds: how long each round of
+	 * new tokens took, the prompts being part of the first.
+	 */
 	generate(
 		prompts: LlmBatch,
 		soft: Float32Array,
 		seen: Ragged,
 		options: { maxNewTokens: number; repetitionPenalty: number; eosId: number },
 		cancel?: NativeCancelFlag,
-	): Promise<Ragged>;
+	): Promise<Ragged & { stepSeconds: Float64Array }>;
 }
 
 /** One pass of a language model without gradients. */
@@ -416,6 +421,8 @@ export interface NativeAddon {
 		threads: number;
 		cudaLibrary?: string;
 		cublasLt?: string;
+		/** Print what every op took when the engine ends. */
+		profile?: boolean;
 	}) => NativeEngine;
 	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;
 	/** known: every item of each user that is never drawn as a negative. */

@@ -20,6 +20,11 @@ export interface DeviceOptions {
 	cudaLibrary?: string | undefined;
 	/** Path of cuBLASLt, `auto` (default: it is looked for) or `off`. For the whole process. */
 	cublasLt?: string | undefined;
+	/**
+	 * Times every op and prints a table to the standard error when the device is closed: calls, milliseconds, work,
+	 * and the share of the machine's limit. Default: whether the environment variable `ALLMREC_PROFILE` is set.
+	 */
+	profile?: boolean | undefined;
 }
 
 /** An opened device, shared by the models created on it; its jobs run one after another. */
@@ -29,11 +34,19 @@ export class Session {
 	/** Why `auto` did not take a GPU; empty when it did or when none was wanted. */
 	readonly fallbackReason: string;
 	readonly #key: string;
+	readonly #atExit: (() => void) | undefined;
 	#owners = 1;
 	static readonly #open = new Map<string, Session>();
 
-	private constructor(key: string, addon: NativeAddon, engine: NativeEngine, fallbackReason: string) {
+	private constructor(
+		key: string,
+		atExit: (() => void) | undefined,
+		addon: NativeAddon,
+		engine: NativeEngine,
+		fallbackReason: string,
+	) {
 		this.#key = key;
+		this.#atExit = atExit;
 		this.addon = addon;
 		this.engine = engine;
 		this.fallbackReason = fallbackReason;
@@ -46,8 +59,8 @@ export class Session {
 	 * @throws ERR_ALLMREC_DEVICE when the device asked for cannot be used.
 	 */
 	static open(options: DeviceOptions = {}): Session {
-		const { device = 'auto', threads = 0 } = options;
-		const key = `${device}:${threads}`;
+		const { device = 'auto', threads = 0, profile = profileByDefault() } = options;
+		const key = `${device}:${threads}:${profile}`;
 		const known = Session.#open.get(key);
 		if (known) return known.share();
 		const session = Session.#create(key, options);
@@ -56,7 +69,7 @@ export class Session {
 	}
 
 	static #create(key: string, options: DeviceOptions): Session {
-		const { device = 'auto', threads = 0, cudaLibrary, cublasLt } = options;
+		const { device = 'auto', threads = 0, cudaLibrary, cublasLt, profile = profileByDefault() } = options;
 		const addon = loadAddon();
 		const engine = guard(
 			() =>
@@ -65,9 +78,13 @@ export class Session {
 					threads,
 					...(cudaLibrary ? { cudaLibrary } : {}),
 					...(cublasLt ? { cublasLt } : {}),
+					profile,
 				}),
 		);
-		return new Session(key, addon, engine, device === 'auto' ? engine.info().reason : '');
+		// `process.exit()` does not end environments as other ends do.
+		const atExit = profile ? () => engine.stop() : undefined;
+		if (atExit) process.once('exit', atExit);
+		return new Session(key, atExit, addon, engine, device === 'auto' ? engine.info().reason : '');
 	}
 
 	/** One more owner; each calls {@link release} once. */
@@ -82,8 +99,14 @@ export class Session {
 			return;
 		}
 		Session.#open.delete(this.#key);
+		if (this.#atExit) process.off('exit', this.#atExit);
 		this.engine.dispose();
 	}
+}
+
+/** Whether the environment asks for a profile of every device. */
+export function profileByDefault(): boolean {
+	return !['', '0'].includes(process.env.ALLMREC_PROFILE ?? '');
 }
 
 /** Runs a native call, turning its errors into {@link ALLMRecError} with the native one as the cause. */

@@ -52,12 +52,7 @@ Bench::Bench(const Options& options)
     : options_(options), device_(Device::open(options.device, options.threads)) {
   info_ = device_->info();
   device_name_ = info_.name, instruction_ = info_.instruction;
-  // The emulator's times say nothing.
-  if (options_.device == "cpu") ceilings_ = measure_cpu(instruction_, info_.threads);
-  if (options_.device == "cuda") {
-    ceilings_ = card_ceilings(device_name_);
-    if (ceilings_.bytes == 0) ceilings_ = measure_card(*device_);
-  }
+  ceilings_ = ceilings_of(*device_);
   std::printf("%s, %s, %d %s\n", device_name_.c_str(), instruction_.c_str(), info_.threads,
               on_cpu() ? "threads" : "multiprocessors");
   if (ceilings_.bytes > 0)

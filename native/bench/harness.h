@@ -8,29 +8,15 @@
 #include <string>
 #include <vector>
 
+#include "../cpp/backend/ceilings.h"
 #include "../cpp/backend/costs.h"
 #include "../cpp/backend/device.h"
 #include "../cpp/io/json.h"
 
 namespace allmrec::bench {
 
-// Which of a device's arithmetic rates bounds a row.
-enum class Arithmetic { float32, half, int8 };
 Arithmetic arithmetic_of(int32_t dtype);
 const char* dtype_name(int32_t dtype);
-
-// The most a device can do, per second; 0 = not known.
-struct Ceilings {
-  double float32_flops = 0;
-  double half_flops = 0;
-  double int8_flops = 0;
-  double bytes = 0;
-  std::string source;
-
-  double flops(Arithmetic kind) const;
-  // Seconds that work must take at least.
-  double floor(const Cost& cost, Arithmetic kind) const;
-};
 
 struct Options {
   std::string device = "cpu";
@@ -114,11 +100,6 @@ class Bench {
 
 // Median; the vector is sorted.
 double median(std::vector<double>& values);
-
-// ceilings.cpp
-Ceilings measure_cpu(const std::string& instruction, int threads);
-Ceilings card_ceilings(const std::string& name);  // zeros where the card is not in the table
-Ceilings measure_card(Device& device);
 
 // The suites.
 void op_suite(Bench& bench);

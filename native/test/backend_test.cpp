@@ -1,6 +1,7 @@
 // What stands around the op table: finding back ends, the device, and the checks every op makes first.
 #include "backend_test.h"
 
+#include <cmath>
 #include <cstdlib>
 #include <vector>
 
@@ -45,6 +46,40 @@ void registry_tests() {
   CHECK(reason_of("cudaemu") == "not listed");
 }
 
+// The least time of a profile's calls, each by its own arithmetic or by its bytes.
+void floor_tests(Device& device) {
+  Ceilings ceilings;
+  ceilings.float32_flops = 1e6, ceilings.half_flops = 2e6, ceilings.int8_flops = 4e6, ceilings.bytes = 1e9;
+  std::vector<float> a(64 * 64, 1.0f), b = a, c = a;
+  allmrec_gemm_args g{};
+  g.m = g.n = g.k = 64, g.lda = g.ldb = g.ldc = 64, g.alpha = 1;
+  g.a = a.data(), g.b = b.data(), g.c = c.data();
+  const double flops = 2.0 * 64 * 64 * 64;
+  device.profile_begin(ceilings);
+  CHECK(!device.has_graphs());
+  device.gemm(g);
+  g.compute_dtype = ALLMREC_BF16;
+  device.gemm(g);
+  device.add({64, 2, a.data(), 0, nullptr, c.data(), 0, ALLMREC_F32});
+  std::vector<ProfileRow> rows = device.profile_end();
+  CHECK(rows.size() == 2 && rows[0].op == "gemm" && rows[0].calls == 2 && rows[1].op == "add");
+  CHECK(std::abs(rows[0].floor_milliseconds - 1e3 * (flops / 1e6 + flops / 2e6)) < 1e-6);
+  CHECK(rows[0].arithmetic_floor_milliseconds == rows[0].floor_milliseconds);
+  ceilings.bytes = 1;
+  device.profile_begin(ceilings);
+  device.add({64, 2, a.data(), 0, nullptr, c.data(), 0, ALLMREC_F32});
+  rows = device.profile_end();
+  CHECK(std::abs(rows[0].floor_milliseconds - 1e3 * 2 * 64 * 4) < 1e-6);
+  CHECK(rows[0].arithmetic_floor_milliseconds == 0);
+
+  g.b_dtype = ALLMREC_I4;
+  CHECK(arithmetic_of(g) == Arithmetic::int8);
+  allmrec_attention_args attention{};
+  CHECK(arithmetic_of(attention) == Arithmetic::float32);
+  attention.compute_dtype = ALLMREC_BF16;
+  CHECK(arithmetic_of(attention) == Arithmetic::half);
+}
+
 void device_tests() {
   const std::shared_ptr<Device> device = Device::open("cpu", 2);
   const allmrec_backend& table = *find_backend("cpu");
@@ -75,9 +110,11 @@ void device_tests() {
   const std::vector<ProfileRow> rows = device->profile_end();
   CHECK(rows.size() == 2 && rows[0].op == "add" && rows[0].calls == 3 && rows[1].op == "sum");
   CHECK(rows[0].milliseconds > 0 && rows[0].bytes == 3 * 2 * 64 * 4 && rows[0].flops > 0);
+  CHECK(rows[0].floor_milliseconds == 0);
   device->sum({64, y.data(), 1, x.data(), 0});
   device->profile_begin();
   CHECK(device->profile_end().empty());
+  floor_tests(*device);
 }
 
 // Each wrong argument is named; the right ones pass.

@@ -15,6 +15,7 @@
 //   embedding      each token's row is read, also where several tokens share one.
 
 #include <algorithm>
+#include <string>
 
 #include "backend.h"
 
@@ -23,6 +24,30 @@ namespace allmrec {
 struct Cost {
   double flops;
   double bytes;
+};
+
+// Which of a device's arithmetic rates bounds an op.
+enum class Arithmetic { float32, half, int8 };
+
+// The most a device can do, per second; 0 = not known.
+struct Ceilings {
+  double float32_flops = 0;
+  double half_flops = 0;
+  double int8_flops = 0;
+  double bytes = 0;
+  std::string source;
+
+  double flops(Arithmetic kind) const {
+    return kind == Arithmetic::half ? half_flops : kind == Arithmetic::int8 ? int8_flops : float32_flops;
+  }
+  // Seconds that the arithmetic and the bytes of some work must take at least.
+  double arithmetic_floor(const Cost& cost, Arithmetic kind) const {
+    return flops(kind) > 0 ? cost.flops / flops(kind) : 0;
+  }
+  double bytes_floor(const Cost& cost) const { return bytes > 0 ? cost.bytes / bytes : 0; }
+  double floor(const Cost& cost, Arithmetic kind) const {
+    return std::max(arithmetic_floor(cost, kind), bytes_floor(cost));
+  }
 };
 
 namespace costs {
@@ -335,6 +360,22 @@ inline Cost cost_of(const allmrec_rank_catalogue_args& a) {
   const double rows = number(a.rows), items = number(a.items_count), cols = number(a.cols);
   return {2 * rows * items * cols,
           4 * (rows * cols + items * cols + (a.item_bias ? items : 0)) + 8 * rows * number(a.k)};
+}
+
+// The fastest arithmetic the arguments allow a device to use.
+template <typename Args>
+Arithmetic arithmetic_of(const Args&) {
+  return Arithmetic::float32;
+}
+inline Arithmetic arithmetic_of(const allmrec_gemm_args& a) {
+  if (a.b_dtype == ALLMREC_I8 || a.b_dtype == ALLMREC_I4) return Arithmetic::int8;
+  return a.a_dtype == ALLMREC_F32 && a.compute_dtype == ALLMREC_F32 ? Arithmetic::float32 : Arithmetic::half;
+}
+inline Arithmetic arithmetic_of(const allmrec_attention_args& a) {
+  return a.dtype == ALLMREC_F32 && a.compute_dtype == ALLMREC_F32 ? Arithmetic::float32 : Arithmetic::half;
+}
+inline Arithmetic arithmetic_of(const allmrec_attention_backward_args& a) {
+  return arithmetic_of(a.forward);
 }
 
 }  // namespace allmrec

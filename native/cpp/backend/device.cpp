@@ -95,7 +95,7 @@ void Device::trim() {
 }
 
 bool Device::has_graphs() const {
-  return std::strcmp(table_->name, "cpu") != 0;
+  return std::strcmp(table_->name, "cpu") != 0 && !counting_;
 }
 
 void Device::capture_begin() {
@@ -122,13 +122,32 @@ void Device::profile_begin() {
   check(table_->profile_begin(handle_), "profile_begin");
 }
 
+void Device::profile_begin(const Ceilings& ceilings) {
+  profile_begin();
+  ceilings_ = ceilings;
+  floors_.clear();
+  counting_ = true;
+}
+
+void Device::count(std::string_view op, const Cost& cost, Arithmetic kind) {
+  Floor& floor = floors_[op];
+  const double seconds = ceilings_.floor(cost, kind);
+  floor.seconds += seconds;
+  if (ceilings_.bytes_floor(cost) < seconds) floor.by_arithmetic += seconds;
+}
+
 std::vector<ProfileRow> Device::profile_end() {
+  counting_ = false;
   const allmrec_profile_row* rows = nullptr;
   int64_t count = 0;
   check(table_->profile_end(handle_, &rows, &count), "profile_end");
   std::vector<ProfileRow> result;
-  for (int64_t i = 0; i < count; ++i)
-    result.push_back({rows[i].op, rows[i].calls, rows[i].milliseconds, rows[i].flops, rows[i].bytes});
+  for (int64_t i = 0; i < count; ++i) {
+    const Floor floor = floors_[rows[i].op];
+    result.push_back({rows[i].op, rows[i].calls, rows[i].milliseconds, rows[i].flops, rows[i].bytes,
+                      1e3 * floor.seconds, 1e3 * floor.by_arithmetic});
+  }
+  floors_.clear();
   return result;
 }
 

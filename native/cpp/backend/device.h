@@ -1,11 +1,14 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "../core/error.h"
 #include "backend.h"
+#include "costs.h"
 
 namespace allmrec {
 
@@ -29,6 +32,10 @@ struct ProfileRow {
   double milliseconds = 0;
   double flops = 0;  // multiply-adds count two
   double bytes = 0;  // read and written at least once
+  // The least its calls could have taken, each by whichever binds it, and the part of calls bound by
+  // arithmetic; 0 without ceilings.
+  double floor_milliseconds = 0;
+  double arithmetic_floor_milliseconds = 0;
 };
 
 // An opened device: the op table as methods that throw `Error` instead of returning a status.
@@ -46,8 +53,11 @@ class Device {
   const char* backend_name() const { return table_->name; }
   allmrec_device_info info();
 
-#define ALLMREC_METHOD(op, args) \
-  void op(const args& a) { check(table_->op(handle_, &a), #op); }
+#define ALLMREC_METHOD(op, args)                             \
+  void op(const args& a) {                                   \
+    check(table_->op(handle_, &a), #op);                     \
+    if (counting_) count(#op, cost_of(a), arithmetic_of(a)); \
+  }
   ALLMREC_OPS(ALLMREC_METHOD)
 #undef ALLMREC_METHOD
 
@@ -63,7 +73,8 @@ class Device {
   // Gives cached memory back.
   void trim();
 
-  // Whether ops can be recorded and launched as one: on every back end but the CPU.
+  // Whether ops can be recorded and launched as one: on every back end but the CPU, and never while ops are
+  // held against ceilings, since recorded ones are not timed one by one.
   bool has_graphs() const;
   // Ops between begin and end are recorded instead of run; see Graph.
   void capture_begin();
@@ -72,14 +83,23 @@ class Device {
   void launch(allmrec_graph* graph);
   void free(allmrec_graph* graph) noexcept;
 
-  // Between begin and end every op is timed; ops that did not run have no row.
+  // Between begin and end every op is timed; ops that did not run have no row. With ceilings, the rows also
+  // say how long their calls must have taken at least.
   void profile_begin();
+  void profile_begin(const Ceilings& ceilings);
   std::vector<ProfileRow> profile_end();
 
  private:
+  struct Floor {
+    double seconds = 0, by_arithmetic = 0;
+  };
   void check(allmrec_status status, const char* op);
+  void count(std::string_view op, const Cost& cost, Arithmetic kind);
   const allmrec_backend* table_;
   allmrec_device* handle_;
+  bool counting_ = false;
+  Ceilings ceilings_;
+  std::map<std::string_view, Floor> floors_;
 };
 
 // Device memory with an owner.

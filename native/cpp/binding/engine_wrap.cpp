@@ -1,5 +1,7 @@
 #include "engine_wrap.h"
 
+#include <cstdio>
+
 #include "../backend/registry.h"
 #include "addon.h"
 #include "convert.h"
@@ -25,6 +27,17 @@ std::shared_ptr<Device> open_device(const std::string& name, int threads, std::s
 
 }  // namespace
 
+void Engine::print_profile() noexcept {
+  if (!profile) return;
+  try {
+    const std::string table = profile->table();
+    std::fwrite(table.data(), 1, table.size(), stderr);
+    std::fflush(stderr);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "a-llmrec profile: %s\n", error.what());
+  }
+}
+
 Napi::Value to_js(Napi::Env env, const DeviceDescription& d) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("backend", d.backend);
@@ -42,7 +55,8 @@ Napi::Function EngineWrap::define(Napi::Env env) {
   return DefineClass(
       env, "Engine",
       {InstanceMethod("info", &EngineWrap::info), InstanceMethod("memory", &EngineWrap::memory),
-       InstanceMethod("trim", &EngineWrap::trim), InstanceMethod("dispose", &EngineWrap::dispose)});
+       InstanceMethod("trim", &EngineWrap::trim), InstanceMethod("stop", &EngineWrap::stop),
+       InstanceMethod("dispose", &EngineWrap::dispose)});
 }
 
 EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
@@ -50,6 +64,7 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     const Fields options(info[0], "options");
     const std::string name = options.string("device");
     const int threads = options.has("threads") ? options.size("threads", 0, 1024) : 0;
+    const bool profiled = options.has("profile") && options.boolean("profile");
     if (options.has("cudaLibrary")) set_backend_library("cuda", options.string("cudaLibrary"));
     if (options.has("cublasLt")) {
       const std::string value = options.string("cublasLt");
@@ -66,7 +81,8 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     d.memory_bytes = opened.memory_bytes;
     d.threads = opened.threads;
     d.libraries = opened.libraries ? opened.libraries : "";
-    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), Addon::of(info.Env()).environment());
+    engine_ = std::make_shared<Engine>(std::move(device), std::move(d), profiled,
+                                       Addon::of(info.Env()).environment());
     info.This().As<Napi::Object>().TypeTag(&kTag);
   });
 }
@@ -106,6 +122,10 @@ void EngineWrap::trim(const Napi::CallbackInfo&) {
       // A device that cannot give memory back says so at its next call that matters.
     }
   });
+}
+
+void EngineWrap::stop(const Napi::CallbackInfo&) {
+  if (engine_) engine_->executor.stop();
 }
 
 std::shared_ptr<Engine> read_engine(Napi::Value value) {

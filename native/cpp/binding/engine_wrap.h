@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "../backend/device.h"
+#include "../backend/profile.h"
 #include "executor.h"
 
 namespace allmrec::binding {
@@ -14,11 +15,19 @@ namespace allmrec::binding {
 struct Engine {
   std::shared_ptr<Device> device;
   DeviceDescription description;
+  std::unique_ptr<Profile> profile;  // or nullptr
   Executor executor;
 
-  Engine(std::shared_ptr<Device> opened, DeviceDescription described,
+  Engine(std::shared_ptr<Device> opened, DeviceDescription described, bool profiled,
          std::shared_ptr<Environment> environment)
-      : device(std::move(opened)), description(std::move(described)), executor(std::move(environment)) {}
+      : device(std::move(opened)),
+        description(std::move(described)),
+        profile(profiled ? std::make_unique<Profile>(device) : nullptr),
+        executor(std::move(environment), [this] { print_profile(); }) {}
+
+ private:
+  // To the standard error, when no job uses the device any more.
+  void print_profile() noexcept;
 };
 
 Napi::Value to_js(Napi::Env env, const DeviceDescription& description);
@@ -34,6 +43,7 @@ class EngineWrap : public Napi::ObjectWrap<EngineWrap> {
   Napi::Value info(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   void trim(const Napi::CallbackInfo& info);
+  void stop(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo&) { engine_.reset(); }
 
   std::shared_ptr<Engine> engine_;

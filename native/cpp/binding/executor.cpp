@@ -47,7 +47,8 @@ void Environment::on_cleanup(void* data) {
   }
 }
 
-Executor::Executor(std::shared_ptr<Environment> environment) : environment_(std::move(environment)) {
+Executor::Executor(std::shared_ptr<Environment> environment, std::function<void()> at_end)
+    : environment_(std::move(environment)), at_end_(std::move(at_end)) {
   if (environment_->closed()) throw Error(ErrorCode::disposed, "The environment has ended.");
   thread_ = std::thread([this] { work(); });
   environment_->add(this);
@@ -75,7 +76,10 @@ void Executor::stop() {
     if (running_) running_->store(true);
   }
   wake_.notify_one();
-  if (thread_.joinable()) thread_.join();
+  if (thread_.joinable()) {
+    thread_.join();
+    if (at_end_) at_end_();
+  }
   // Destroying a job may destroy this executor's engine; what is left must not be a member then.
   const std::deque<std::unique_ptr<Job>> dropped = std::move(queue_);
 }

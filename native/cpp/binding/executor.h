@@ -6,6 +6,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -65,7 +66,8 @@ class Environment : public std::enable_shared_from_this<Environment> {
 // One thread with a queue of jobs, first in, first out.
 class Executor {
  public:
-  explicit Executor(std::shared_ptr<Environment> environment);
+  // at_end: called once, on the JavaScript thread, when the last job has run.
+  explicit Executor(std::shared_ptr<Environment> environment, std::function<void()> at_end = {});
   ~Executor();
   Executor(const Executor&) = delete;
   Executor& operator=(const Executor&) = delete;
@@ -83,6 +85,7 @@ class Executor {
   std::deque<std::unique_ptr<Job>> queue_;
   Flag running_;  // the flag of the job in `execute`
   bool stopping_ = false;
+  std::function<void()> at_end_;
   std::thread thread_;
 };
 

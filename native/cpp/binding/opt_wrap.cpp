@@ -1,5 +1,8 @@
 #include "opt_wrap.h"
 
+#include <algorithm>
+#include <chrono>
+
 #include "../models/opt_memory.h"
 #include "batches.h"
 #include "classes.h"
@@ -28,15 +31,23 @@ Inputs read_inputs(const Napi::CallbackInfo& info, const OptConfig& config) {
   return inputs;
 }
 
-Napi::Value ragged_to_js(Napi::Env env, const std::vector<std::vector<int32_t>>& rows) {
+struct Generated {
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<double> step_seconds;
+};
+
+Napi::Value generated_to_js(Napi::Env env, const Generated& generated) {
   std::vector<int32_t> offsets{0}, values;
-  for (const std::vector<int32_t>& row : rows) {
+  for (const std::vector<int32_t>& row : generated.tokens) {
     values.insert(values.end(), row.begin(), row.end());
     offsets.push_back(static_cast<int32_t>(values.size()));
   }
   Napi::Object object = Napi::Object::New(env);
   object.Set("offsets", to_js(env, offsets));
   object.Set("values", to_js(env, values));
+  Napi::Float64Array seconds = Napi::Float64Array::New(env, generated.step_seconds.size());
+  std::copy(generated.step_seconds.begin(), generated.step_seconds.end(), seconds.Data());
+  object.Set("stepSeconds", seconds);
   return object;
 }
 
@@ -149,9 +160,18 @@ Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
         info.Env(), model->engine->executor, cancel,
         [model, prompts = std::move(prompts), soft = std::move(soft), seen = std::move(seen), options,
          cancel] {
-          return generate_greedy(model->core, prompts, soft, seen, options, [&] { return !cancel->load(); });
+          using Clock = std::chrono::steady_clock;
+          Generated generated;
+          auto before = Clock::now();
+          generated.tokens = generate_greedy(model->core, prompts, soft, seen, options, [&] {
+            const auto now = Clock::now();
+            generated.step_seconds.push_back(std::chrono::duration<double>(now - before).count());
+            before = now;
+            return !cancel->load();
+          });
+          return generated;
         },
-        ragged_to_js);
+        generated_to_js);
   });
 }
 

@@ -1,13 +1,17 @@
-// The most a device can do: of known cards from a table, of other cards by our own product and copy, of
-// processors by chains of multiply-adds and a triad.
+#include "ceilings.h"
 
 #include <algorithm>
 #include <chrono>
+#include <cstring>
+#include <functional>
 #include <thread>
+#include <vector>
 
-#include "harness.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
-namespace allmrec::bench {
+namespace allmrec {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -60,6 +64,23 @@ __attribute__((always_inline)) inline float multiply_add_chains(int64_t loops) {
   return sum;
 }
 
+// One pass over a buffer, read in four places at once: more places keep more prefetchers busy than one.
+template <typename V>
+__attribute__((always_inline)) inline float read_pass(const float* data, size_t n) {
+  constexpr size_t kLanes = sizeof(V) / sizeof(float);
+  const size_t part = n / 4 / kLanes * kLanes;
+  V sums[4] = {};
+  for (size_t i = 0; i < part; i += kLanes) {
+#pragma GCC unroll 4
+    for (size_t s = 0; s < 4; ++s) {
+      V v;
+      std::memcpy(&v, data + s * part + i, sizeof v);
+      sums[s] += v;
+    }
+  }
+  return (sums[0] + sums[1] + sums[2] + sums[3])[0];
+}
+
 typedef float Vector16 __attribute__((vector_size(64)));
 typedef float Vector8 __attribute__((vector_size(32)));
 typedef float Vector4 __attribute__((vector_size(16)));
@@ -70,38 +91,71 @@ __attribute__((target("avx512f,fma"))) float chains_avx512(int64_t loops) {
 __attribute__((target("avx2,fma"))) float chains_avx2(int64_t loops) {
   return multiply_add_chains<Vector8>(loops);
 }
+__attribute__((target("avx512f"))) float read_avx512(const float* data, size_t n) {
+  return read_pass<Vector16>(data, n);
+}
+__attribute__((target("avx2"))) float read_avx2(const float* data, size_t n) {
+  return read_pass<Vector8>(data, n);
+}
+__attribute__((target("avx512f,avx512bf16"))) float chains_bfloat16(int64_t loops) {
+  __m512 x[12];
+  for (auto& v : x) v = _mm512_setzero_ps();
+  const __m512bh a = (__m512bh)_mm512_set1_epi16(0x3f80), b = (__m512bh)_mm512_set1_epi16(0x3c23);
+  for (int64_t k = 0; k < loops; ++k) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) x[i] = _mm512_dpbf16_ps(x[i], a, b);
+  }
+  __m512 sum = _mm512_setzero_ps();
+  for (auto& v : x) sum = _mm512_add_ps(sum, v);
+  return _mm512_cvtss_f32(sum);
+}
+__attribute__((target("avx512f,avx512vnni"))) float chains_int8(int64_t loops) {
+  __m512i x[12];
+  for (auto& v : x) v = _mm512_setzero_si512();
+  const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
+  for (int64_t k = 0; k < loops; ++k) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) x[i] = _mm512_dpbusd_epi32(x[i], a, b);
+  }
+  __m512i sum = _mm512_setzero_si512();
+  for (auto& v : x) sum = _mm512_add_epi32(sum, v);
+  return static_cast<float>(_mm512_cvtsi512_si32(sum));
+}
 #endif
 float chains_generic(int64_t loops) {
   return multiply_add_chains<Vector4>(loops);
+}
+float read_generic(const float* data, size_t n) {
+  return read_pass<Vector4>(data, n);
 }
 
 volatile float sink;
 
 }  // namespace
 
-double Ceilings::flops(Arithmetic kind) const {
-  return kind == Arithmetic::half ? half_flops : kind == Arithmetic::int8 ? int8_flops : float32_flops;
-}
-
-double Ceilings::floor(const Cost& cost, Arithmetic kind) const {
-  const double rate = flops(kind);
-  return std::max(rate > 0 ? cost.flops / rate : 0.0, bytes > 0 ? cost.bytes / bytes : 0.0);
-}
-
 Ceilings measure_cpu(const std::string& instruction, int threads) {
   auto chains = chains_generic;
-  int lanes = 4;
-#if defined(__x86_64__)
-  if (instruction.rfind("avx512", 0) == 0) chains = chains_avx512, lanes = 16;
-  if (instruction.rfind("avx2", 0) == 0) chains = chains_avx2, lanes = 8;
-#endif
-  constexpr int64_t kLoops = 2000000;
-  const double fma = best_time(threads, [&](int) { sink = chains(kLoops); });
+  auto read = read_generic;
+  double lanes = 4;
+  const auto rate = [threads](float (*work)(int64_t), double each) {
+    constexpr int64_t kLoops = 2000000;
+    return 2.0 * 12 * each * kLoops * threads / best_time(threads, [&](int) { sink = work(kLoops); });
+  };
   Ceilings c;
-  c.float32_flops = 2.0 * 12 * lanes * kLoops * threads / fma;
-  // The CPU back end computes with float32 whatever is stored.
-  c.half_flops = c.int8_flops = c.float32_flops;
-  // Triad a = b + s · c over 64 MB each; the line that is written is also read first.
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (instruction.rfind("avx2", 0) == 0) chains = chains_avx2, read = read_avx2, lanes = 8;
+  if (instruction.rfind("avx512", 0) == 0) {
+    chains = chains_avx512, read = read_avx512, lanes = 16;
+    if (__builtin_cpu_supports("avx512bf16")) c.half_flops = rate(chains_bfloat16, 32);
+    if (__builtin_cpu_supports("avx512vnni")) c.int8_flops = rate(chains_int8, 64);
+  }
+#endif
+  c.float32_flops = rate(chains, lanes);
+  // Without such instructions numbers are widened first.
+  c.half_flops = std::max(c.half_flops, c.float32_flops);
+  c.int8_flops = std::max(c.int8_flops, c.float32_flops);
+  // A triad a = b + s · c over 64 MB each, and reading alone.
   const size_t n = (size_t{64} << 20) / sizeof(float) / static_cast<size_t>(threads);
   std::vector<std::vector<float>> a(static_cast<size_t>(threads), std::vector<float>(n, 0.0f)), b = a, d = a;
   const double triad = best_time(threads, [&](int t) {
@@ -109,8 +163,14 @@ Ceilings measure_cpu(const std::string& instruction, int threads) {
     const float *y = b[static_cast<size_t>(t)].data(), *z = d[static_cast<size_t>(t)].data();
     for (size_t i = 0; i < n; ++i) x[i] = y[i] + 0.5f * z[i];
   });
-  c.bytes = 16.0 * static_cast<double>(n) * threads / triad;
-  c.source = "measured: multiply-add chains and a triad, " + std::to_string(threads) + " threads";
+  // All three buffers, so that no cache keeps them from one pass to the next.
+  const double reads = best_time(threads, [&](int t) {
+    for (const auto* buffers : {&a, &b, &d}) sink = read((*buffers)[static_cast<size_t>(t)].data(), n);
+  });
+  // The line that a triad writes is also read first.
+  const double floats = static_cast<double>(n) * threads;
+  c.bytes = std::max(16 * floats / triad, 12 * floats / reads);
+  c.source = "measured: multiply-add chains, a triad and reads, " + std::to_string(threads) + " threads";
   return c;
 }
 
@@ -128,8 +188,6 @@ Ceilings card_ceilings(const std::string& name) {
   return c;
 }
 
-// A card that is not in the table: the best our own product and copy do, which is a low ceiling but an honest
-// one.
 Ceilings measure_card(Device& device) {
   // The buffers go back when this returns.
   const auto best = [&device](const std::function<void()>& call) {
@@ -167,4 +225,13 @@ Ceilings measure_card(Device& device) {
   return c;
 }
 
-}  // namespace allmrec::bench
+Ceilings ceilings_of(Device& device) {
+  const std::string name = device.backend_name();
+  const allmrec_device_info info = device.info();
+  if (name == "cpu") return measure_cpu(info.instruction, info.threads);
+  if (name != "cuda") return {};
+  const Ceilings known = card_ceilings(info.name);
+  return known.bytes > 0 ? known : measure_card(device);
+}
+
+}  // namespace allmrec
