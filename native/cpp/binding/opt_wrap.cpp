@@ -1,5 +1,6 @@
 #include "opt_wrap.h"
 
+#include "../models/generation/greedy.h"
 #include "batches.h"
 #include "classes.h"
 
@@ -111,7 +112,7 @@ Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
       seen.emplace_back(ragged.values.begin() + ragged.offsets[r],
                         ragged.values.begin() + ragged.offsets[r + 1]);
     const Fields fields(info[3], "options");
-    GenerateOptions options;
+    GreedyOptions options;
     options.max_new_tokens = fields.size("maxNewTokens", 0);
     options.repetition_penalty = fields.number("repetitionPenalty", 1e-3, 1e6);
     options.eos_id = static_cast<int32_t>(fields.integer("eosId", -1));
