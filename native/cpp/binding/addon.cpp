@@ -33,6 +33,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"Alignment", define_alignment(env)},
       {"AlignmentTrainer", define_alignment_trainer(env)},
       {"Opt", define_opt(env)},
+      {"Generator", define_generator(env)},
+      {"TokenTrie", define_token_trie(env)},
       {"LlmTrainer", define_llm_trainer(env)},
       {"Projector", define_projector(env)},
       {"ProjectionTrainer", define_projection_trainer(env)},
