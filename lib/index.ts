@@ -42,7 +42,15 @@ export {
 	MODEL_NAMES,
 	type RunEvaluation,
 } from './evaluation/protocol.js';
-export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
+export { CausalLM, type CausalLMOptions } from './llm/causal-lm.js';
+export type {
+	FinishReason,
+	GeneratedPiece,
+	GeneratedText,
+	GenerateOptions,
+	Generation,
+	TokenPrompt,
+} from './llm/generation.js';
 export {
 	genreTemplate,
 	type PromptTemplate,
@@ -50,6 +58,7 @@ export {
 	recommendationTemplate,
 	referenceTemplate,
 } from './llm/prompt-template.js';
+export { TokenTrie } from './llm/token-trie.js';
 export type { LlmDtype } from './native/addon.js';
 export type { DeviceOptions } from './native/session.js';
 export type { LongCallOptions, Progress } from './progress.js';

@@ -18,8 +18,8 @@ struct GeneratorState {
   std::vector<GenerationRequest> submitted;
   std::vector<int64_t> aborted;
 
-  GeneratorState(OptWrap::State m, const GeneratorOptions& options, std::shared_ptr<const TokenBytes> bytes)
-      : model(std::move(m)), core(model->core, options, std::move(bytes)) {}
+  GeneratorState(OptWrap::State m, const GeneratorOptions& options)
+      : model(std::move(m)), core(model->core, options) {}
 
   void take_requests(GenerationEvents& events) {
     std::vector<GenerationRequest> requests;
@@ -127,7 +127,6 @@ GenerationRequest read_request(Napi::Value value, const OptConfig& config) {
 }
 
 std::shared_ptr<const TokenBytes> read_token_bytes(Napi::Value value) {
-  if (value.IsUndefined()) return nullptr;
   const Fields fields(value, "tokenBytes");
   auto table = std::make_shared<TokenBytes>();
   table->offsets = fields.ints("offsets");
@@ -150,7 +149,8 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
   static Napi::Function define(Napi::Env env) {
     return DefineClass(
         env, "Generator",
-        {InstanceMethod("submit", &GeneratorWrap::submit), InstanceMethod("abort", &GeneratorWrap::abort),
+        {InstanceMethod("setTokenBytes", &GeneratorWrap::set_token_bytes),
+         InstanceMethod("submit", &GeneratorWrap::submit), InstanceMethod("abort", &GeneratorWrap::abort),
          InstanceMethod("advance", &GeneratorWrap::advance),
          InstanceMethod("dispose", &GeneratorWrap::dispose)});
   }
@@ -163,7 +163,7 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
       options.slots = fields.integer("slots", 1, 65536);
       if (fields.has("cacheTokens")) options.cache_rows = fields.integer("cacheTokens", 1);
       if (fields.has("promptTokens")) options.prompt_tokens = fields.integer("promptTokens", 1);
-      state_ = std::make_shared<GeneratorState>(std::move(model), options, read_token_bytes(info[2]));
+      state_ = std::make_shared<GeneratorState>(std::move(model), options);
     });
   }
   ~GeneratorWrap() override { close(); }
@@ -174,10 +174,18 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
     return state_;
   }
 
+  Napi::Value set_token_bytes(const Napi::CallbackInfo& info) {
+    return guarded(info.Env(), [&] {
+      bytes_ = read_token_bytes(info[0]);
+      return info.Env().Undefined();
+    });
+  }
+
   Napi::Value submit(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
       GeneratorState& generator = *state();
       GenerationRequest request = read_request(info[0], generator.model->core.config());
+      request.bytes = bytes_;
       generator.core.check(request);
       request.id = ++last_;
       {
@@ -239,6 +247,7 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
   }
 
   std::shared_ptr<GeneratorState> state_;
+  std::shared_ptr<const TokenBytes> bytes_;
   int64_t last_ = 0;
 };
 

@@ -17,10 +17,9 @@ int64_t most_rows(const Opt& model, const GeneratorOptions& options) {
 
 }  // namespace
 
-Generator::Generator(Opt& model, const GeneratorOptions& options, std::shared_ptr<const TokenBytes> bytes)
+Generator::Generator(Opt& model, const GeneratorOptions& options)
     : model_(model),
       options_(options),
-      bytes_(std::move(bytes)),
       cache_(model.parameters().device(), model.config().num_layers, model.config().hidden_size,
              model.cache_dtype(), most_rows(model, options)),
       reader_(model),
@@ -56,7 +55,7 @@ void Generator::check(const GenerationRequest& request) const {
   if (o.beam.beams > 1 ? o.sequences > o.beam.beams : !s.enabled && o.sequences > 1)
     fail("Expected at most `numBeams` sequences to return of a beam search, and one of greedy decoding.");
   if (o.stream && SequenceGroup::width(request) > 1) fail("Only a single sequence can be streamed.");
-  if (!o.stop_bytes.empty() && !bytes_) fail("Stopping at text needs the tokens' bytes.");
+  if (!o.stop_bytes.empty() && !request.bytes) fail("Stopping at text needs the tokens' bytes.");
   for (const std::vector<int32_t>& stop : o.stop_tokens)
     if (stop.empty()) fail("A stop sequence holds no tokens.");
   for (const std::string& stop : o.stop_bytes)
@@ -171,8 +170,8 @@ void Generator::advance_certain(GenerationEvents& events) {
     };
     bool finished = false;
     while (!finished && certain())
-      finished = current->advance(std::vector<NextTokens>(current->branches().size()), bytes_.get(), penalty_,
-                                  cache_, events);
+      finished =
+          current->advance(std::vector<NextTokens>(current->branches().size()), penalty_, cache_, events);
     if (finished) finish(current);
   }
 }
@@ -193,7 +192,7 @@ bool Generator::decode_on_device(GenerationEvents& events) {
   for (auto group = groups_.begin(); group != groups_.end(); ++i) {
     const auto current = group++;
     current->fed(current->branches().front());
-    if (current->advance({next[i]}, bytes_.get(), penalty_, cache_, events)) finish(current);
+    if (current->advance({next[i]}, penalty_, cache_, events)) finish(current);
   }
   return true;
 }
@@ -264,7 +263,7 @@ void Generator::decode(GenerationEvents& events) {
       current->fed(current->branches()[entries[i].branch]);
       asked = true;
     }
-    if (asked && current->advance(std::move(own), bytes_.get(), penalty_, cache_, events)) finish(current);
+    if (asked && current->advance(std::move(own), penalty_, cache_, events)) finish(current);
   }
 }
 

@@ -22,7 +22,7 @@ struct GeneratorOptions {
 // sequence, and the prompts of requests that come to places others have left. For one thread.
 class Generator {
  public:
-  Generator(Opt& model, const GeneratorOptions& options, std::shared_ptr<const TokenBytes> bytes = nullptr);
+  Generator(Opt& model, const GeneratorOptions& options);
 
   // Whether a request can be served at all; throws ErrorCode::invalid_argument. Touches nothing that changes.
   void check(const GenerationRequest& request) const;
@@ -48,7 +48,6 @@ class Generator {
 
   Opt& model_;
   GeneratorOptions options_;
-  std::shared_ptr<const TokenBytes> bytes_;
   KvCache cache_;
   NextTokenReader reader_;
   RepetitionPenalty penalty_;

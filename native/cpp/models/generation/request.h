@@ -47,6 +47,18 @@ struct GenerationOptions {
   bool log_probs = true;                // of greedy decoding; all else has them at no cost
 };
 
+// The bytes of text each token stands for, none for special tokens.
+struct TokenBytes {
+  std::vector<int32_t> offsets{0};
+  std::string bytes;
+  // Tokens beyond the table have no text.
+  void append_to(std::string& text, int32_t token) const {
+    if (token >= 0 && static_cast<size_t>(token) + 1 < offsets.size())
+      text.append(bytes, static_cast<size_t>(offsets[token]),
+                  static_cast<size_t>(offsets[token + 1] - offsets[token]));
+  }
+};
+
 struct GenerationRequest {
   int64_t id = 0;
   std::vector<int32_t> ids;        // −k − 1: row k of soft
@@ -54,7 +66,8 @@ struct GenerationRequest {
   std::vector<float> soft;         // (S, embed)
   std::vector<int32_t> seen;       // tokens the repetition penalty counts before the first step
   GenerationOptions options;
-  std::shared_ptr<const TokenTrie> trie;  // null: any token
+  std::shared_ptr<const TokenTrie> trie;    // null: any token
+  std::shared_ptr<const TokenBytes> bytes;  // for stop_bytes
 };
 
 struct GeneratedSequence {

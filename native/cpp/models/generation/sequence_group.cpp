@@ -99,18 +99,17 @@ void SequenceGroup::fed(Branch& branch) {
   branch.pending.clear();
 }
 
-bool SequenceGroup::advance(std::vector<NextTokens> next, const TokenBytes* bytes, RepetitionPenalty& penalty,
-                            KvCache& cache, GenerationEvents& events) {
+bool SequenceGroup::advance(std::vector<NextTokens> next, RepetitionPenalty& penalty, KvCache& cache,
+                            GenerationEvents& events) {
   // Where a trie leaves one token, its probability among the children is 1.
   float certain = 0.0f;
   for (size_t b = 0; b < branches_.size(); ++b)
     if (next[b].count == 0) next[b] = {request_.trie->children(branches_[b].node), &certain, 1, 0.0};
-  return beams_ ? advance_beams(next, bytes, penalty, cache, events)
-                : advance_branches(next, bytes, penalty, events);
+  return beams_ ? advance_beams(next, penalty, cache, events) : advance_branches(next, penalty, events);
 }
 
-bool SequenceGroup::advance_branches(const std::vector<NextTokens>& next, const TokenBytes* bytes,
-                                     RepetitionPenalty& penalty, GenerationEvents& events) {
+bool SequenceGroup::advance_branches(const std::vector<NextTokens>& next, RepetitionPenalty& penalty,
+                                     GenerationEvents& events) {
   const GenerationOptions& options = request_.options;
   const bool forking = !started_ && width(request_) > 1;
   if (forking) fork();
@@ -136,7 +135,7 @@ bool SequenceGroup::advance_branches(const std::vector<NextTokens>& next, const 
     if (request_.trie) branch.node = request_.trie->step(branch.node, token);
     if (options.stream) events.tokens.push_back({request_.id, token, log_prob});
     FinishReason reason;
-    if (!ends(branch.generated, bytes, reason)) {
+    if (!ends(branch.generated, reason)) {
       running.push_back(std::move(branch));
       continue;
     }
@@ -150,8 +149,8 @@ bool SequenceGroup::advance_branches(const std::vector<NextTokens>& next, const 
   return true;
 }
 
-bool SequenceGroup::advance_beams(const std::vector<NextTokens>& next, const TokenBytes* bytes,
-                                  RepetitionPenalty& penalty, KvCache& cache, GenerationEvents& events) {
+bool SequenceGroup::advance_beams(const std::vector<NextTokens>& next, RepetitionPenalty& penalty,
+                                  KvCache& cache, GenerationEvents& events) {
   const auto most = static_cast<size_t>(beams_->candidates());
   std::vector<BeamCandidate> best;
   std::vector<float> scores;
@@ -177,7 +176,7 @@ bool SequenceGroup::advance_beams(const std::vector<NextTokens>& next, const Tok
     branch.generated.push_back(best[i].token);
     if (request_.trie) branch.node = request_.trie->step(branches_[best[i].beam].node, best[i].token);
     FinishReason reason;
-    if (!ends(branch.generated, bytes, reason)) continue;
+    if (!ends(branch.generated, reason)) continue;
     endings[i] = result(branch, reason);
     ended[i] = &endings[i];
   }
@@ -244,11 +243,10 @@ void SequenceGroup::place(std::vector<Branch>& next, const std::vector<int32_t>&
   }
 }
 
-bool SequenceGroup::ends(const std::vector<int32_t>& generated, const TokenBytes* bytes,
-                         FinishReason& reason) const {
+bool SequenceGroup::ends(const std::vector<int32_t>& generated, FinishReason& reason) const {
   if (generated.back() == request_.options.eos_id)
     reason = FinishReason::eos;
-  else if (hits_stop(request_.options, bytes, generated))
+  else if (hits_stop(request_, generated))
     reason = FinishReason::stop;
   else if (generated.size() >= static_cast<size_t>(room_))
     reason = FinishReason::length;

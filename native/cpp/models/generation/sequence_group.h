@@ -54,20 +54,20 @@ class SequenceGroup {
   // The model has read the prompt, or the branch's pending tokens.
   void fed(Branch& branch);
   // next: for every branch, count 0 where the model was not asked. True when the request is finished.
-  bool advance(std::vector<NextTokens> next, const TokenBytes* bytes, RepetitionPenalty& penalty,
-               KvCache& cache, GenerationEvents& events);
+  bool advance(std::vector<NextTokens> next, RepetitionPenalty& penalty, KvCache& cache,
+               GenerationEvents& events);
   // Its sequences as they are.
   FinishedRequest abort() const;
 
  private:
-  bool advance_branches(const std::vector<NextTokens>& next, const TokenBytes* bytes,
-                        RepetitionPenalty& penalty, GenerationEvents& events);
-  bool advance_beams(const std::vector<NextTokens>& next, const TokenBytes* bytes, RepetitionPenalty& penalty,
-                     KvCache& cache, GenerationEvents& events);
+  bool advance_branches(const std::vector<NextTokens>& next, RepetitionPenalty& penalty,
+                        GenerationEvents& events);
+  bool advance_beams(const std::vector<NextTokens>& next, RepetitionPenalty& penalty, KvCache& cache,
+                     GenerationEvents& events);
   void fork();
   void place(std::vector<Branch>& next, const std::vector<int32_t>& parents, KvCache& cache);
   // Whether the sequence ends with its last token, and why.
-  bool ends(const std::vector<int32_t>& generated, const TokenBytes* bytes, FinishReason& reason) const;
+  bool ends(const std::vector<int32_t>& generated, FinishReason& reason) const;
   GeneratedSequence result(const Branch& branch, FinishReason reason) const;
 
   GenerationRequest request_;

@@ -4,8 +4,9 @@
 
 namespace allmrec {
 
-bool hits_stop(const GenerationOptions& options, const TokenBytes* bytes,
-               const std::vector<int32_t>& generated) {
+bool hits_stop(const GenerationRequest& request, const std::vector<int32_t>& generated) {
+  const GenerationOptions& options = request.options;
+  const TokenBytes* bytes = request.bytes.get();
   for (const std::vector<int32_t>& stop : options.stop_tokens)
     if (stop.size() <= generated.size() && std::equal(stop.rbegin(), stop.rend(), generated.rbegin()))
       return true;
