@@ -66,6 +66,12 @@ void KvCache::resize(int64_t rows) {
   rows_ = rows;
 }
 
+void KvCache::zero(int64_t start, int64_t rows) {
+  const int64_t bytes = bytes_of(dtype_, rows * width_);  // two halves, or four bytes, for each of C columns
+  for (int64_t i = 0; i < layers_; ++i)
+    device_->fill(static_cast<float*>(layer(i).at(start)), bytes / static_cast<int64_t>(sizeof(float)), 0.0f);
+}
+
 void KvCache::copy(int64_t from, int64_t to, int64_t rows) {
   if (rows == 0) return;
   auto* base = memory_.as<unsigned char>();

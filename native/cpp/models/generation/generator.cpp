@@ -143,6 +143,10 @@ void Generator::admit(GenerationEvents& events) {
       break;
     const int64_t start = cache_.reserve(rows);
     if (start == KvCache::kNone) break;
+    if (width > 1) {
+      const auto prompt = static_cast<int64_t>(request.ids.size());
+      cache_.zero(start + prompt, rows - prompt);
+    }
     used_slots_ += width;
     decoder_.reset();
     groups_.emplace_back(std::move(request), start, model_.config().max_positions);

@@ -209,8 +209,7 @@ bool SequenceGroup::advance_beams(const std::vector<NextTokens>& next, Repetitio
 // Every sample begins behind the prompt.
 void SequenceGroup::fork() {
   const int32_t samples = width(request_);
-  branches_.assign(static_cast<size_t>(samples), branches_.front());
-  std::vector<int32_t> parents(branches_.size(), 0);
+  branches_.resize(static_cast<size_t>(samples));
   for (int32_t b = 0; b < samples; ++b) {
     Branch& branch = branches_[static_cast<size_t>(b)];
     branch.number = branch.segment = b;
