@@ -67,7 +67,7 @@ void KvCache::resize(int64_t rows) {
 }
 
 void KvCache::zero(int64_t start, int64_t rows) {
-  const int64_t bytes = bytes_of(dtype_, rows * width_);  // two halves, or four bytes, for each of C columns
+  const int64_t bytes = bytes_of(dtype_, rows * width_);  // whole floats: a row has 2C numbers
   for (int64_t i = 0; i < layers_; ++i)
     device_->fill(static_cast<float*>(layer(i).at(start)), bytes / static_cast<int64_t>(sizeof(float)), 0.0f);
 }
