@@ -393,6 +393,17 @@ void soft_tests(Opt& model) {
   CHECK(steps == 3 && partial[0] == std::vector<int32_t>(expected[0].begin(), expected[0].begin() + 3));
 }
 
+void numeric_tests(const std::shared_ptr<Device>& device) {
+  const std::unique_ptr<Opt> model = tiny_model(device);
+  Parameter* norm = model->parameters().find("model.decoder.final_layer_norm.weight");
+  model->parameters().upload(
+      *norm, std::vector<float>(static_cast<size_t>(norm->value.size()), std::nanf("")).data());
+  for (GenerationRequest& request : mixed_requests()) {
+    if (request.trie) request.options.max_new_tokens = 16;
+    CHECK_THROWS(run(*model, {request}, {}), "not numbers");
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -408,6 +419,7 @@ int main(int argc, char** argv) {
   poisoned_memory(device, *model);
   control_tests(*model);
   soft_tests(*model);
+  numeric_tests(device);
   for (const int32_t dtype : {ALLMREC_BF16, ALLMREC_F16, ALLMREC_I8, ALLMREC_I4})
     refill_tests(*tiny_model(device, dtype), false);
   return report();

@@ -21,6 +21,9 @@ struct NextTokenQuery {
   int32_t node = 0;
 };
 
+// Throws ErrorCode::numeric.
+[[noreturn]] void fail_not_a_number();
+
 // Computes logits and brings to the host what is wanted of them: a few tokens, a row, or the products with a
 // node's children alone.
 class NextTokenReader {
