@@ -111,7 +111,7 @@ void cache_tests(const std::shared_ptr<Device>& device) {
   for (int64_t row = 0; row < 15; ++row)
     CHECK(value(row, 0) == static_cast<float>(row) && value(row, 1) == 100.0f + static_cast<float>(row));
   cache.copy(4, 12, 3);
-  CHECK(value(12, 0) == 4.0f && value(14, 1) == 106.0f && value(15, 0) != 7.0f);
+  CHECK(value(12, 0) == 4.0f && value(14, 1) == 106.0f);
   cache.zero(13, 2);
   CHECK(value(12, 1) == 104.0f && value(13, 0) == 0.0f && value(14, 1) == 0.0f);
   // Free neighbours become one range, whichever goes first.
