@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes test/llm/generation-expected.json: what transformers' `generate` gives for the two tiny OPT models of
+"""Writes test/llm/fixtures/generation.json: what transformers' `generate` gives for the two tiny OPT models of
 test/parity/fixtures, greedily, by beam search and confined to a trie.
 
     python3 scripts/make-generation-fixtures.py
@@ -120,7 +120,7 @@ def main() -> None:
         print(f"{name}: {len(written)} cases, {left_out} near ties left out")
         assert left_out == 0
         result["models"].append({"name": name, "prompts": prompts, "answers": answers, "cases": written})
-    path = ROOT / "test" / "llm" / "generation-expected.json"
+    path = ROOT / "test" / "llm" / "fixtures" / "generation.json"
     path.write_text(json.dumps(result, separators=(",", ":")) + "\n")
     print(f"{path}: {path.stat().st_size} bytes")
 

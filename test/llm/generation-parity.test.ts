@@ -34,7 +34,7 @@ interface Expected {
 	}[];
 }
 
-const expected: Expected = JSON.parse(await readFile('test/llm/generation-expected.json', 'utf8'));
+const expected: Expected = JSON.parse(await readFile('test/llm/fixtures/generation.json', 'utf8'));
 
 /** All requests together, in the order they were made. */
 async function answers(

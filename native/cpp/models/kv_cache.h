@@ -35,8 +35,8 @@ class KvCache {
   void release(int64_t start, int64_t rows);
   // Room for so many rows in one piece, at most max_rows; the memory then moves less often.
   void grow(int64_t rows);
-  // Zeros. Kernels may multiply what lies between a shared prompt and a sequence's own keys by a weight of 0, so it
-  // must be finite.
+  // Zeros. Kernels may multiply what lies between a shared prompt and a sequence's own keys by a weight of 0,
+  // so it must be finite.
   void zero(int64_t start, int64_t rows);
   // Copies rows within every layer; the ranges must not overlap.
   void copy(int64_t from, int64_t to, int64_t rows);
