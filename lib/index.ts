@@ -42,7 +42,15 @@ export {
 	MODEL_NAMES,
 	type RunEvaluation,
 } from './evaluation/protocol.js';
-export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
+export { CausalLM, type CausalLMOptions } from './llm/causal-lm.js';
+export type {
+	FinishReason,
+	GeneratedPiece,
+	GeneratedText,
+	GenerateOptions,
+	Generation,
+	TokenPrompt,
+} from './llm/generation.js';
 export {
 	type LanguageModelMemory,
 	type LanguageModelMemoryOptions,
@@ -67,6 +75,7 @@ export {
 	STORED_DTYPES,
 	type StoredDtype,
 } from './llm/quantization.js';
+export { TokenTrie } from './llm/token-trie.js';
 export type { LlmDtype } from './native/addon.js';
 export type { DeviceOptions } from './native/session.js';
 export type { LongCallOptions, Progress } from './progress.js';

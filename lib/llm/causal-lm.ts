@@ -1,10 +1,23 @@
 import { ALLMRecError } from '../errors.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
+import {
+	type GeneratedPiece,
+	type GenerateOptions,
+	type Generation,
+	type GenerationContext,
+	generateAll,
+	generationOf,
+	streamOf,
+	type TokenPrompt,
+} from './generation.js';
+import { GenerationQueue } from './generation-queue.js';
+import { tokenBytes } from './generation-text.js';
 import { openOptCheckpoint } from './opt-checkpoint.js';
+import { TokenTrie } from './token-trie.js';
 import { loadLanguageTokenizer } from './tokenizer.js';
 
 export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
@@ -16,18 +29,13 @@ export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
 	dtype?: LlmDtype | undefined;
 	/** `dtype` where neither it nor the folder names one. @internal */
 	otherwise?: LlmDtype | undefined;
+	/**
+	 * Sequences generated at once, a beam and a sample counting as one each; further requests wait for their turn.
+	 * Bounds the memory of the key-value cache. Default 32.
+	 */
+	generationSlots?: number | undefined;
 	/** @internal */
 	session?: Session | undefined;
-}
-
-export interface GenerateOptions {
-	/** Default 32. */
-	maxNewTokens?: number | undefined;
-	/** As in transformers; 1 (default) = none. The prompt's tokens count as seen. */
-	repetitionPenalty?: number | undefined;
-	/** Token that ends a text. Default: the tokenizer's. −1: none. */
-	eosId?: number | undefined;
-	signal?: AbortSignal | undefined;
 }
 
 /** A frozen causal language model of the OPT family (Zhang et al., 2022). */
@@ -39,6 +47,8 @@ export class CausalLM {
 	/** @internal */
 	readonly native: NativeOpt;
 	readonly #session: Session;
+	readonly #slots: number;
+	#queue: GenerationQueue | undefined;
 	#disposed = false;
 
 	private constructor(
@@ -47,12 +57,14 @@ export class CausalLM {
 		config: OptConfig,
 		tokenizer: Tokenizer,
 		source: string,
+		slots: number,
 	) {
 		this.#session = session;
 		this.native = native;
 		this.config = config;
 		this.tokenizer = tokenizer;
 		this.source = source;
+		this.#slots = slots;
 	}
 
 	/**
@@ -61,7 +73,15 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
-		const { signal, onProgress, session: given, dtype, otherwise, ...device } = options;
+		const {
+			signal,
+			onProgress,
+			session: given,
+			dtype,
+			otherwise,
+			generationSlots = 32,
+			...device
+		} = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const tokenizer = await loadLanguageTokenizer(folder);
 		const { config, files } = await openOptCheckpoint(folder, {
@@ -73,7 +93,7 @@ export class CausalLM {
 		try {
 			const native = guard(() => new session.addon.Opt(session.engine, config));
 			await run(() => native.load(files), signal);
-			return new CausalLM(session, native, config, tokenizer, source);
+			return new CausalLM(session, native, config, tokenizer, source, generationSlots);
 		} catch (error) {
 			session.release();
 			throw error;
@@ -103,7 +123,7 @@ export class CausalLM {
 	}
 
 	/**
-	 * Greedy continuation of packed prompts, as token ids; each ends with the end token if it came.
+	 * Continuations of packed prompts, as token ids; each ends with the end token if it came.
 	 *
 	 * @param prompts rows of ids; −k − 1 stands for row k of `soft` (S · tokenSize)
 	 */
@@ -112,41 +132,75 @@ export class CausalLM {
 		soft: Float32Array = new Float32Array(0),
 		options: GenerateOptions = {},
 	): Promise<Int32Array[]> {
-		const { maxNewTokens = 32, repetitionPenalty = 1, eosId = this.tokenizer.eosId ?? -1, signal } = options;
-		const { offsets, values } = ragged(prompts);
-		const longest = prompts.reduce((most, { length }) => Math.max(most, length), 0);
-		if (longest + 1 > this.maxPositions)
-			throw new ALLMRecError(
-				'ERR_ALLMREC_PROMPT_TOO_LONG',
-				`A prompt of ${longest} tokens leaves nothing of the language model's ${this.maxPositions} positions; shorten it.`,
-			);
-		const room = Math.min(maxNewTokens, this.maxPositions - longest);
-		const result = await run(
-			(cancel) =>
-				this.native.generate(
-					{ ids: values, offsets },
-					soft,
-					{ offsets, values: values.map((id) => Math.max(id, -1)) },
-					{ maxNewTokens: room, repetitionPenalty, eosId },
-					cancel,
-				),
-			signal,
-		);
-		return Array.from({ length: prompts.length }, (_, i) =>
-			result.values.slice(result.offsets[i], result.offsets[i + 1]),
-		);
+		const rows = prompts.map((ids) => ({ ids, soft }));
+		const results = await generateAll(this.#generation(), rows, options, false);
+		return results.map(([best]) => best!.ids);
 	}
 
-	/** Greedy continuation of a text. */
-	async generate(prompt: string, options: GenerateOptions = {}): Promise<string> {
-		const [ids] = await this.generateIds([this.tokenizer.encodeWithSpecials(prompt)], undefined, options);
-		return this.tokenizer.decode(ids!);
+	/**
+	 * Continues texts, or tokens with soft tokens between them. All calls share one running batch: a request joins it
+	 * as soon as another has ended, so calls of several users at a time cost little more than one.
+	 *
+	 * @throws ERR_ALLMREC_PROMPT_TOO_LONG, ERR_ALLMREC_INVALID_ARGUMENT; the signal's reason when aborted
+	 */
+	generate(prompt: string | TokenPrompt, options?: GenerateOptions): Promise<Generation>;
+	generate(prompts: readonly (string | TokenPrompt)[], options?: GenerateOptions): Promise<Generation[]>;
+	async generate(
+		prompts: string | TokenPrompt | readonly (string | TokenPrompt)[],
+		options: GenerateOptions = {},
+	): Promise<Generation | Generation[]> {
+		const many = Array.isArray(prompts);
+		const list: readonly (string | TokenPrompt)[] = many ? prompts : [prompts as string | TokenPrompt];
+		const rows = list.map((prompt) => this.#prompt(prompt));
+		const results = await generateAll(this.#generation(), rows, options, true);
+		const generations = results.map((sequences) => generationOf(this.tokenizer, sequences, options));
+		return many ? generations : generations[0]!;
+	}
+
+	/**
+	 * Continues one text and gives its tokens as they come. Leaving the loop ends the work.
+	 *
+	 * @throws as {@link generate}, at the first step of the loop
+	 */
+	stream(
+		prompt: string | TokenPrompt,
+		options: GenerateOptions = {},
+	): AsyncGenerator<GeneratedPiece, void, undefined> {
+		return streamOf(this.#generation(), this.#prompt(prompt), options);
+	}
+
+	/**
+	 * A tree of answers for {@link GenerateOptions.trie}: texts as they would stand behind the prompt, its leading
+	 * space included, or their token ids. Each is followed by the tokenizer's end token.
+	 *
+	 * @throws ERR_ALLMREC_INVALID_ARGUMENT for an empty answer, or one that holds the end token
+	 */
+	async trie(answers: readonly (string | ArrayLike<number>)[]): Promise<TokenTrie> {
+		const { addon, engine } = this.#session;
+		const native = guard(() => new addon.TokenTrie(engine));
+		const ids = answers.map((one) => (typeof one === 'string' ? this.tokenizer.encodeText(one) : one));
+		return TokenTrie.build(native, ids, this.tokenizer.eosId);
+	}
+
+	#prompt(prompt: string | TokenPrompt): TokenPrompt {
+		return typeof prompt === 'string' ? { ids: this.tokenizer.encodeWithSpecials(prompt) } : prompt;
+	}
+
+	#generation(): GenerationContext {
+		if (this.#disposed)
+			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This language model is used after dispose().');
+		this.#queue ??= new GenerationQueue(this.#session.addon, this.native, { slots: this.#slots }, () =>
+			tokenBytes(this.tokenizer),
+		);
+		const { tokenizer, tokenSize, maxPositions } = this;
+		return { queue: this.#queue, tokenizer, tokenSize, maxPositions };
 	}
 
 	/** Idempotent. */
 	dispose(): void {
 		if (this.#disposed) return;
 		this.#disposed = true;
+		this.#queue?.close();
 		this.native.dispose();
 		this.#session.release();
 	}

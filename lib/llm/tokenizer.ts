@@ -38,6 +38,18 @@ const SCAN_SYMBOLS = 48;
 
 const utf8 = new TextEncoder();
 
+/** The bytes of text a token of a byte-level vocabulary stands for: a part of a character may be all of them. */
+export function byteLevelBytes(token: string): Uint8Array {
+	const bytes: number[] = [];
+	for (const character of token) {
+		const byte = BYTE_OF.get(character);
+		// An added token with characters outside the alphabet stands for itself.
+		if (byte === undefined) return utf8.encode(token);
+		bytes.push(byte);
+	}
+	return Uint8Array.from(bytes);
+}
+
 /** Byte-level byte-pair encoding, as GPT-2 and OPT use it. */
 export class ByteLevelBpe implements TokenizerModel {
 	readonly kind = 'byte-level-bpe';
@@ -110,19 +122,8 @@ export class ByteLevelBpe implements TokenizerModel {
 	}
 
 	decode(tokens: readonly string[]): string {
-		const parts: Uint8Array[] = [];
-		for (const token of tokens) {
-			const bytes: number[] = [];
-			for (const character of token) {
-				const byte = BYTE_OF.get(character);
-				if (byte === undefined) break;
-				bytes.push(byte);
-			}
-			// An added token with characters outside the alphabet stands for itself.
-			const foreign = [...token].length !== bytes.length;
-			parts.push(foreign ? utf8.encode(token) : Uint8Array.from(bytes));
-		}
-		return new TextDecoder('utf-8', { ignoreBOM: true }).decode(Buffer.concat(parts));
+		const bytes = Buffer.concat(tokens.map(byteLevelBytes));
+		return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
 	}
 
 	tokenOf(id: number): string | undefined {

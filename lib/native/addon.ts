@@ -302,8 +302,8 @@ export interface NativeOpt extends NativeModel {
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
 	/**
-	 * Greedy. seen: per prompt, ids the repetition penalty counts at the start. stepSeconds: how long each round of
-	 * new tokens took, the prompts being part of the first.
+	 * Greedy, all prompts in one batch. seen: per prompt, ids the repetition penalty counts at the start. stepSeconds:
+	 * how long each round of new tokens took, the prompts being part of the first.
 	 */
 	generate(
 		prompts: LlmBatch,
@@ -338,6 +338,69 @@ export interface OptMemory {
 	arena: number;
 	/** Packed operands of products. */
 	work: number;
+}
+
+/** What one request of a {@link NativeGenerator} asks for; see native/cpp/models/generation/request.h. */
+export interface NativeGenerationRequest {
+	/** ≥ 0 a token; −k − 1 = row k of `soft`. */
+	ids: Int32Array;
+	/** (S · embedSize) */
+	soft: Float32Array;
+	/** Ids the repetition penalty counts at the start. */
+	seen: Int32Array;
+	maxNewTokens: number;
+	/** −1: none. */
+	eosId: number;
+	repetitionPenalty: number;
+	/** That come back: up to `beams`, or samples. */
+	sequences: number;
+	/** Report every token; one sequence only. */
+	stream: boolean;
+	/** Of greedy decoding, where they cost a pass over the logits. */
+	logProbs: boolean;
+	/** topK 0 and topP 1: no cut. */
+	sampling?: { temperature: number; topK: number; topP: number; seed: number };
+	beam?: { beams: number; lengthPenalty: number; earlyStopping: 'no' | 'yes' | 'never' };
+	stopTokens?: Ragged;
+	/** Needs {@link NativeGenerator.setTokenBytes} before. */
+	stopStrings?: string[];
+	trie?: NativeTokenTrie;
+}
+
+export interface NativeGeneratedSequence {
+	ids: Int32Array;
+	reason: 'eos' | 'stop' | 'length' | 'abort';
+	logProb: number;
+	score: number;
+	/** The trie's sequence it is, −1 for none. */
+	entry: number;
+}
+
+export interface GenerationEvents {
+	/** Of requests that stream, in order. */
+	tokens: { request: number; id: number; logProb: number }[];
+	finished: { request: number; sequences: NativeGeneratedSequence[] }[];
+}
+
+/** Generates the answers of many requests in one running batch. */
+export interface NativeGenerator {
+	/** The bytes of text of every token; none for special ones. */
+	setTokenBytes(table: { offsets: Int32Array; bytes: Uint8Array }): void;
+	/** Takes its place in the queue, at once; gives the request's number. */
+	submit(request: NativeGenerationRequest): number;
+	/** Ends a request at its next step, in the events as finished by `abort`. */
+	abort(request: number): void;
+	/** Goes on until there is something to tell, nothing to do, or another call waits for the device. */
+	advance(): Promise<GenerationEvents>;
+	/** Idempotent; drops what still runs. */
+	dispose(): void;
+}
+
+/** Token sequences an answer may be, each followed by the end token. */
+export interface NativeTokenTrie {
+	/** Once, before the first use. */
+	build(rows: Ragged, eosId: number): Promise<void>;
+	size(): { nodes: number; entries: number; depth: number };
 }
 
 export interface TokenTargets {
@@ -445,6 +508,12 @@ export interface NativeAddon {
 	) => NativeAlignmentTrainer;
 	Opt: new (engine: NativeEngine, config: OptConfig) => NativeOpt;
 	optMemory(config: OptConfig, pass: OptPass): OptMemory;
+	/** slots: sequences in a step. cacheTokens: most in the key-value cache; default slots · positions. */
+	Generator: new (
+		model: NativeOpt,
+		options: { slots: number; cacheTokens?: number; promptTokens?: number },
+	) => NativeGenerator;
+	TokenTrie: new (engine: NativeEngine) => NativeTokenTrie;
 	/** frozen: names of weights that stay as they are. */
 	LlmTrainer: new (
 		model: NativeOpt,

@@ -3,6 +3,7 @@
 
 #include <chrono>
 
+#include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/projector.h"
 #include "../cpp/models/sas_rec_trainer.h"
 #include "../cpp/models/sentence_encoder.h"
@@ -144,7 +145,7 @@ void decode(Bench& bench, const OptSize& size, int32_t dtype, int64_t sequences)
   const auto seconds = [&] {
     Opt& model = random_opt(bench, size, dtype);
     const LlmBatch prompts = random_prompts(size, sequences, context);
-    GenerateOptions options;
+    GreedyOptions options;
     options.max_new_tokens = static_cast<int>(steps + 1), options.eos_id = -1;
     std::vector<double> times;
     for (int repetition = 0; repetition < (bench.quick() ? 1 : 4); ++repetition) {

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "../cpp/models/alignment.h"
+#include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/gru.h"
 #include "../cpp/models/projector.h"
 #include "../cpp/models/sas_rec_trainer.h"
@@ -297,7 +298,7 @@ void language_model(const std::shared_ptr<Device>& device, Results& results, int
       plain.offsets.push_back(static_cast<int32_t>(plain.ids.size()));
     }
     plain.number_positions();
-    GenerateOptions options;
+    GreedyOptions options;
     options.max_new_tokens = 6, options.eos_id = -1;
     for (float penalty : {1.0f, 1.5f}) {
       options.repetition_penalty = penalty;

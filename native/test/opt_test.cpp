@@ -153,10 +153,11 @@ void test_passes(const std::shared_ptr<Device>& device) {
                   recording, [&] { return recording.from_host(expected.data(), hidden.rows, hidden.cols); }(),
                   pair_rows, targets));
       }
-      KvCache cache(device, config, 3, 50, model.cache_dtype());
+      KvCache cache(device, config.num_layers, config.hidden_size, model.cache_dtype(), 64);
+      const CachedBatch cached_batch{cache, {{cache.reserve(17)}, {cache.reserve(1)}, {cache.reserve(40)}}};
       Arena arena(device);
       Tape tape(*device, arena, false);
-      model.hidden(tape, batch, {}, {16, 17, 57}, &cache);
+      model.hidden(tape, batch, {}, {16, 17, 57}, &cached_batch);
       const size_t cached = opt_hidden_bytes(config, true, {58, 3, 3, true});
       CHECK_WHAT(arena.capacity_bytes() == Arena::rounded(cached) && arena.peak_bytes() > cached * 6 / 10,
                  what + ", cached: took " + std::to_string(arena.peak_bytes()) + " of " + std::to_string(cached));

@@ -34,6 +34,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"AlignmentTrainer", define_alignment_trainer(env)},
       {"Opt", define_opt(env)},
       {"optMemory", Napi::Function::New(env, opt_memory, "optMemory")},
+      {"Generator", define_generator(env)},
+      {"TokenTrie", define_token_trie(env)},
       {"LlmTrainer", define_llm_trainer(env)},
       {"Projector", define_projector(env)},
       {"ProjectionTrainer", define_projection_trainer(env)},

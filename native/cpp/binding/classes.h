@@ -15,6 +15,8 @@ Napi::Function define_alignment(Napi::Env env);
 Napi::Function define_alignment_trainer(Napi::Env env);
 Napi::Function define_opt(Napi::Env env);
 Napi::Value opt_memory(const Napi::CallbackInfo& info);
+Napi::Function define_generator(Napi::Env env);
+Napi::Function define_token_trie(Napi::Env env);
 Napi::Function define_llm_trainer(Napi::Env env);
 Napi::Function define_projector(Napi::Env env);
 Napi::Function define_projection_trainer(Napi::Env env);

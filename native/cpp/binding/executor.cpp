@@ -69,6 +69,11 @@ void Executor::enqueue(std::unique_ptr<Job> job) {
   wake_.notify_one();
 }
 
+bool Executor::waiting() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return stopping_ || !queue_.empty();
+}
+
 void Executor::stop() {
   {
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -73,6 +73,8 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
 
   void enqueue(std::unique_ptr<Job> job);  // on the JavaScript thread
+  // Whether jobs stand behind the one that runs: one that can go on later makes way for them.
+  bool waiting() const;
   // Cancels what runs, waits for it, drops the rest. Idempotent; on the JavaScript thread.
   void stop();
 
@@ -80,7 +82,7 @@ class Executor {
   void work();
 
   std::shared_ptr<Environment> environment_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::unique_ptr<Job>> queue_;
   Flag running_;  // the flag of the job in `execute`

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "../models/generation/greedy.h"
 #include "../models/opt_memory.h"
 #include "batches.h"
 #include "classes.h"
@@ -151,7 +152,7 @@ Napi::Value OptWrap::generate(const Napi::CallbackInfo& info) {
       seen.emplace_back(ragged.values.begin() + ragged.offsets[r],
                         ragged.values.begin() + ragged.offsets[r + 1]);
     const Fields fields(info[3], "options");
-    GenerateOptions options;
+    GreedyOptions options;
     options.max_new_tokens = fields.size("maxNewTokens", 0);
     options.repetition_penalty = fields.number("repetitionPenalty", 1e-3, 1e6);
     options.eos_id = static_cast<int32_t>(fields.integer("eosId", -1));

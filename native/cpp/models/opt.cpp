@@ -20,25 +20,6 @@ void LlmBatch::number_positions() {
     for (int32_t t = offsets[s]; t < offsets[s + 1]; ++t) positions[t] = t - offsets[s];
 }
 
-KvCache::KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity,
-                 int32_t dtype)
-    : capacity_(capacity),
-      width_(2 * static_cast<int64_t>(config.hidden_size)),
-      dtype_(dtype),
-      lengths_(static_cast<size_t>(sequences), 0) {
-  for (int i = 0; i < config.num_layers; ++i)
-    layers_.emplace_back(device, static_cast<size_t>(bytes_of(dtype, sequences * capacity * width_)));
-}
-
-Tensor KvCache::layer(int i) const {
-  Tensor t;
-  t.data = layers_[static_cast<size_t>(i)].as<void>();
-  t.dtype = dtype_;
-  t.rows = sequences() * capacity_;
-  t.cols = width_;
-  return t;
-}
-
 Opt::Opt(std::shared_ptr<Device> device, const OptConfig& config)
     : config_(config),
       on_cpu_(std::strcmp(device->backend_name(), "cpu") == 0),
@@ -116,7 +97,7 @@ void Opt::load(const std::vector<std::string>& paths) {
 }
 
 void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
-                KvCache* cache) const {
+                const CachedBatch* cached) const {
   const auto fail = [](const std::string& message) { throw Error(ErrorCode::invalid_argument, message); };
   const auto tokens = static_cast<int32_t>(batch.ids.size());
   if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != tokens ||
@@ -138,10 +119,13 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
       fail("Position " + std::to_string(batch.positions[t]) + " is outside the language model's " +
            std::to_string(config_.max_positions) + " positions; shorten the prompt.");
   }
+  if (cached && (cached->sequences.size() != static_cast<size_t>(batch.sequences()) ||
+                 !batch.prefix.empty() || !batch.own_begin.empty()))
+    throw Error(ErrorCode::internal,
+                "A key-value cache needs an entry for every sequence, and causal sequences.");
   for (int64_t s = 0; s < batch.sequences(); ++s) {
-    const int32_t cached = cache ? cache->lengths()[static_cast<size_t>(s)] : 0;
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
-      const int32_t at = cached + t - batch.offsets[s];
+      const int32_t at = t - batch.offsets[s];
       const int32_t prefix = batch.prefix.empty() ? 0 : batch.prefix[t];
       const int32_t begin = batch.own_begin.empty() ? 0 : batch.own_begin[t];
       if (prefix < 0 || prefix > begin || begin > at)
@@ -154,21 +138,29 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
 }
 
 Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows,
-                     KvCache* cache) const {
+                     const CachedBatch* cached) const {
   const int64_t sequences = batch.sequences();
+  const bool shared = cached && std::any_of(cached->sequences.begin(), cached->sequences.end(),
+                                            [](const CachedSequence& c) { return c.prefix > 0; });
   std::vector<int32_t> kv_start, kv_len, own_end(batch.ids.size()), row_offsets{0}, cache_rows;
+  std::vector<int32_t> prefix = shared ? std::vector<int32_t>(batch.ids.size(), 0) : batch.prefix;
   int64_t longest = 0, longest_rows = 0, longest_keys = 0;
   std::vector<int32_t> own_begin =
       batch.own_begin.empty() ? std::vector<int32_t>(batch.ids.size(), 0) : batch.own_begin;
   size_t row = 0;
   for (int64_t s = 0; s < sequences; ++s) {
-    const int32_t cached = cache ? cache->lengths()[static_cast<size_t>(s)] : 0;
+    const CachedSequence entry = cached ? cached->sequences[static_cast<size_t>(s)] : CachedSequence{};
+    const int32_t before = entry.begin + entry.length;
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
-    kv_start.push_back(cache ? static_cast<int32_t>(s * cache->capacity()) : batch.offsets[s]);
-    kv_len.push_back(cached + length);
+    kv_start.push_back(cached ? static_cast<int32_t>(entry.start) : batch.offsets[s]);
+    kv_len.push_back(before + length);
     for (int32_t i = 0; i < length; ++i) {
-      own_end[batch.offsets[s] + i] = cached + i + 1;
-      if (cache) cache_rows.push_back(kv_start.back() + cached + i);
+      const int32_t t = batch.offsets[s] + i;
+      own_end[t] = before + i + 1;
+      if (!cached) continue;
+      if (shared) prefix[t] = entry.prefix;
+      own_begin[t] = entry.begin;
+      cache_rows.push_back(kv_start.back() + before + i);
     }
     while (row < rows.size() && rows[row] < batch.offsets[s + 1]) ++row;
     longest = std::max<int64_t>(longest, length);
@@ -187,20 +179,23 @@ Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_
   plans.all.q_offsets = tape.ints(batch.offsets);
   plans.all.kv_start = tape.ints(kv_start);
   plans.all.kv_len = tape.ints(kv_len);
-  if (!batch.prefix.empty()) plans.all.prefix = tape.ints(batch.prefix);
+  if (!prefix.empty()) plans.all.prefix = tape.ints(prefix);
   plans.all.own_begin = tape.ints(own_begin);
   plans.all.own_end = tape.ints(own_end);
   plans.all.max_q_length = longest;
   plans.all.max_kv_length = longest_keys;
   plans.last = plans.all;
+  if (cached) plans.cache_rows = tape.ints(cache_rows);
+  bool all_rows = rows.size() == batch.ids.size();
+  for (size_t r = 0; all_rows && r < rows.size(); ++r) all_rows = rows[r] == static_cast<int32_t>(r);
+  if (all_rows) return plans;
   plans.last.max_q_length = longest_rows;
   plans.last.tokens = static_cast<int64_t>(rows.size());
   plans.last.q_offsets = tape.ints(row_offsets);
-  if (!batch.prefix.empty()) plans.last.prefix = tape.ints(pick(batch.prefix));
+  if (!prefix.empty()) plans.last.prefix = tape.ints(pick(prefix));
   plans.last.own_begin = tape.ints(pick(own_begin));
   plans.last.own_end = tape.ints(pick(own_end));
   plans.last_rows = tape.ints(rows);
-  if (cache) plans.cache_rows = tape.ints(cache_rows);
   return plans;
 }
 
@@ -228,7 +223,8 @@ Tensor Opt::add_linear(Tape& tape, const Tensor& x, Parameter* weight, Parameter
 
 // When nothing is recorded, x is overwritten with the result (but for the last layer's wanted rows): with what
 // lives beside it, opt_hidden_bytes is all a pass takes.
-Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache) {
+Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last,
+                  const KvCache* cache) {
   const Layer& l = layers_[static_cast<size_t>(index)];
   auto norm1 = [&](const Tensor& t) {
     return ops::layer_norm(tape, t, *l.attention_norm_weight, *l.attention_norm_bias, kEps);
@@ -262,7 +258,7 @@ Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bo
 
 // rows: those of the residual, whose queries are wanted in the last layer.
 Tensor Opt::attention(Tape& tape, const Layer& l, const Tensor& input, const Tensor& rows, const Plans& plans,
-                      int index, bool last, KvCache* cache) {
+                      int index, bool last, const KvCache* cache) {
   const int64_t c = config_.hidden_size;
   ops::AttentionInput a;
   if (last && plans.last_rows.data) {
@@ -292,14 +288,16 @@ Tensor Opt::attention(Tape& tape, const Layer& l, const Tensor& input, const Ten
 }
 
 Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
-                   KvCache* cache) {
-  check(batch, soft, rows, cache);
-  if (cache) {
+                   const CachedBatch* cached) {
+  check(batch, soft, rows, cached);
+  if (cached) {
     if (tape.recording()) throw Error(ErrorCode::internal, "A key-value cache cannot be trained through.");
-    for (int64_t s = 0; s < batch.sequences(); ++s)
-      if (cache->lengths()[static_cast<size_t>(s)] + batch.offsets[s + 1] - batch.offsets[s] >
-          cache->capacity())
+    for (int64_t s = 0; s < batch.sequences(); ++s) {
+      const CachedSequence& entry = cached->sequences[static_cast<size_t>(s)];
+      if (entry.start + entry.begin + entry.length + batch.offsets[s + 1] - batch.offsets[s] >
+          cached->cache.rows())
         throw Error(ErrorCode::internal, "The key-value cache is full.");
+    }
   }
   if (tape.recording() && activation_dtype_ == ALLMREC_F16)
     throw Error(
@@ -310,18 +308,15 @@ Tensor Opt::hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const 
     tape.arena().reserve(
         opt_hidden_bytes(config_, on_cpu_,
                          {static_cast<int64_t>(batch.ids.size()), static_cast<int64_t>(rows.size()),
-                          batch.sequences(), cache != nullptr}));
-  const Plans plans = plan(tape, batch, rows, cache);
+                          batch.sequences(), cached != nullptr}));
+  const Plans plans = plan(tape, batch, rows, cached);
   std::vector<int32_t> positions(batch.positions);
   for (int32_t& p : positions) p += kOptPositionOffset;
-  const Tensor x = layers(tape, embed(tape, tape.ints(batch.ids), tape.ints(positions), soft), plans, cache);
-  if (cache)
-    for (int64_t s = 0; s < batch.sequences(); ++s)
-      cache->lengths()[static_cast<size_t>(s)] += batch.offsets[s + 1] - batch.offsets[s];
-  return x;
+  return layers(tape, embed(tape, tape.ints(batch.ids), tape.ints(positions), soft), plans,
+                cached ? &cached->cache : nullptr);
 }
 
-Tensor Opt::layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache) {
+Tensor Opt::layers(Tape& tape, Tensor x, const Plans& plans, const KvCache* cache) {
   const WithPrecision with(tape, precision(tape));
   for (int i = 0; i < config_.num_layers; ++i)
     x = layer(tape, i, x, plans, i + 1 == config_.num_layers, cache);
@@ -330,8 +325,8 @@ Tensor Opt::layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache) {
   return project_out_ ? ops::linear(tape, x, project_out_) : x;
 }
 
-void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
-  const int64_t sequences = cache.sequences();
+void Opt::decode_step(Tape& tape, const KvCache& cache, const DecodeState& state) {
+  const int64_t sequences = state.ids.size;
   Plans plans;
   plans.all.num_sequences = sequences;
   plans.all.tokens = sequences;
@@ -341,7 +336,7 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
   plans.all.own_begin = state.zeros;
   plans.all.own_end = state.kv_len;
   plans.all.max_q_length = 1;
-  plans.all.max_kv_length = cache.capacity();
+  plans.all.max_kv_length = state.max_kv_length;
   plans.last = plans.all;
   plans.cache_rows = state.cache_row;
   const Tensor x = layers(tape, embed(tape, state.ids, state.positions, {}), plans, &cache);
@@ -356,6 +351,17 @@ void Opt::decode_step(Tape& tape, KvCache& cache, const DecodeState& state) {
   best.values = state.best.f32();
   Device& device = tape.device();
   device.top_k(best);
+  if (state.log_prob.data) {
+    allmrec_cross_entropy_args entropy{};
+    entropy.rows = sequences;
+    entropy.cols = config_.vocab_size;
+    entropy.logits = best.scores;
+    entropy.ld = config_.vocab_size;
+    entropy.targets = state.ids.data;
+    entropy.scale = 1.0f;
+    entropy.log_prob = state.log_prob.f32();
+    device.cross_entropy(entropy);
+  }
   device.advance({sequences, state.positions.data, 1});
   device.advance({sequences, state.kv_len.data, 1});
   device.advance({sequences, state.cache_row.data, 1});

@@ -1,13 +1,13 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "../autograd/ops.h"
 #include "../nn/parameter_set.h"
+#include "kv_cache.h"
 
 namespace allmrec {
 
@@ -45,35 +45,26 @@ struct LlmBatch {
   void number_positions();
 };
 
-// Keys and values of every layer: one slab per layer, contiguous per sequence.
-class KvCache {
- public:
-  KvCache(std::shared_ptr<Device> device, const OptConfig& config, int64_t sequences, int64_t capacity,
-          int32_t dtype = ALLMREC_F32);
-  int64_t capacity() const { return capacity_; }
-  std::vector<int32_t>& lengths() { return lengths_; }
-  Tensor layer(int i) const;
-  int64_t sequences() const { return static_cast<int64_t>(lengths_.size()); }
-
- private:
-  int64_t capacity_;
-  int64_t width_;
-  int32_t dtype_;
-  std::vector<DeviceBuffer> layers_;
-  std::vector<int32_t> lengths_;
+// The cache that the sequences of a packed batch go on in, one entry for each. The lengths are the caller's
+// to keep.
+struct CachedBatch {
+  KvCache& cache;
+  std::vector<CachedSequence> sequences;
 };
 
 // One token of every sequence, read from and advanced on the device: what a decoding step needs of its
 // predecessor never leaves it, so that a recorded step can be launched again and again.
 struct DecodeState {
-  IntTensor ids;        // (B): the tokens to read, and after the step the most likely next ones
-  IntTensor positions;  // (B): rows of the position table
-  IntTensor kv_len;     // (B): keys each token sees, itself included
-  IntTensor cache_row;  // (B): where its keys and values go
-  IntTensor zeros;      // (B)
-  IntTensor kv_start;   // (B)
-  IntTensor q_offsets;  // (B + 1)
-  Tensor best;          // (B, 1): the logits of `ids` after the step
+  IntTensor ids;              // (B): the tokens to read, and after the step the most likely next ones
+  IntTensor positions;        // (B): rows of the position table
+  IntTensor kv_len;           // (B): keys each token sees, itself included
+  IntTensor cache_row;        // (B): where its keys and values go
+  IntTensor zeros;            // (B)
+  IntTensor kv_start;         // (B)
+  IntTensor q_offsets;        // (B + 1)
+  Tensor best;                // (B, 1): the logits of `ids` after the step
+  int64_t max_kv_length = 0;  // the most keys a token will see in any step
+  Tensor log_prob;            // (B, 1): their log-probabilities; empty when nobody asks
 };
 
 // OPT (Zhang et al., 2022) and what shares its architecture (Galactica): learned positions with an offset
@@ -89,13 +80,14 @@ class Opt {
   void load(const std::vector<std::string>& paths);
 
   // Final hidden states (R, embed) of the packed tokens `rows` (ascending), ready for the head. soft (S,
-  // embed) may be empty, and may want a gradient. With a cache, each sequence goes on where its cache ends.
+  // embed) may be empty, and may want a gradient. With a cache, each sequence goes on where its entry ends,
+  // causally: the batch has no prefix and own_begin then.
   Tensor hidden(Tape& tape, const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
-                KvCache* cache = nullptr);
+                const CachedBatch* cached = nullptr);
   Tensor logits(Tape& tape, const Tensor& hidden);  // (R, V), float32
-  // One step of greedy decoding for every sequence of the cache: reads state.ids, leaves the next ids and
-  // advances everything else. The cache's own lengths are the caller's to keep.
-  void decode_step(Tape& tape, KvCache& cache, const DecodeState& state);
+  // One step of greedy decoding for every sequence of the state: reads state.ids, leaves the next ids and
+  // advances everything else.
+  void decode_step(Tape& tape, const KvCache& cache, const DecodeState& state);
   // log p(target | row) for pairs of a row of `hidden` and a token, (P, 1), without keeping all logits.
   std::vector<float> log_probs(Tape& tape, const Tensor& hidden, const std::vector<int32_t>& pair_rows,
                                const std::vector<int32_t>& pair_targets);
@@ -119,17 +111,18 @@ class Opt {
   struct Plans {
     ops::AttentionPlan all, last;
     IntTensor last_rows;   // no data: all rows, in order
-    IntTensor cache_rows;  // of the cache's slabs, for the new keys and values
+    IntTensor cache_rows;  // of the cache's layers, for the new keys and values
   };
 
   void check(const LlmBatch& batch, const Tensor& soft, const std::vector<int32_t>& rows,
-             KvCache* cache) const;
-  Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows, KvCache* cache) const;
+             const CachedBatch* cached) const;
+  Plans plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_t>& rows,
+             const CachedBatch* cached) const;
   Tensor embed(Tape& tape, const IntTensor& ids, const IntTensor& positions, const Tensor& soft);
-  Tensor layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, KvCache* cache);
+  Tensor layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last, const KvCache* cache);
   Tensor attention(Tape& tape, const Layer& l, const Tensor& input, const Tensor& rows, const Plans& plans,
-                   int index, bool last, KvCache* cache);
-  Tensor layers(Tape& tape, Tensor x, const Plans& plans, KvCache* cache);
+                   int index, bool last, const KvCache* cache);
+  Tensor layers(Tape& tape, Tensor x, const Plans& plans, const KvCache* cache);
 
   Parameter* parameter(const std::string& name);
   // In place of t when nothing is recorded, else a new tensor.
@@ -145,21 +138,5 @@ class Opt {
   Parameter *final_norm_weight_ = nullptr, *final_norm_bias_ = nullptr;
   std::vector<Layer> layers_;
 };
-
-struct GenerateOptions {
-  int max_new_tokens = 32;
-  float repetition_penalty =
-      1.0f;            // as transformers: logits of seen tokens divided (positive) or multiplied (negative)
-  int32_t eos_id = 2;  // −1: never stops
-};
-
-// Greedy decoding of several prompts at once. seen: per prompt, the token ids the repetition penalty counts
-// as seen before the first step. Each result ends after its eos. on_step is called after every step; false
-// stops.
-std::vector<std::vector<int32_t>> generate_greedy(Opt& model, const LlmBatch& prompts,
-                                                  const std::vector<float>& soft,
-                                                  const std::vector<std::vector<int32_t>>& seen,
-                                                  const GenerateOptions& options,
-                                                  const std::function<bool()>& on_step);
 
 }  // namespace allmrec

@@ -1,0 +1,110 @@
+import { ALLMRecError } from '../errors.js';
+import type {
+	NativeAddon,
+	NativeGeneratedSequence,
+	NativeGenerationRequest,
+	NativeGenerator,
+	NativeOpt,
+} from '../native/addon.js';
+import { guard, run } from '../native/session.js';
+
+/** What becomes of a request. */
+export interface GenerationListener {
+	/** Of a request that streams. */
+	token?(id: number, logProb: number): void;
+	finished(sequences: NativeGeneratedSequence[]): void;
+	failed(error: unknown): void;
+}
+
+export interface GenerationQueueOptions {
+	/** Sequences generated at once; a beam and a sample count as one each. */
+	slots: number;
+	/** Most tokens in the key-value cache. Default: slots · positions; memory is taken as it is needed. */
+	cacheTokens?: number | undefined;
+}
+
+/** All generation with one model: whoever asks joins the batch that runs. */
+export class GenerationQueue {
+	readonly #native: NativeGenerator;
+	readonly #listeners = new Map<number, GenerationListener>();
+	readonly #tokenBytes: () => { offsets: Int32Array; bytes: Uint8Array };
+	#hasTokenBytes = false;
+	#running = false;
+	#closed = false;
+
+	constructor(
+		addon: NativeAddon,
+		model: NativeOpt,
+		{ slots, cacheTokens }: GenerationQueueOptions,
+		tokenBytes: () => { offsets: Int32Array; bytes: Uint8Array },
+	) {
+		this.#native = guard(
+			() => new addon.Generator(model, { slots, ...(cacheTokens === undefined ? {} : { cacheTokens }) }),
+		);
+		this.#tokenBytes = tokenBytes;
+	}
+
+	/**
+	 * Queues requests, all or none; gives their numbers.
+	 *
+	 * @throws ERR_ALLMREC_INVALID_ARGUMENT, ERR_ALLMREC_DISPOSED
+	 */
+	submit(
+		requests: readonly NativeGenerationRequest[],
+		listener: (i: number) => GenerationListener,
+	): number[] {
+		if (this.#closed)
+			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This language model is used after dispose().');
+		const numbers: number[] = [];
+		try {
+			for (const request of requests) {
+				if (request.stopStrings && !this.#hasTokenBytes) {
+					this.#native.setTokenBytes(this.#tokenBytes());
+					this.#hasTokenBytes = true;
+				}
+				numbers.push(guard(() => this.#native.submit(request)));
+			}
+		} catch (error) {
+			for (const number of numbers) this.#native.abort(number);
+			throw error;
+		} finally {
+			for (const [i, number] of numbers.entries()) this.#listeners.set(number, listener(i));
+			void this.#run();
+		}
+		return numbers;
+	}
+
+	/** Ends a request; it finishes with what there is of it. */
+	abort(number: number): void {
+		if (this.#listeners.has(number)) this.#native.abort(number);
+	}
+
+	/** No more requests; what runs is finished. */
+	close(): void {
+		this.#closed = true;
+		if (!this.#running) this.#native.dispose();
+	}
+
+	async #run(): Promise<void> {
+		if (this.#running) return;
+		this.#running = true;
+		while (this.#listeners.size > 0) {
+			try {
+				const { tokens, finished } = await run(() => this.#native.advance());
+				for (const { request, id, logProb } of tokens) this.#listeners.get(request)?.token?.(id, logProb);
+				for (const { request, sequences } of finished) {
+					const listener = this.#listeners.get(request);
+					this.#listeners.delete(request);
+					listener?.finished(sequences);
+				}
+			} catch (error) {
+				// The generator has dropped everything.
+				const listeners = [...this.#listeners.values()];
+				this.#listeners.clear();
+				for (const listener of listeners) listener.failed(error);
+			}
+		}
+		this.#running = false;
+		if (this.#closed) this.#native.dispose();
+	}
+}
