@@ -29,3 +29,11 @@ export interface DeviceFlags {
 	device: 'auto' | 'cpu' | 'cuda';
 	threads?: number;
 }
+
+/** From 0 to 1. */
+export function share(text: string): number {
+	const value = Number(text);
+	if (text.trim() === '' || !(value >= 0 && value <= 1))
+		throw new InvalidArgumentError('It has to be a number from 0 to 1.');
+	return value;
+}

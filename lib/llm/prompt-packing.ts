@@ -87,14 +87,16 @@ export function packCandidates(
 	for (let i = 0; i < prefixLength; i++) positions[i] = i;
 	let at = prefixLength;
 	let row = 0;
-	for (const [candidate, answer] of answers.entries()) {
+	for (let candidate = 0; candidate < answers.length; candidate++) {
+		const answer = answers[candidate]!;
 		const begin = at;
-		for (const [i, target] of answer.entries()) {
+		const last = answer.length - 1;
+		for (let i = 0; i <= last; i++) {
 			rows[row] = i === 0 ? prefixLength - 1 : at - 1;
-			rowTargets[row] = target;
+			rowTargets[row] = answer[i]!;
 			rowCandidate[row++] = candidate;
-			if (i + 1 === answer.length) break;
-			ids[at] = target;
+			if (i === last) break;
+			ids[at] = answer[i]!;
 			positions[at] = prefixLength + i;
 			ownBegin[at++] = begin;
 		}
@@ -135,33 +137,47 @@ export function packBatch(sequences: readonly PackedSequence[]): PackedBatch {
 		rowTargets: new Int32Array(targets),
 		rowCandidate: new Int32Array(targets),
 	};
-	for (const [s, sequence] of sequences.entries()) {
+	// Every row from a prompt's last on predicts a token of an answer, so a sequence's distinct rows are one run.
+	const runs = sums(sequences, (sequence) => (sequence.candidates > 0 ? firstRowToTheEnd(sequence) : 0));
+	const logitRows = new Int32Array(runs.at(-1)!);
+	const pairRows = new Int32Array(targets);
+	for (let s = 0; s < sequences.length; s++) {
+		const sequence = sequences[s]!;
 		const at = offsets[s]!;
 		const soft = slotOffsets[s]!;
-		for (const [i, id] of sequence.ids.entries()) batch.ids[at + i] = id < 0 ? id - soft : id;
+		for (let i = 0; i < sequence.ids.length; i++) {
+			const id = sequence.ids[i]!;
+			batch.ids[at + i] = id < 0 ? id - soft : id;
+		}
 		batch.positions.set(sequence.positions, at);
 		batch.prefix.set(sequence.prefix, at);
 		batch.ownBegin.set(sequence.ownBegin, at);
 		const row = rowOffsets[s]!;
 		const candidate = candidateOffsets[s]!;
+		const first = sequence.prefixLength - 1;
+		const run = runs[s]!;
+		for (let i = run; i < runs[s + 1]!; i++) logitRows[i] = at + first + i - run;
 		for (let i = 0; i < sequence.rows.length; i++) {
 			batch.rows[row + i] = at + sequence.rows[i]!;
 			batch.rowCandidate[row + i] = candidate + sequence.rowCandidate[i]!;
+			pairRows[row + i] = run + sequence.rows[i]! - first;
 		}
 		batch.rowTargets.set(sequence.rowTargets, row);
 	}
-	const logitRows = Int32Array.from(new Set(batch.rows)).sort();
-	const indexOf = new Map(Array.from(logitRows, (row, index) => [row, index]));
 	return {
 		...batch,
 		logitRows,
-		pairRows: batch.rows.map((row) => indexOf.get(row)!),
+		pairRows,
 		offsets,
 		prefixLengths: Int32Array.from(sequences, ({ prefixLength }) => prefixLength),
 		slots: sequences.flatMap(({ slots }) => slots),
 		slotOffsets,
 		candidateOffsets,
 	};
+}
+
+function firstRowToTheEnd({ ids, prefixLength }: PackedSequence): number {
+	return ids.length - prefixLength + 1;
 }
 
 function sums(sequences: readonly PackedSequence[], count: (sequence: PackedSequence) => number): Int32Array {

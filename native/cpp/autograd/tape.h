@@ -22,12 +22,16 @@ struct LossTerm {
   float factor;
 };
 
-// How products of float32 operands are computed; see allmrec_gemm_args. An op's backward keeps to the precision of
-// its forward.
+// How products of float32 operands are computed; see allmrec_gemm_args. An op's backward keeps to the
+// precision of its forward.
 struct Precision {
   int32_t compute_dtype = ALLMREC_F32;
   bool fixed_order = false;
 };
+
+// Of scores: a row's bits depend neither on the rows beside it nor on their number, so that a user's scores
+// are the same in every batch.
+constexpr Precision kScorePrecision{ALLMREC_F32, true};
 
 // Records what a step's backward has to do. Models are written forward only: every op that has an input with
 // a gradient appends its backward here. Without recording, ops only compute.

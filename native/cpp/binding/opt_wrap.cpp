@@ -93,6 +93,7 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
                    [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets)] {
                      Arena arena(model->engine->device);
                      Tape tape(*model->engine->device, arena, false);
+                     const WithPrecision fixed(tape, kScorePrecision);
                      const Tensor soft = soft_rows(tape, in.soft, model->core.config());
                      const Tensor hidden = model->core.hidden(tape, in.batch, soft, in.rows);
                      return model->core.log_probs(tape, hidden, rows, targets);
