@@ -42,7 +42,13 @@ export {
 	MODEL_NAMES,
 	type RunEvaluation,
 } from './evaluation/protocol.js';
-export { CausalLM, type CausalLMOptions, type GenerateOptions } from './llm/causal-lm.js';
+export {
+	type CandidateLikelihoods,
+	CausalLM,
+	type CausalLMOptions,
+	type GenerateOptions,
+	type ScoreCandidatesOptions,
+} from './llm/causal-lm.js';
 export {
 	genreTemplate,
 	type PromptTemplate,

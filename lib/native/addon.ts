@@ -286,6 +286,14 @@ export interface NativeOpt extends NativeModel {
 		pairTargets: Int32Array,
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
+	/** Of answers (each at least a token) behind one prompt, in passes of about tokensPerPass tokens. */
+	scoreAnswers(
+		prompt: Int32Array,
+		soft: Float32Array,
+		answers: Ragged,
+		tokensPerPass: number,
+		cancel?: NativeCancelFlag,
+	): Promise<{ sum: Float32Array; mean: Float32Array }>;
 	/** Greedy. seen: per prompt, ids the repetition penalty counts at the start. */
 	generate(
 		prompts: LlmBatch,
