@@ -142,3 +142,38 @@ test('options that cannot be are errors of the call, not of every user', async (
 		/`batchSize`/,
 	);
 });
+
+test('an iterable of users is read no further ahead than three batches', async (t) => {
+	const model = await loaded;
+	let read = 0;
+	async function* users() {
+		for (; read < 200; ) yield { user: `u${read++}`, history: ['i03'] };
+	}
+	const batchSize = 5;
+	let done = 0;
+	let most = 0;
+	for await (const { user, recommendations } of model.scoreAll(users(), { batchSize, topK: 1 })) {
+		t.is(user, `u${done++}`);
+		t.is(recommendations!.length, 1);
+		most = Math.max(most, read - done);
+	}
+	t.is(done, 200);
+	t.true(most <= 3 * batchSize, `${most}`);
+	t.true(most >= batchSize, 'the next batch is read while one is computed');
+});
+
+test('users of an iterable that are none yield errors', async (t) => {
+	const model = await loaded;
+	const users = [{ user: 'a', history: ['i03'] }, { user: 'b' }, null, { user: 'c', history: [] }];
+	const rows: ScoredUser[] = [];
+	for await (const row of model.scoreAll(users as { user: string; history: string[] }[])) rows.push(row);
+	t.deepEqual(
+		rows.map(({ user, error }) => [user, error?.code]),
+		[
+			['a', undefined],
+			['2', 'ERR_ALLMREC_INVALID_ARGUMENT'],
+			['3', 'ERR_ALLMREC_INVALID_ARGUMENT'],
+			['c', 'ERR_ALLMREC_EMPTY_HISTORY'],
+		],
+	);
+});

@@ -1,5 +1,4 @@
-import { type FileHandle, mkdir, open } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { type FileHandle, open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { ALLMRecError } from '../../errors.js';
@@ -24,7 +23,6 @@ export class PartFile {
 		bytes: number,
 		{ gzip: gzipped = false }: { gzip?: boolean } = {},
 	): Promise<PartFile> {
-		await mkdir(dirname(resolve(path)), { recursive: true });
 		const file = await open(path, bytes > 0 ? 'r+' : 'w').catch((cause: NodeJS.ErrnoException) => {
 			if (bytes > 0 && cause.code === 'ENOENT') return undefined;
 			throw cause;
