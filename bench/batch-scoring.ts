@@ -109,7 +109,7 @@ async function measureApart(run: string, users: string, out: string, flags: Flag
 		code,
 		out: said,
 		err,
-	} = await finished(start([self, ...threadsFlag(threads), '--measure', run, users, out]));
+	} = await finished(start([self, ...passedOn(flags), '--measure', run, users, out]));
 	if (code !== 0) throw new Error(err);
 	return JSON.parse(said) as Measurement;
 }
@@ -147,18 +147,7 @@ function print(counts: readonly number[], rows: readonly Measurement[]): void {
 async function killAndResume(run: string, users: string, expected: string, flags: Flags): Promise<void> {
 	const { kills, seed } = flags;
 	const out = `${expected}.killed.jsonl`;
-	const args = [
-		cli,
-		'score',
-		run,
-		'--users',
-		users,
-		'--out',
-		out,
-		'--device',
-		'cpu',
-		...threadsFlag(threads),
-	];
+	const args = [cli, 'score', run, '--users', users, '--out', out, '--device', 'cpu', ...passedOn(flags)];
 	const { size } = await stat(expected);
 	const random = new SeededRandom(seed, 1);
 	for (let kill = 0; kill < kills; kill++) {
