@@ -157,7 +157,8 @@ async function killAndResume(run: string, users: string, expected: string, flags
 		const end = finished(child);
 		while (child.exitCode === null && (await sizeOf(`${out}.part`)) <= at) await sleep(5);
 		child.kill('SIGKILL');
-		if ((await end).code !== null) throw new Error('The run ended before it could be killed.');
+		const { code, err } = await end;
+		if (code !== null) throw new Error(`The run ended before it could be killed. ${err}`);
 		const state = existsSync(`${out}.state.json`)
 			? (JSON.parse(await readFile(`${out}.state.json`, 'utf8')) as { position: { rows: number } })
 			: { position: { rows: 0 } };

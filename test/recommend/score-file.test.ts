@@ -1,7 +1,7 @@
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, rm, stat, utimes, writeFile } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
-import { gunzipSync, gzipSync } from 'node:zlib';
+import * as zlib from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { Database, literal } from '../../lib/data/database.js';
 import { SeededRandom } from '../../lib/data/random.js';
@@ -13,6 +13,7 @@ import { fixture, freshPath, rejects } from '../data/folders.js';
 import { tinyRun } from '../support/tiny-run.js';
 import { CPU } from '../support/tiny-world.js';
 
+const { gunzipSync, gzipSync } = zlib;
 const trained = tinyRun();
 const loaded = (async () => loadRun((await trained).folder, CPU))();
 test.after.always(async () => (await loaded).dispose());
@@ -122,6 +123,19 @@ test('every input format gives the same results', async (t) => {
 	);
 	const { bytes } = await score(model, told, { inputFormat: 'csv', listSeparator: ' ' });
 	t.true(bytes.equals(expected.bytes));
+});
+
+test('zstd is read where Node.js can', async (t) => {
+	const model = await loaded;
+	const text = jsonl(makeUsers(model, 3));
+	const { zstdCompressSync } = zlib as unknown as { zstdCompressSync?: (text: string) => Buffer };
+	const path = await fixture('users.jsonl.zst', zstdCompressSync?.(text) ?? text);
+	if (!zstdCompressSync) {
+		await rejects(t, () => score(model, path), 'ERR_ALLMREC_UNSUPPORTED', /zstd/);
+		return;
+	}
+	const { bytes } = await score(model, path);
+	t.true(bytes.equals((await score(model, await fixture('users.jsonl', text))).bytes));
 });
 
 test('results as lines, gzipped lines and Parquet say the same', async (t) => {

@@ -51,12 +51,10 @@ export class LineReader {
 		const plain = this.#compression === 'none';
 		this.#fileBytes = (await stat(this.#path)).size;
 		this.#entry = plain ? from.bytes : 0;
+		const decompressor = plain ? undefined : this.#decompressor();
 		this.#file = createReadStream(this.#path, { start: this.#entry, highWaterMark: CHUNK_BYTES });
-		const input = plain
-			? this.#file
-			: pipeline(this.#file, this.#decompressor(), () => {
-					// The reader below gets the error too.
-				});
+		// The reader below gets the pipeline's error too.
+		const input = decompressor ? pipeline(this.#file, decompressor, () => {}) : this.#file;
 		this.#textBytes = this.#entry;
 		const cutter = new LineCutter(from);
 		try {
