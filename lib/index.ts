@@ -42,7 +42,12 @@ export {
 	MODEL_NAMES,
 	type RunEvaluation,
 } from './evaluation/protocol.js';
-export { CausalLM, type CausalLMOptions } from './llm/causal-lm.js';
+export {
+	type CandidateLikelihoods,
+	CausalLM,
+	type CausalLMOptions,
+	type ScoreCandidatesOptions,
+} from './llm/causal-lm.js';
 export type {
 	FinishReason,
 	GeneratedPiece,
@@ -80,15 +85,11 @@ export type { LlmDtype } from './native/addon.js';
 export type { DeviceOptions } from './native/session.js';
 export type { LongCallOptions, Progress } from './progress.js';
 export { Projection, type ProjectionOptions } from './projection/projection.js';
-export {
-	ALLMRec,
-	type Recommendation,
-	type RecommendOptions,
-	type UserRequest,
-} from './recommend/a-llm-rec.js';
+export { ALLMRec, type RecommendOptions, type UserRequest } from './recommend/a-llm-rec.js';
 export { Catalogue, type NewItem } from './recommend/catalogue.js';
 export { EMBEDDED_ENCODER, EMBEDDED_LLM, resolveEmbedded } from './recommend/embedded.js';
 export { FusionGate, fitFusion } from './recommend/fusion.js';
+export type { ListOptions, Recommendation } from './recommend/lists.js';
 export {
 	type LoadRunOptions,
 	loadRun,
@@ -99,7 +100,8 @@ export {
 	trainRun,
 } from './recommend/run.js';
 export { type RunFile, type RunOptions, readRunFile } from './recommend/run-config.js';
-export { type ScoredUser, type ScoreOptions, scoreUsers } from './recommend/score-users.js';
+export { type ScoreFileOptions, type ScoreSummary, scoreFile } from './recommend/score-all/score-file.js';
+export type { BatchUser, ScoreAllOptions, ScoredUser } from './recommend/score-all/score-users.js';
 export { resolveCheckpoint } from './text/hub.js';
 export {
 	ENCODER_DTYPES,

@@ -50,3 +50,11 @@ export interface ModelFlags extends DeviceFlags {
 	llmDtype?: LlmDtype;
 	encoderDtype?: EncoderDtype;
 }
+
+/** From 0 to 1. */
+export function share(text: string): number {
+	const value = Number(text);
+	if (text.trim() === '' || !(value >= 0 && value <= 1))
+		throw new InvalidArgumentError('It has to be a number from 0 to 1.');
+	return value;
+}

@@ -1,15 +1,24 @@
-import { open, rename, rm } from 'node:fs/promises';
-import type { Command } from 'commander';
-import { loadRun, scoreUsers } from '../index.js';
-import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
+import { type Command, Option } from 'commander';
+import { ALLMRecError, loadRun, type ScoreSummary, scoreFile } from '../index.js';
+import { type ModelFlags, modelOptions, share, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
+import { duration } from './terminal.js';
 
 interface Flags extends ModelFlags {
+	run?: string;
 	users: string;
 	out: string;
+	inputFormat?: 'jsonl' | 'csv' | 'parquet';
+	format?: 'jsonl' | 'parquet';
+	listSeparator?: string;
+	rejects?: string;
+	restart?: boolean;
 	topK: number;
 	retrieve: number;
-	batchSize: number;
+	coldShare?: number;
+	by?: 'fused' | 'llm' | 'cf';
+	batchSize?: number;
+	tokensPerBatch?: number;
 	llm?: string;
 }
 
@@ -17,56 +26,83 @@ export function register(program: Command): void {
 	modelOptions(
 		program
 			.command('score')
-			.description('recommend to every user of a file')
-			.argument('<run>', 'run folder')
+			.description('recommend to every user of a file; a stopped job goes on when the command is repeated')
+			.argument('[run]', 'run folder')
+			.option('--run <folder>', 'the run folder, by name')
 			.requiredOption(
 				'--users <file>',
-				'JSON lines {"user": "id", "history": ["id", …], "candidates": [optional]}, gzipped or not',
+				'JSON lines {"user": "id", "history": ["id", …], "candidates": [optional]}, or CSV or Parquet with these columns; texts also gzipped',
 			)
-			.requiredOption(
-				'--out <file>',
-				'JSON lines {"user": …, "recommendations": […]}, in the order of the input',
+			.requiredOption('--out <file>', 'results in the order of the input, .jsonl, .jsonl.gz or .parquet')
+			.addOption(
+				new Option('--input-format <format>', 'where the name does not tell').choices([
+					'jsonl',
+					'csv',
+					'parquet',
+				]),
 			)
+			.addOption(
+				new Option('--format <format>', 'of the results, where the name does not tell').choices([
+					'jsonl',
+					'parquet',
+				]),
+			)
+			.option('--list-separator <text>', 'between ids of a CSV cell (default: |)')
+			.option('--rejects <file>', 'rows that cannot be scored (default: <out>.rejects.jsonl)')
+			.option('--restart', 'start over where a stopped job would be gone on with')
 			.option('--top-k <n>', 'length of each list', wholeNumber, 10)
 			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)
-			.option('--batch-size <n>', 'users scored at once', wholeNumber, 64)
+			.option('--cold-share <share>', 'of them for items known by their texts alone (default: 0.1)', share)
+			.addOption(
+				new Option('--by <score>', 'what lists are ordered by (default: fused)').choices([
+					'fused',
+					'llm',
+					'cf',
+				]),
+			)
+			.option('--batch-size <n>', 'users retrieved for at once (default: 256)', wholeNumber)
+			.option('--tokens-per-batch <n>', 'tokens of one pass (default: 4096)', wholeNumber)
 			.option('--llm <folder|id>', 'the language model, where it has moved'),
 	).action(run);
 }
 
-async function run(
-	folder: string,
-	{ users, out, topK, retrieve, batchSize, llm, llmDtype, encoderDtype, device, threads }: Flags,
-): Promise<void> {
-	const counts = await interruptible(async (signal, onProgress) => {
-		const model = await loadRun(folder, { llm, llmDtype, encoderDtype, device, threads, signal, onProgress });
-		const partial = `${out}.part`;
-		const counts = { users: 0, errors: 0 };
-		try {
-			const file = await open(partial, 'w');
+async function run(argument: string | undefined, flags: Flags): Promise<void> {
+	const { run: named, llm, llmDtype, encoderDtype, device, threads, format: outputFormat, ...options } = flags;
+	const folder = named ?? argument;
+	if (folder === undefined)
+		throw new ALLMRecError('ERR_ALLMREC_INVALID_ARGUMENT', 'Give the run folder: `a-llmrec score <run> …`.');
+	try {
+		const summary = await interruptible(async (signal, onProgress) => {
+			const model = await loadRun(folder, {
+				llm,
+				llmDtype,
+				encoderDtype,
+				device,
+				threads,
+				signal,
+				onProgress,
+			});
 			try {
-				for await (const result of scoreUsers(model, users, {
-					topK,
-					retrieve,
-					batchSize,
-					signal,
-					onProgress,
-				})) {
-					counts.users++;
-					if (result.error) counts.errors++;
-					await file.appendFile(`${JSON.stringify(result)}\n`);
-				}
+				return await scoreFile(model, { ...options, outputFormat, signal, onProgress });
 			} finally {
-				await file.close();
+				model.dispose();
 			}
-			await rename(partial, out);
-			return counts;
-		} finally {
-			await rm(partial, { force: true });
-			model.dispose();
-		}
-	});
-	console.log(
-		`${counts.users} users in ${out}${counts.errors > 0 ? `, ${counts.errors} of them with an error` : ''}`,
-	);
+		});
+		print(summary, flags.out);
+	} catch (error) {
+		if (error instanceof Error && error.name === 'AbortError')
+			console.error(`stopped; the same command goes on from the last checkpoint (${flags.out}.state.json)`);
+		throw error;
+	}
+}
+
+function print(
+	{ users, rejected, rejects, resumedRows, seconds, usersPerSecond }: ScoreSummary,
+	out: string,
+): void {
+	const before = resumedRows > 0 ? `, ${resumedRows} rows of it before` : '';
+	const speed = `${usersPerSecond.toFixed(1)} users/s for ${duration(seconds)}`;
+	console.log(`${users} users in ${out} (${speed}${before})`);
+	for (const [code, count] of Object.entries(rejected)) console.log(`${count} rejected: ${code}`);
+	if (rejects) console.log(`rejected rows in ${rejects}`);
 }

@@ -1,6 +1,6 @@
-import { ALLMRecError } from '../errors.js';
+import { ALLMRecError, invalidArgument } from '../errors.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
@@ -36,6 +36,24 @@ export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
 	generationSlots?: number | undefined;
 	/** @internal */
 	session?: Session | undefined;
+}
+
+export interface ScoreCandidatesOptions {
+	/** Soft tokens (S, tokenSize) that the prompt refers to. */
+	soft?: Float32Array | undefined;
+	/**
+	 * Tokens computed at once, about: memory follows from it, whatever the number of candidates. Default 4096.
+	 */
+	tokensPerBatch?: number | undefined;
+	signal?: AbortSignal | undefined;
+}
+
+/** Log-likelihoods, one number a candidate. */
+export interface CandidateLikelihoods {
+	/** Σ log p of the candidate's tokens. */
+	sum: Float32Array;
+	/** The same divided by the number of tokens. */
+	mean: Float32Array;
 }
 
 /** A frozen causal language model of the OPT family (Zhang et al., 2022). */
@@ -120,6 +138,48 @@ export class CausalLM {
 		signal?: AbortSignal,
 	): Promise<Float32Array> {
 		return run((cancel) => this.native.logProbs(batch, soft, rows, pairRows, pairTargets, cancel), signal);
+	}
+
+	/**
+	 * Log-likelihoods of any number of candidates as continuations of one prompt, each as if it stood there alone. The
+	 * prompt is computed once.
+	 *
+	 * A prompt that leaves no room for the longest candidate is cut: its first token (BOS) stays, the tokens behind it
+	 * go, the foremost first.
+	 *
+	 * @param prompt text, or ids where −k − 1 stands for row k of `soft`
+	 * @param candidates texts, whose tokens are followed by EOS, or ids as they are
+	 * @throws ERR_ALLMREC_PROMPT_TOO_LONG where a candidate alone exceeds the language model's positions
+	 */
+	async scoreCandidates(
+		prompt: string | ArrayLike<number>,
+		candidates: readonly (string | ArrayLike<number>)[],
+		{ soft = new Float32Array(0), tokensPerBatch = 4096, signal }: ScoreCandidatesOptions = {},
+	): Promise<CandidateLikelihoods> {
+		if (!Number.isInteger(tokensPerBatch) || tokensPerBatch < 1)
+			invalidArgument('tokensPerBatch', 'a whole number from 1', tokensPerBatch);
+		const { tokenizer } = this;
+		const eos = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
+		const answers = candidates.map((candidate, i) => {
+			const ids = typeof candidate === 'string' ? [...tokenizer.encodeText(candidate), ...eos] : candidate;
+			if (ids.length === 0) invalidArgument(`candidates[${i}]`, 'at least one token', candidate);
+			return ids;
+		});
+		const told = Int32Array.from(typeof prompt === 'string' ? tokenizer.encodeWithSpecials(prompt) : prompt);
+		if (told.length === 0) invalidArgument('prompt', 'at least one token', prompt);
+		// The last token of a candidate is predicted but not read.
+		const longest = answers.reduce((most, { length }) => Math.max(most, length - 1), 0);
+		const room = this.maxPositions - longest;
+		if (room < 1)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_PROMPT_TOO_LONG',
+				`A candidate of ${longest + 1} tokens leaves no position of the language model's ${this.maxPositions} for a prompt.`,
+			);
+		const kept = cutPrompt(told, room);
+		return run(
+			(cancel) => this.native.scoreAnswers(kept, soft, ragged(answers), tokensPerBatch, cancel),
+			signal,
+		);
 	}
 
 	/**
@@ -208,4 +268,12 @@ export class CausalLM {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+/** The first token and the last ones. */
+function cutPrompt(ids: Int32Array, room: number): Int32Array {
+	if (ids.length <= room) return ids;
+	const kept = ids.slice(ids.length - room);
+	kept[0] = ids[0]!;
+	return kept;
 }

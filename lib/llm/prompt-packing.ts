@@ -2,19 +2,19 @@ import { invalidArgument } from '../errors.js';
 import type { Prompt, PromptSlot } from './prompt.js';
 
 /**
- * A prompt and its candidates' answers as ONE sequence `[prompt | c1 | … | cN]` of T rows. A candidate's row sees the
- * prompt and its own candidate up to itself, and its positions go on from the prompt's end, so every candidate is
- * scored as if it stood alone behind the prompt. Of an answer a_1 … a_m the sequence holds a_1 … a_{m−1}: a_1 is
- * predicted by the prompt's last row, a_m (EOS) by the row of a_{m−1}.
+ * A prompt and its candidates' answers as ONE sequence `[prompt | s | c1 | … | cN]` of T rows, where s is what all
+ * answers begin with, computed once. A candidate's row sees the prompt, s and its own candidate up to itself, and its
+ * positions go on from the end of s, so every candidate is scored as if it stood alone behind the prompt. Of an answer
+ * a_1 … a_m the sequence holds a_1 … a_{m−1}: a_1 is predicted by the prompt's last row, a_m (EOS) by the row of a_{m−1}.
  */
 export interface PackedSequence {
 	/** (T) ids as in {@link Prompt.ids} */
 	readonly ids: Int32Array;
 	/** (T) position of each row, from 0 */
 	readonly positions: Int32Array;
-	/** (T) rows [0, prefix) of the sequence are visible: 0 in the prompt, its length in the candidates */
+	/** (T) rows [0, prefix) of the sequence are visible: 0 in the prompt and s, their length in the candidates */
 	readonly prefix: Int32Array;
-	/** (T) rows [ownBegin, this row] are visible: 0 in the prompt, the candidate's first row in the candidates */
+	/** (T) rows [ownBegin, this row] are visible: 0 in the prompt and s, the candidate's first row in the candidates */
 	readonly ownBegin: Int32Array;
 	/** Rows of the prompt. */
 	readonly prefixLength: number;
@@ -69,32 +69,38 @@ export function packCandidates(
 ): PackedSequence {
 	const prefixLength = promptIds.length;
 	if (prefixLength === 0) invalidArgument('prompt', 'at least one position', 'none');
-	let tokens = prefixLength;
+	const shared = sharedBeginning(answers);
+	const common = prefixLength + shared;
+	let tokens = common;
 	let targets = 0;
-	for (const [i, answer] of answers.entries()) {
-		if (answer.length === 0) invalidArgument(`answers[${i}]`, 'at least one token', 'none');
-		tokens += answer.length - 1;
-		targets += answer.length;
+	for (let i = 0; i < answers.length; i++) {
+		const { length } = answers[i]!;
+		if (length === 0) invalidArgument(`answers[${i}]`, 'at least one token', 'none');
+		tokens += length - 1 - shared;
+		targets += length;
 	}
 	const ids = new Int32Array(tokens);
 	const positions = new Int32Array(tokens);
-	const prefix = new Int32Array(tokens).fill(prefixLength, prefixLength);
+	const prefix = new Int32Array(tokens).fill(common, common);
 	const ownBegin = new Int32Array(tokens);
 	const rows = new Int32Array(targets);
 	const rowTargets = new Int32Array(targets);
 	const rowCandidate = new Int32Array(targets);
 	ids.set(promptIds);
-	for (let i = 0; i < prefixLength; i++) positions[i] = i;
-	let at = prefixLength;
+	if (shared > 0) ids.set(answers[0]!.subarray(0, shared), prefixLength);
+	for (let i = 0; i < common; i++) positions[i] = i;
+	let at = common;
 	let row = 0;
-	for (const [candidate, answer] of answers.entries()) {
+	for (let candidate = 0; candidate < answers.length; candidate++) {
+		const answer = answers[candidate]!;
 		const begin = at;
-		for (const [i, target] of answer.entries()) {
-			rows[row] = i === 0 ? prefixLength - 1 : at - 1;
-			rowTargets[row] = target;
+		const last = answer.length - 1;
+		for (let i = 0; i <= last; i++) {
+			rows[row] = i <= shared ? prefixLength - 1 + i : at - 1;
+			rowTargets[row] = answer[i]!;
 			rowCandidate[row++] = candidate;
-			if (i + 1 === answer.length) break;
-			ids[at] = target;
+			if (i < shared || i === last) continue;
+			ids[at] = answer[i]!;
 			positions[at] = prefixLength + i;
 			ownBegin[at++] = begin;
 		}
@@ -111,6 +117,21 @@ export function packCandidates(
 		rowTargets,
 		rowCandidate,
 	};
+}
+
+/** How many tokens all of several answers begin with, the last token of each aside. */
+function sharedBeginning(answers: readonly Int32Array[]): number {
+	const first = answers[0];
+	if (answers.length < 2 || !first) return 0;
+	let shared = first.length - 1;
+	for (let i = 1; i < answers.length && shared > 0; i++) {
+		const answer = answers[i]!;
+		shared = Math.min(shared, answer.length - 1);
+		let same = 0;
+		while (same < shared && answer[same] === first[same]) same++;
+		shared = same;
+	}
+	return Math.max(0, shared);
 }
 
 /** Packs a prompt and its answer for stage 2: the sequence of one candidate, whose targets are the loss's. */
@@ -135,33 +156,47 @@ export function packBatch(sequences: readonly PackedSequence[]): PackedBatch {
 		rowTargets: new Int32Array(targets),
 		rowCandidate: new Int32Array(targets),
 	};
-	for (const [s, sequence] of sequences.entries()) {
+	// Every row from a prompt's last on predicts a token of an answer, so a sequence's distinct rows are one run.
+	const runs = sums(sequences, (sequence) => (sequence.candidates > 0 ? firstRowToTheEnd(sequence) : 0));
+	const logitRows = new Int32Array(runs.at(-1)!);
+	const pairRows = new Int32Array(targets);
+	for (let s = 0; s < sequences.length; s++) {
+		const sequence = sequences[s]!;
 		const at = offsets[s]!;
 		const soft = slotOffsets[s]!;
-		for (const [i, id] of sequence.ids.entries()) batch.ids[at + i] = id < 0 ? id - soft : id;
+		for (let i = 0; i < sequence.ids.length; i++) {
+			const id = sequence.ids[i]!;
+			batch.ids[at + i] = id < 0 ? id - soft : id;
+		}
 		batch.positions.set(sequence.positions, at);
 		batch.prefix.set(sequence.prefix, at);
 		batch.ownBegin.set(sequence.ownBegin, at);
 		const row = rowOffsets[s]!;
 		const candidate = candidateOffsets[s]!;
+		const first = sequence.prefixLength - 1;
+		const run = runs[s]!;
+		for (let i = run; i < runs[s + 1]!; i++) logitRows[i] = at + first + i - run;
 		for (let i = 0; i < sequence.rows.length; i++) {
 			batch.rows[row + i] = at + sequence.rows[i]!;
 			batch.rowCandidate[row + i] = candidate + sequence.rowCandidate[i]!;
+			pairRows[row + i] = run + sequence.rows[i]! - first;
 		}
 		batch.rowTargets.set(sequence.rowTargets, row);
 	}
-	const logitRows = Int32Array.from(new Set(batch.rows)).sort();
-	const indexOf = new Map(Array.from(logitRows, (row, index) => [row, index]));
 	return {
 		...batch,
 		logitRows,
-		pairRows: batch.rows.map((row) => indexOf.get(row)!),
+		pairRows,
 		offsets,
 		prefixLengths: Int32Array.from(sequences, ({ prefixLength }) => prefixLength),
 		slots: sequences.flatMap(({ slots }) => slots),
 		slotOffsets,
 		candidateOffsets,
 	};
+}
+
+function firstRowToTheEnd({ ids, prefixLength }: PackedSequence): number {
+	return ids.length - prefixLength + 1;
 }
 
 function sums(sequences: readonly PackedSequence[], count: (sequence: PackedSequence) => number): Int32Array {

@@ -301,6 +301,14 @@ export interface NativeOpt extends NativeModel {
 		pairTargets: Int32Array,
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
+	/** Of answers (each at least a token) behind one prompt, in passes of about tokensPerPass tokens. */
+	scoreAnswers(
+		prompt: Int32Array,
+		soft: Float32Array,
+		answers: Ragged,
+		tokensPerPass: number,
+		cancel?: NativeCancelFlag,
+	): Promise<{ sum: Float32Array; mean: Float32Array }>;
 	/**
 	 * Greedy, all prompts in one batch. seen: per prompt, ids the repetition penalty counts at the start. stepSeconds:
 	 * how long each round of new tokens took, the prompts being part of the first.

@@ -5,15 +5,25 @@ import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
 import { genreTemplate } from '../llm/prompt-template.js';
-import type { Session } from '../native/session.js';
+import { type Session, takeRows } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import type { Projection } from '../projection/projection.js';
 import { itemText } from '../text/item-text.js';
 import type { SentenceEncoder } from '../text/sentence-encoder.js';
 import type { Catalogue, NewItem } from './catalogue.js';
 import type { FusionGate } from './fusion.js';
+import {
+	type ListOptions,
+	listOptions,
+	PROMPT_CANDIDATES,
+	type Recommendation,
+	rankedList,
+} from './lists.js';
 import { createPrompts, type JointSource, jointTable } from './model-parts.js';
-import { CandidateScorer, type CandidateScores } from './scorer.js';
+import { Retriever } from './retrieval.js';
+import type { BatchUser, ScoreAllOptions, ScoredUser } from './score-all/score-users.js';
+import { scoreUsers } from './score-all/score-users.js';
+import { CandidateScorer, type CandidateScores, type PackedRequest, type ScoreRequest } from './scorer.js';
 
 /** A user to recommend to. */
 export interface UserRequest {
@@ -23,31 +33,14 @@ export interface UserRequest {
 	candidates?: readonly string[] | undefined;
 }
 
-export interface RecommendOptions extends LongCallOptions {
-	/** Length of each list. Default 10. */
-	topK?: number | undefined;
-	/** Candidates retrieved for a user that brings none. Default 20. */
-	retrieve?: number | undefined;
-	/** Share of the retrieved candidates kept for cold items, found by their texts. Default 0.1. */
-	coldShare?: number | undefined;
-	/** What the list is ordered by. Default `fused`. */
-	by?: 'fused' | 'llm' | 'cf' | undefined;
-}
+export interface RecommendOptions extends ListOptions, LongCallOptions {}
 
-/** One place of a list. */
-export interface Recommendation {
-	id: string;
-	title: string;
-	/** From 1. */
-	rank: number;
-	/** What the list is ordered by. */
-	score: number;
-	/** <x^u, E_i>, or <x^u, ê(q_i)> for an item without interactions. */
-	cf: number;
-	/** Log-likelihood of the title, per token or summed as the model was fitted. */
-	llm: number;
-	/** Popularity-gated fusion of the two, standardised. */
-	fused: number;
+/** A user as dense ids; of its candidates each is there once. */
+export interface DenseUser {
+	/** Oldest first; at least one. */
+	history: Int32Array;
+	/** At least one. Undefined: retrieved from the whole catalogue. */
+	candidates?: Int32Array | undefined;
 }
 
 /** Scores of given candidates for given users, (users × candidates). */
@@ -87,12 +80,11 @@ export type LlmVariant =
 	/** The prompt without any vectors. */
 	| 'llmOnly';
 
-const RERANK_WIDTH = 20;
-
 /** A trained A-LLMRec: recommends with a frozen language model. Trained by `train`, loaded by `loadRun`. */
 export class ALLMRec {
 	readonly parts: Readonly<ALLMRecParts>;
 	#itemTable: Promise<Float32Array> | undefined;
+	#retriever: Promise<Retriever> | undefined;
 	readonly #scorers = new Map<LlmVariant, Promise<CandidateScorer>>();
 	#genrePrompts: Promise<PromptBuilder> | undefined;
 	/** What was made of the whole catalogue and grows with it. */
@@ -120,51 +112,66 @@ export class ALLMRec {
 		options: RecommendOptions = {},
 	): Promise<Recommendation[][]> {
 		this.#assertLive();
-		const { topK = 10, retrieve = RERANK_WIDTH, coldShare = 0.1, by = 'fused', signal, onProgress } = options;
-		if (!Number.isInteger(topK) || topK < 1) invalidArgument('topK', 'a whole number from 1', topK);
-		if (!Number.isInteger(retrieve) || retrieve < 1)
-			invalidArgument('retrieve', 'a whole number from 1', retrieve);
-		if (!(coldShare >= 0 && coldShare <= 1)) invalidArgument('coldShare', 'from 0 to 1', coldShare);
-		if (by !== 'fused' && by !== 'llm' && by !== 'cf') invalidArgument('by', '`fused`, `llm` or `cf`', by);
-		const histories = users.map(({ history }, u) => {
+		const { signal, onProgress, ...lists } = options;
+		const wanted = listOptions(lists);
+		const dense = users.map(({ history, candidates }, u): DenseUser => {
 			if (history.length === 0)
 				throw new ALLMRecError(
 					'ERR_ALLMREC_EMPTY_HISTORY',
 					`User ${u} has an empty history. Give at least one item id, or recommend popular items instead.`,
 				);
-			return Int32Array.from(history, (id) => this.catalogue.index(id));
+			if (candidates?.length === 0) invalidArgument('candidates', 'at least one item id', candidates);
+			return {
+				history: Int32Array.from(history, (id) => this.catalogue.index(id)),
+				candidates: candidates && Int32Array.from(new Set(candidates.map((id) => this.catalogue.index(id)))),
+			};
 		});
+		const results = await this.recommendEach(dense, wanted, { signal, onProgress });
+		return results.map((list) => {
+			if (list instanceof ALLMRecError) throw list;
+			return list;
+		});
+	}
+
+	/**
+	 * Users recommended to one after the other with bounded memory, many at a time: see {@link scoreUsers}.
+	 *
+	 * @param users a file's path, or any iterable of users
+	 */
+	scoreAll(
+		users: string | Iterable<BatchUser> | AsyncIterable<BatchUser>,
+		options: ScoreAllOptions = {},
+	): AsyncGenerator<ScoredUser> {
+		return scoreUsers(this, users, options);
+	}
+
+	/**
+	 * A list for each user, or why there is none: a prompt that does not fit.
+	 *
+	 * @internal
+	 */
+	async recommendEach(
+		users: readonly DenseUser[],
+		{ topK, retrieve, coldShare, by }: ReturnType<typeof listOptions>,
+		{ signal, onProgress, tokensPerBatch }: LongCallOptions & { tokensPerBatch?: number | undefined } = {},
+	): Promise<(Recommendation[] | ALLMRecError)[]> {
+		this.#assertLive();
+		const histories = users.map(({ history }) => history);
 		const vectors = await this.userVectors(histories, signal);
-		const retrieved = users.some(({ candidates }) => !candidates)
-			? await this.#retrieve(vectors, histories, Math.max(retrieve, topK), coldShare, signal)
-			: [];
-		const candidates = users.map(({ candidates }, u) => {
-			if (!candidates) return retrieved[u]!;
-			if (candidates.length === 0) invalidArgument('candidates', 'at least one item id', candidates);
-			return Int32Array.from(new Set(candidates.map((id) => this.catalogue.index(id))));
-		});
-		const lists: Recommendation[][] = [];
+		const candidates = await this.#candidates(users, vectors, Math.max(retrieve, topK), coldShare, signal);
+		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
 		const llm =
 			by === 'cf'
 				? undefined
-				: await this.#score(vectors, histories, candidates, 'aligned', { signal, onProgress });
-		let at = 0;
-		for (const [u, items] of candidates.entries()) {
-			const cf = await this.cfScores(vectors.subarray(u * d, (u + 1) * d), items, items.length);
-			const own = llm ? llm.subarray(at, at + items.length) : new Float32Array(items.length);
-			at += items.length;
+				: await this.#scoreEach(vectors, histories, candidates, { signal, onProgress, tokensPerBatch });
+		return candidates.map((items, u) => {
+			const own = llm ? llm[u]! : new Float32Array(items.length);
+			if (own instanceof ALLMRecError) return own;
+			const cf = dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items);
 			const fused = llm ? this.#fuse(cf, own, items, items.length) : cf;
-			const order = { cf, llm: own, fused }[by];
-			const places = Array.from(items.keys()).sort((a, b) => order[b]! - order[a]! || items[a]! - items[b]!);
-			lists.push(
-				places.slice(0, topK).map((i, place) => {
-					const { id, title } = this.catalogue.item(items[i]!);
-					return { id, title, rank: place + 1, score: order[i]!, cf: cf[i]!, llm: own[i]!, fused: fused[i]! };
-				}),
-			);
-		}
-		return lists;
+			return rankedList(this.catalogue, items, { cf, llm: own, fused }, { by, topK });
+		});
 	}
 
 	/** x^u (users, d). Items added by text are no part of the recommender and are left out of the histories. */
@@ -181,12 +188,9 @@ export class ALLMRec {
 		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
 		const scores = new Float32Array(candidates.length);
-		for (let i = 0; i < candidates.length; i++) {
-			const user = Math.floor(i / perUser) * d;
-			const item = candidates[i]! * d;
-			let dot = 0;
-			for (let c = 0; c < d; c++) dot += users[user + c]! * table[item + c]!;
-			scores[i] = dot;
+		for (let u = 0; u * perUser < candidates.length; u++) {
+			const items = candidates.subarray(u * perUser, (u + 1) * perUser);
+			scores.set(dotProducts(users.subarray(u * d, (u + 1) * d), table, items), u * perUser);
 		}
 		return scores;
 	}
@@ -196,7 +200,7 @@ export class ALLMRec {
 	 *
 	 * @param vectors (users, d)
 	 */
-	llmScores(
+	async llmScores(
 		vectors: Float32Array,
 		histories: readonly ArrayLike<number>[],
 		candidates: Int32Array,
@@ -205,7 +209,8 @@ export class ALLMRec {
 	): Promise<Float32Array> {
 		const perUser = candidates.length / Math.max(1, histories.length);
 		const rows = histories.map((_, u) => candidates.subarray(u * perUser, (u + 1) * perUser));
-		return this.#score(vectors, histories, rows, variant, options);
+		const scores = await this.candidateScores(vectors, histories, rows, variant, options);
+		return scores[this.parts.normalisation];
 	}
 
 	/** Both kinds of log-likelihood, for choosing between them. */
@@ -218,24 +223,10 @@ export class ALLMRec {
 	): Promise<CandidateScores> {
 		this.#assertLive();
 		const scorer = await this.#scorer(variant);
-		const d = this.parts.cf.size;
-		const tokens =
-			variant === 'llmOnly' || this.parts.withoutUser
-				? undefined
-				: await this.parts.projection.users(vectors);
-		const width = this.parts.llm.tokenSize;
-		const requests = histories.flatMap((history, u) => {
-			const items = candidates[u]!;
-			const user = tokens?.subarray(u * width, (u + 1) * width);
-			const groups = Math.max(1, Math.ceil(items.length / RERANK_WIDTH));
-			return Array.from({ length: groups }, (_, g) => ({
-				history,
-				user,
-				candidates: items.subarray(g * RERANK_WIDTH, (g + 1) * RERANK_WIDTH),
-			}));
-		});
-		if (vectors.length !== histories.length * d)
-			invalidArgument('vectors', `${histories.length} rows of ${d}`, vectors);
+		const tokens = await this.#userTokens(vectors, variant);
+		const requests = histories.flatMap((history, u) => this.#requests(history, candidates[u]!, u, tokens));
+		if (vectors.length !== histories.length * this.parts.cf.size)
+			invalidArgument('vectors', `${histories.length} rows of ${this.parts.cf.size}`, vectors);
 		return scorer.score(requests, options);
 	}
 
@@ -267,6 +258,7 @@ export class ALLMRec {
 		latents.e = append(latents.e, new Float32Array(latents.size));
 		latents.q = append(latents.q, q);
 		this.#itemTable = Promise.resolve(append(table, decoded));
+		this.#dropRetriever();
 		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
 		for (const prompts of this.#prompts) prompts.titles.append(item.title || item.id);
 	}
@@ -318,6 +310,7 @@ export class ALLMRec {
 	dispose(): void {
 		if (this.#disposed) return;
 		this.#disposed = true;
+		this.#dropRetriever();
 		const { cf, encoder, alignment, projection, llm, session } = this.parts;
 		for (const model of [cf, encoder, alignment, projection, llm]) model.dispose();
 		session.release();
@@ -332,15 +325,63 @@ export class ALLMRec {
 			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This recommender has been disposed of.');
 	}
 
-	async #score(
+	/** O_u (users, tokenSize); undefined where prompts have no user slot. */
+	async #userTokens(vectors: Float32Array, variant: LlmVariant): Promise<Float32Array | undefined> {
+		if (variant === 'llmOnly' || this.parts.withoutUser) return undefined;
+		return this.parts.projection.users(vectors);
+	}
+
+	/** A user's candidates in groups that fit one prompt's list each. */
+	#requests(
+		history: ArrayLike<number>,
+		candidates: Int32Array,
+		user: number,
+		tokens: Float32Array | undefined,
+	): ScoreRequest[] {
+		const width = this.parts.llm.tokenSize;
+		const groups = Math.max(1, Math.ceil(candidates.length / PROMPT_CANDIDATES));
+		return Array.from({ length: groups }, (_, g) => ({
+			history,
+			user: tokens?.subarray(user * width, (user + 1) * width),
+			candidates: candidates.subarray(g * PROMPT_CANDIDATES, (g + 1) * PROMPT_CANDIDATES),
+		}));
+	}
+
+	/** Log-likelihoods of each user's candidates, or why there are none. */
+	async #scoreEach(
 		vectors: Float32Array,
-		histories: readonly ArrayLike<number>[],
+		histories: readonly Int32Array[],
 		candidates: readonly Int32Array[],
-		variant: LlmVariant,
-		options: LongCallOptions,
-	): Promise<Float32Array> {
-		const scores = await this.candidateScores(vectors, histories, candidates, variant, options);
-		return scores[this.parts.normalisation];
+		{ signal, onProgress, tokensPerBatch }: LongCallOptions & { tokensPerBatch?: number | undefined },
+	): Promise<(Float32Array | ALLMRecError)[]> {
+		const scorer = await this.#scorer('aligned');
+		const tokens = await this.#userTokens(vectors, 'aligned');
+		const packed: PackedRequest[] = [];
+		const problems = histories.map((history, u) => {
+			try {
+				// All of a user's groups or none.
+				const groups = this.#requests(history, candidates[u]!, u, tokens).map((each) => scorer.pack(each));
+				packed.push(...groups);
+				return undefined;
+			} catch (error) {
+				if (error instanceof ALLMRecError && error.code === 'ERR_ALLMREC_PROMPT_TOO_LONG') return error;
+				throw error;
+			}
+		});
+		let done = 0;
+		const onBatch = (requests: number) => {
+			done += requests;
+			onProgress?.({ stage: 'score', done, total: packed.length, unit: 'prompts' });
+		};
+		const scores = await scorer.scorePacked(packed, { signal, onBatch, tokensPerBatch });
+		const values = scores[this.parts.normalisation];
+		let at = 0;
+		return problems.map((problem, u) => {
+			if (problem) return problem;
+			const own = values.subarray(at, at + candidates[u]!.length);
+			at += own.length;
+			return own;
+		});
 	}
 
 	#fuse(cf: Float32Array, llm: Float32Array, candidates: Int32Array, perUser: number): Float32Array {
@@ -434,34 +475,60 @@ export class ALLMRec {
 		);
 	}
 
-	/** Best warm items by the recommender and best cold ones by their texts, never from the history. */
-	async #retrieve(
+	/** Each user's own candidates, or retrieved ones. */
+	async #candidates(
+		users: readonly DenseUser[],
 		vectors: Float32Array,
-		histories: readonly Int32Array[],
 		count: number,
 		coldShare: number,
 		signal: AbortSignal | undefined,
 	): Promise<Int32Array[]> {
-		const { cf } = this.parts;
-		const cold = this.#coldItems();
-		const known = histories.map((history) => [...history.filter((item) => item <= cf.numItems)]);
-		const exclude = known.map((history) => [...history, ...cold.filter((item) => item <= cf.numItems)]);
-		const { items } = await cf.retrieve(vectors, exclude, count, signal);
-		const d = cf.size;
-		const result: Int32Array[] = [];
-		for (const [u, history] of histories.entries()) {
-			const warm = items.subarray(u * count, (u + 1) * count).filter((item) => item > 0);
-			const seen = new Set(history);
-			const fresh = cold.filter((item) => !seen.has(item));
-			const scores = await this.cfScores(vectors.subarray(u * d, (u + 1) * d), fresh, fresh.length);
-			const best = Array.from(fresh.keys()).sort((a, b) => scores[b]! - scores[a]! || fresh[a]! - fresh[b]!);
-			const room = Math.min(fresh.length, Math.max(Math.round(count * coldShare), count - warm.length));
-			result.push(
-				Int32Array.from([...warm.subarray(0, count - room), ...best.slice(0, room).map((i) => fresh[i]!)]),
-			);
+		const d = this.parts.cf.size;
+		const without = users.flatMap(({ candidates }, u) => (candidates ? [] : [u]));
+		if (without.length === 0) return users.map(({ candidates }) => candidates!);
+		const histories = without.map((u) => users[u]!.history);
+		const own = without.length === users.length ? vectors : takeRows(vectors, d, without);
+		for (;;) {
+			this.#retriever ??= this.#createRetriever();
+			const current = this.#retriever;
+			const retriever = await current;
+			this.#assertLive();
+			// An item was added in the meantime, and this one has been disposed of.
+			if (current !== this.#retriever) continue;
+			const found = await retriever.retrieve(own, histories, count, coldShare, signal);
+			let next = 0;
+			return users.map(({ candidates }) => candidates ?? found[next++]!);
 		}
-		return result;
 	}
+
+	async #createRetriever(): Promise<Retriever> {
+		const { session, cf } = this.parts;
+		const table = await this.#cfTable();
+		const size = table.length / cf.size;
+		const cold = this.#coldItems().filter((item) => item < size);
+		return Retriever.create({ session, table, size: cf.size, cold });
+	}
+
+	/** The catalogue has changed, or goes. */
+	#dropRetriever(): void {
+		this.#retriever?.then(
+			(retriever) => retriever.dispose(),
+			() => {},
+		);
+		this.#retriever = undefined;
+	}
+}
+
+/** <x, row> for rows of a table. */
+function dotProducts(x: Float32Array, table: Float32Array, rows: Int32Array): Float32Array {
+	const products = new Float32Array(rows.length);
+	for (let i = 0; i < rows.length; i++) {
+		const row = rows[i]! * x.length;
+		let dot = 0;
+		for (let c = 0; c < x.length; c++) dot += x[c]! * table[row + c]!;
+		products[i] = dot;
+	}
+	return products;
 }
 
 function append(table: Float32Array, row: Float32Array): Float32Array {

@@ -373,7 +373,7 @@ void control_tests(Opt& model) {
 
 // Soft tokens of several requests lie in one batch.
 void soft_tests(Opt& model) {
-  const std::vector<float> table = model.parameters().value_to_host(model.token_embedding());
+  const std::vector<float> table = model.parameters().value_to_host(model.head());
   LlmBatch plain, soft;
   plain.ids = {5, 9, 30, 6, 30, 12, 9};
   plain.offsets = soft.offsets = {0, 3, 7};

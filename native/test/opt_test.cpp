@@ -140,7 +140,7 @@ void test_passes(const std::shared_ptr<Device>& device) {
                            false};
         const size_t reserved = opt_hidden_bytes(config, true, pass);
         CHECK_WHAT(
-            shared.capacity_bytes() == Arena::rounded(reserved) && shared.peak_bytes() > reserved * 6 / 10,
+            shared.capacity_bytes() == Arena::rounded(reserved) && shared.peak_bytes() > reserved / 2,
             what + ": took " + std::to_string(shared.peak_bytes()) + " of " + std::to_string(reserved));
         std::vector<int32_t> pair_rows, targets;
         for (size_t i = 0; i < rows.size(); ++i) {
@@ -159,7 +159,7 @@ void test_passes(const std::shared_ptr<Device>& device) {
       Tape tape(*device, arena, false);
       model.hidden(tape, batch, {}, {16, 17, 57}, &cached_batch);
       const size_t cached = opt_hidden_bytes(config, true, {58, 3, 3, true});
-      CHECK_WHAT(arena.capacity_bytes() == Arena::rounded(cached) && arena.peak_bytes() > cached * 6 / 10,
+      CHECK_WHAT(arena.capacity_bytes() == Arena::rounded(cached) && arena.peak_bytes() > cached / 2,
                  what + ", cached: took " + std::to_string(arena.peak_bytes()) + " of " + std::to_string(cached));
     }
 }

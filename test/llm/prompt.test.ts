@@ -229,12 +229,17 @@ test('packed candidates equal each candidate alone', (t) => {
 	const P = packed.prefixLength;
 	t.is(P, prompt.ids.length);
 	t.deepEqual(packed.ids.subarray(0, P), prompt.ids);
+	// What all answers begin with stands there once: the quote at least.
+	const shared = [...answers[0]!].findIndex((token, i) => answers.some((answer) => answer[i] !== token));
+	t.true(shared >= 1);
+	const common = P + shared;
+	t.is(packed.ids.length, common + answers.reduce((sum, { length }) => sum + length - 1 - shared, 0));
 	t.deepEqual(
-		packed.positions.subarray(0, P),
-		Int32Array.from({ length: P }, (_, i) => i),
+		packed.positions.subarray(0, common),
+		Int32Array.from({ length: common }, (_, i) => i),
 	);
-	t.true(packed.ownBegin.subarray(0, P).every((begin) => begin === 0));
-	t.true(packed.prefix.every((prefix, i) => prefix === (i < P ? 0 : P)));
+	t.true(packed.ownBegin.subarray(0, common).every((begin) => begin === 0));
+	t.true(packed.prefix.every((prefix, i) => prefix === (i < common ? 0 : common)));
 	for (const [i, answer] of answers.entries()) {
 		const mine = [...packed.rows.keys()].filter((row) => packed.rowCandidate[row] === i);
 		// What a row sees, in order, is the prompt and the answer so far; it predicts the answer's next token.
@@ -251,8 +256,7 @@ test('packed candidates equal each candidate alone', (t) => {
 			);
 		}
 		t.is(mine.length, answer.length);
-		const begin = packed.rows[mine[1]!]!;
-		t.is(tokenizer.decode([...packed.ids.subarray(begin, begin + answer.length - 1)]), ` "${TITLES[3 + i]}"`);
+		t.is(tokenizer.decode([...answer.subarray(0, -1)]), ` "${TITLES[3 + i]}"`);
 	}
 	t.throws(() => packCandidates(prompt, [new Int32Array(0)]), { code: 'ERR_ALLMREC_INVALID_ARGUMENT' });
 	t.deepEqual(packCandidates(prompt, []).ids, prompt.ids);
@@ -263,6 +267,14 @@ test('packed candidates equal each candidate alone', (t) => {
 		],
 		[1, 1, 2],
 	);
+	// An answer that is the beginning of another shares all it reads.
+	const nested = packCandidates({ ids: Int32Array.of(7, 8), slots: [] }, [
+		Int32Array.of(5, 6, 9, 2),
+		Int32Array.of(5, 6, 2),
+	]);
+	t.deepEqual([...nested.ids], [7, 8, 5, 6, 9]);
+	t.deepEqual([...nested.rows], [1, 2, 3, 4, 1, 2, 3]);
+	t.deepEqual([...nested.rowTargets], [5, 6, 9, 2, 5, 6, 2]);
 });
 
 test('training packs one answer, its rows in order', (t) => {

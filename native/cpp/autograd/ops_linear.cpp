@@ -205,9 +205,10 @@ Tensor projections(Tape& tape, const std::vector<Projection>& parts) {
 
 Tensor matmul_transposed(Tape& tape, const Tensor& a, const Tensor& b, float alpha) {
   Tensor y = tape.tensor(a.rows, b.rows);
-  auto gemm = [&tape, alpha](const float* x, int64_t ldx, int tx, const float* z, int64_t ldz, int tz,
-                             float* out, int64_t m, int64_t n, int64_t k, int accumulate) {
-    allmrec_gemm_args g{};
+  auto gemm = [&tape, alpha, precision = tape.precision()](const float* x, int64_t ldx, int tx,
+                                                           const float* z, int64_t ldz, int tz, float* out,
+                                                           int64_t m, int64_t n, int64_t k, int accumulate) {
+    allmrec_gemm_args g = product(precision);
     g.m = m;
     g.n = n;
     g.k = k;

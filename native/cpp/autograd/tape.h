@@ -29,6 +29,10 @@ struct Precision {
   bool fixed_order = false;
 };
 
+// Of scores: a row's bits depend neither on the rows beside it nor on their number, so that a user's scores
+// are the same in every batch.
+constexpr Precision kScorePrecision{ALLMREC_F32, true};
+
 // Records what a step's backward has to do. Models are written forward only: every op that has an input with
 // a gradient appends its backward here. Without recording, ops only compute.
 class Tape {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 
+#include "../models/candidate_scoring.h"
 #include "../models/generation/greedy.h"
 #include "../models/opt_memory.h"
 #include "batches.h"
@@ -101,8 +102,9 @@ Napi::Function define_opt(Napi::Env env) {
 }
 
 Napi::Function OptWrap::define(Napi::Env env) {
-  return define_class(env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
-                            method("generate", &OptWrap::generate)});
+  return define_class(
+      env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
+            method("scoreAnswers", &OptWrap::score_answers), method("generate", &OptWrap::generate)});
 }
 
 OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
@@ -134,10 +136,38 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
                    [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets)] {
                      Arena arena(model->engine->device);
                      Tape tape(*model->engine->device, arena, false);
+                     const WithPrecision fixed(tape, kScorePrecision);
                      const Tensor soft = soft_rows(tape, in.soft, model->core.config());
                      const Tensor hidden = model->core.hidden(tape, in.batch, soft, in.rows);
                      return model->core.log_probs(tape, hidden, rows, targets);
                    });
+  });
+}
+
+Napi::Value OptWrap::score_answers(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    std::vector<int32_t> prompt = read_ints(info[0], "prompt");
+    std::vector<float> soft = read_soft(info[1], "soft", model->core.config());
+    const Ragged ragged = read_ragged(info[2], "answers");
+    std::vector<std::vector<int32_t>> answers;
+    for (int64_t r = 0; r < ragged.rows(); ++r)
+      answers.emplace_back(ragged.values.begin() + ragged.offsets[r],
+                           ragged.values.begin() + ragged.offsets[r + 1]);
+    expect_range(ragged.values, "answers", 0, model->core.config().vocab_size - 1);
+    const int64_t tokens_per_pass = read_integer(info[3], "tokensPerPass", 1, kInt32Max);
+    const Flag cancel = read_cancel(info[4]);
+    return run_job(
+        info.Env(), model->engine->executor, cancel,
+        [model, prompt = std::move(prompt), soft = std::move(soft), answers = std::move(answers),
+         tokens_per_pass, cancel] {
+          return allmrec::score_answers(model->core, prompt, soft, answers, tokens_per_pass, cancel.get());
+        },
+        [](Napi::Env env, const AnswerLikelihoods& scores) {
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("sum", to_js(env, scores.sum));
+          object.Set("mean", to_js(env, scores.mean));
+          return object;
+        });
   });
 }
 

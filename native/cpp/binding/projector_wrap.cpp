@@ -47,6 +47,7 @@ Napi::Value ProjectorWrap::map_rows(const Napi::CallbackInfo& info, const char* 
     return run_job(info.Env(), model->engine->executor, [model, input = std::move(input), rows, cols, map] {
       Arena arena(model->engine->device);
       Tape tape(*model->engine->device, arena, false);
+      const WithPrecision fixed(tape, kScorePrecision);
       return to_host(tape, (model->core.*map)(tape, tape.from_host(input.data(), rows, cols)));
     });
   });

@@ -119,13 +119,14 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
       fail("Position " + std::to_string(batch.positions[t]) + " is outside the language model's " +
            std::to_string(config_.max_positions) + " positions; shorten the prompt.");
   }
-  if (cached && (cached->sequences.size() != static_cast<size_t>(batch.sequences()) ||
-                 !batch.prefix.empty() || !batch.own_begin.empty()))
-    throw Error(ErrorCode::internal,
-                "A key-value cache needs an entry for every sequence, and causal sequences.");
+  if (cached && cached->sequences.size() != static_cast<size_t>(batch.sequences()))
+    throw Error(ErrorCode::internal, "A key-value cache needs an entry for every sequence.");
   for (int64_t s = 0; s < batch.sequences(); ++s) {
+    const CachedSequence entry = cached ? cached->sequences[static_cast<size_t>(s)] : CachedSequence{};
+    if (entry.begin > 0 && !(batch.prefix.empty() && batch.own_begin.empty()))
+      throw Error(ErrorCode::internal, "What a token sees is said by the batch or by its cache, not by both.");
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
-      const int32_t at = t - batch.offsets[s];
+      const int32_t at = entry.length + t - batch.offsets[s];
       const int32_t prefix = batch.prefix.empty() ? 0 : batch.prefix[t];
       const int32_t begin = batch.own_begin.empty() ? 0 : batch.own_begin[t];
       if (prefix < 0 || prefix > begin || begin > at)
@@ -159,7 +160,7 @@ Opt::Plans Opt::plan(Tape& tape, const LlmBatch& batch, const std::vector<int32_
       own_end[t] = before + i + 1;
       if (!cached) continue;
       if (shared) prefix[t] = entry.prefix;
-      own_begin[t] = entry.begin;
+      if (batch.own_begin.empty()) own_begin[t] = entry.begin;
       cache_rows.push_back(kv_start.back() + before + i);
     }
     while (row < rows.size() && rows[row] < batch.offsets[s + 1]) ++row;

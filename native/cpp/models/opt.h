@@ -46,7 +46,7 @@ struct LlmBatch {
 };
 
 // The cache that the sequences of a packed batch go on in, one entry for each. The lengths are the caller's
-// to keep.
+// to keep. A batch's own prefix and own_begin count from the entry's first key.
 struct CachedBatch {
   KvCache& cache;
   std::vector<CachedSequence> sequences;

@@ -211,6 +211,7 @@ std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
   for (int64_t first = 0; first < histories.users() && !stopped(cancelled); first += kBatch) {
     arena.reset();
     Tape tape(*device, arena, false);
+    const WithPrecision fixed(tape, kScorePrecision);
     SequenceBatch batch;
     const int64_t last = std::min(first + kBatch, histories.users());
     for (int64_t u = first; u < last; ++u)
@@ -270,6 +271,7 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
   for (int64_t first = 0; first < count && !stopped(cancelled); first += block) {
     arena.reset();
     Tape tape(*device, arena, false);
+    const WithPrecision fixed(tape, kScorePrecision);
     const int64_t rows = std::min(block, count - first);
     const Tensor x = tape.from_host(users.data() + first * c, rows, c);
     const Tensor scores = ops::matmul_transposed(tape, x, table);

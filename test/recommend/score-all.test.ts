@@ -4,7 +4,7 @@ import test from 'ava';
 import type { Progress } from '../../lib/progress.js';
 import type { ALLMRec } from '../../lib/recommend/a-llm-rec.js';
 import { loadRun } from '../../lib/recommend/run.js';
-import { type ScoredUser, type ScoreOptions, scoreUsers } from '../../lib/recommend/score-users.js';
+import type { ScoreAllOptions, ScoredUser } from '../../lib/recommend/score-all/score-users.js';
 import { fixture, freshPath, rejects } from '../data/folders.js';
 import { tinyRun } from '../support/tiny-run.js';
 import { CPU } from '../support/tiny-world.js';
@@ -29,9 +29,9 @@ const MIXED = [
 	good('eve', 'i10'),
 ].join('\n');
 
-async function collect(model: ALLMRec, path: string, options?: ScoreOptions): Promise<ScoredUser[]> {
+async function collect(model: ALLMRec, path: string, options?: ScoreAllOptions): Promise<ScoredUser[]> {
 	const rows: ScoredUser[] = [];
-	for await (const row of scoreUsers(model, path, options)) rows.push(row);
+	for await (const row of model.scoreAll(path, options)) rows.push(row);
 	return rows;
 }
 
@@ -60,7 +60,7 @@ test('every line has its row, in order, those that cannot be served an error', a
 	for (const batchSize of [1, 2, 3, 64]) {
 		const rows = await collect(model, path, { topK: 5, batchSize });
 		t.deepEqual(rows.map(summary), expected, `${batchSize}`);
-		t.regex(rows[1]!.error!.message, /^Line 2: /);
+		t.regex(rows[1]!.error!.message, /not JSON/);
 		t.regex(rows[4]!.error!.message, /`nothing`/);
 	}
 });
@@ -125,7 +125,7 @@ test('progress, an abort, and a reader that has had enough', async (t) => {
 		}),
 		{ is: reason },
 	);
-	for await (const { user } of scoreUsers(model, path, { batchSize: 1 })) {
+	for await (const { user } of model.scoreAll(path, { batchSize: 1 })) {
 		t.is(user, 'ann');
 		break;
 	}
@@ -140,5 +140,40 @@ test('options that cannot be are errors of the call, not of every user', async (
 		() => collect(model, path, { batchSize: 0 }),
 		'ERR_ALLMREC_INVALID_ARGUMENT',
 		/`batchSize`/,
+	);
+});
+
+test('an iterable of users is read no further ahead than three batches', async (t) => {
+	const model = await loaded;
+	let read = 0;
+	async function* users() {
+		for (; read < 200; ) yield { user: `u${read++}`, history: ['i03'] };
+	}
+	const batchSize = 5;
+	let done = 0;
+	let most = 0;
+	for await (const { user, recommendations } of model.scoreAll(users(), { batchSize, topK: 1 })) {
+		t.is(user, `u${done++}`);
+		t.is(recommendations!.length, 1);
+		most = Math.max(most, read - done);
+	}
+	t.is(done, 200);
+	t.true(most <= 3 * batchSize, `${most}`);
+	t.true(most >= batchSize, 'the next batch is read while one is computed');
+});
+
+test('users of an iterable that are none yield errors', async (t) => {
+	const model = await loaded;
+	const users = [{ user: 'a', history: ['i03'] }, { user: 'b' }, null, { user: 'c', history: [] }];
+	const rows: ScoredUser[] = [];
+	for await (const row of model.scoreAll(users as { user: string; history: string[] }[])) rows.push(row);
+	t.deepEqual(
+		rows.map(({ user, error }) => [user, error?.code]),
+		[
+			['a', undefined],
+			['2', 'ERR_ALLMREC_INVALID_ARGUMENT'],
+			['3', 'ERR_ALLMREC_INVALID_ARGUMENT'],
+			['c', 'ERR_ALLMREC_EMPTY_HISTORY'],
+		],
 	);
 });

@@ -1,0 +1,153 @@
+import type { NativeSasRec } from '../native/addon.js';
+import { guard, ragged, run, type Session, takeRows } from '../native/session.js';
+
+/** What a {@link Retriever} searches. */
+export interface RetrieverOptions {
+	session: Session;
+	/** Item vectors (size, d) by dense id; row 0 is padding. */
+	table: Float32Array;
+	/** d */
+	size: number;
+	/** Dense ids of the items found by their texts, ascending; the others are found by the recommender. */
+	cold: Int32Array;
+}
+
+/** Finds candidates in the whole catalogue: the best warm items for a user and the best cold ones. */
+export class Retriever {
+	readonly #warm: ItemIndex;
+	readonly #cold: ItemIndex;
+
+	private constructor(warm: ItemIndex, cold: ItemIndex) {
+		this.#warm = warm;
+		this.#cold = cold;
+	}
+
+	static async create({ session, table, size, cold }: RetrieverOptions): Promise<Retriever> {
+		const isCold = new Uint8Array(table.length / size);
+		for (const item of cold) isCold[item] = 1;
+		const warm = Int32Array.from(isCold.keys()).filter((item) => item > 0 && isCold[item] === 0);
+		const warmIndex = await ItemIndex.create(session, table, size, warm);
+		try {
+			return new Retriever(warmIndex, await ItemIndex.create(session, table, size, cold));
+		} catch (error) {
+			warmIndex.dispose();
+			throw error;
+		}
+	}
+
+	/**
+	 * Candidates for each user, never from the history: warm items, best first, then cold ones, best first; of equal
+	 * scores the lower dense id first. Cold items get their share, and what warm items leave free.
+	 *
+	 * @param users x^u (users, d)
+	 */
+	async retrieve(
+		users: Float32Array,
+		histories: readonly Int32Array[],
+		count: number,
+		coldShare: number,
+		signal?: AbortSignal,
+	): Promise<Int32Array[]> {
+		// Both are queued before anything else can happen, so the indices may be disposed of from here on.
+		const [warm, cold] = await Promise.all([
+			this.#warm.search(users, histories, count, signal),
+			this.#cold.search(users, histories, count, signal),
+		]);
+		return histories.map((_, u) => {
+			const [known, fresh] = [warm[u]!, cold[u]!];
+			const share = Math.max(Math.round(count * coldShare), count - known.length);
+			const room = Math.min(fresh.length, share);
+			const kept = Math.min(known.length, count - room);
+			const items = new Int32Array(kept + room);
+			items.set(known.subarray(0, kept));
+			items.set(fresh.subarray(0, room), kept);
+			return items;
+		});
+	}
+
+	dispose(): void {
+		this.#warm.dispose();
+		this.#cold.dispose();
+	}
+}
+
+/** Some items of a table of vectors, searched natively. */
+class ItemIndex {
+	readonly #native: NativeSasRec | undefined;
+	/** Dense id of each row, from row 1. */
+	readonly #items: Int32Array;
+	/** Row of each dense id; 0 for those that are elsewhere. */
+	readonly #rows: Int32Array;
+
+	private constructor(native: NativeSasRec | undefined, items: Int32Array, rows: Int32Array) {
+		this.#native = native;
+		this.#items = items;
+		this.#rows = rows;
+	}
+
+	/** @param items dense ids, ascending */
+	static async create(
+		session: Session,
+		table: Float32Array,
+		size: number,
+		items: Int32Array,
+	): Promise<ItemIndex> {
+		const rows = new Int32Array(table.length / size);
+		for (let i = 0; i < items.length; i++) rows[items[i]!] = i + 1;
+		if (items.length === 0) return new ItemIndex(undefined, items, rows);
+		// Ranking a catalogue needs SASRec's item table alone.
+		const native = guard(
+			() =>
+				new session.addon.SasRec(session.engine, {
+					numItems: items.length,
+					maxLength: 1,
+					hiddenUnits: size,
+					numBlocks: 0,
+					numHeads: 1,
+					dropoutRate: 0,
+					variant: 'reference',
+				}),
+		);
+		try {
+			const vectors = new Float32Array((items.length + 1) * size);
+			vectors.set(takeRows(table, size, items), size);
+			await run(() => native.setParameter('item_emb.weight', vectors));
+			return new ItemIndex(native, items, rows);
+		} catch (error) {
+			native.dispose();
+			throw error;
+		}
+	}
+
+	/** Dense ids of each user's best items, best first: `count` of them, or all that are not in the history. */
+	async search(
+		users: Float32Array,
+		histories: readonly Int32Array[],
+		count: number,
+		signal: AbortSignal | undefined,
+	): Promise<Int32Array[]> {
+		const native = this.#native;
+		if (!native) return histories.map(() => new Int32Array(0));
+		const k = Math.min(count, this.#items.length);
+		const exclude = ragged(
+			histories.map((history) =>
+				// An item added after the index was made has no row.
+				history.map((item) => this.#rows[item] ?? 0).filter((row) => row > 0),
+			),
+		);
+		const { top } = await run(
+			(cancel) => native.rankCatalogue(users, new Int32Array(0), exclude, k, cancel),
+			signal,
+		);
+		return histories.map((_, u) => {
+			const found = new Int32Array(k);
+			let n = 0;
+			for (let i = u * k; i < (u + 1) * k && top[i]! > 0; i++) found[n++] = this.#items[top[i]! - 1]!;
+			return found.subarray(0, n);
+		});
+	}
+
+	dispose(): void {
+		this.#native?.dispose();
+	}
+}

@@ -1,0 +1,34 @@
+import { createHash } from 'node:crypto';
+import type { ALLMRec } from '../a-llm-rec.js';
+
+/** Items of the probe's history and candidates. */
+const PROBE = 12;
+
+/**
+ * A hash of what decides a recommender's scores: its catalogue, tables and settings, and what its models make of a
+ * probe, so that other weights, another language model, or a device that rounds differently tell.
+ */
+export async function fingerprint(model: ALLMRec): Promise<string> {
+	const { cf, latents, template, historyLength, coldThreshold, joint, withoutUser, fusion, normalisation } =
+		model.parts;
+	const { catalogue } = model;
+	const hash = createHash('sha256');
+	const settings = { template, historyLength, coldThreshold, joint, withoutUser, fusion, normalisation };
+	hash.update(JSON.stringify(settings));
+	for (let item = 1; item < catalogue.size; item++) {
+		const { id, title } = catalogue.item(item);
+		hash.update(`${JSON.stringify([id, title, catalogue.trainingCounts[item]])}\n`);
+	}
+	for (const table of [await cf.itemTable(), latents.e, latents.q]) hash.update(bytes(table));
+	const items = Int32Array.from({ length: Math.min(PROBE, cf.numItems) }, (_, i) => i + 1);
+	if (items.length > 0) {
+		const vectors = await model.userVectors([items]);
+		const { sum } = await model.candidateScores(vectors, [items], [items], 'aligned');
+		hash.update(bytes(vectors)).update(bytes(sum));
+	}
+	return hash.digest('hex');
+}
+
+function bytes({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {
+	return new Uint8Array(buffer, byteOffset, byteLength);
+}
