@@ -117,7 +117,10 @@ __attribute__((target("avx512f,avx512vnni"))) float chains_int8(int64_t loops) {
   const __m512i a = _mm512_set1_epi8(3), b = _mm512_set1_epi8(5);
   for (int64_t k = 0; k < loops; ++k) {
 #pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) x[i] = _mm512_dpbusd_epi32(x[i], a, b);
+    for (int i = 0; i < 12; ++i) {
+      x[i] = _mm512_dpbusd_epi32(x[i], a, b);
+      asm("" : "+v"(x[i]));  // each chain keeps its register: copies would take the time
+    }
   }
   __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 12
