@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { optConfig } from '../../lib/llm/causal-lm.js';
+import { optConfig } from '../../lib/llm/opt-config.js';
 import type {
 	NativeGeneratedSequence,
 	NativeGenerationRequest,
