@@ -216,8 +216,22 @@ test('stop strings are found across tokens, stop tokens as they are', async (t) 
 	t.deepEqual([...byTokens.ids.slice(-2)], tokens);
 	t.is(byTokens.text, llm.tokenizer.decode(byTokens.ids.slice(0, -2)));
 	t.is(joined(await collect(llm.stream(PROMPTS[0]!, { ...options, stop: [tokens] }))), byTokens.text);
-	const beams = await llm.generate(PROMPTS[0]!, { maxNewTokens: 20, eosId: -1, numBeams: 3, stop: [' '] });
-	t.false(beams.finishReason === 'stop' && beams.text.includes(' '));
+	// Beams end there too: no text goes on behind it.
+	for (const prompt of PROMPTS) {
+		const searched = await llm.generate(prompt, {
+			maxNewTokens: 20,
+			eosId: -1,
+			numBeams: 4,
+			numReturnSequences: 4,
+			stop: ['e'],
+		});
+		for (const { text, ids, finishReason } of [searched, ...searched.others]) {
+			t.false(text.includes('e'));
+			const whole = llm.tokenizer.decode(ids);
+			t.is(whole.includes('e'), finishReason === 'stop');
+			t.false(llm.tokenizer.decode(ids.slice(0, -1)).includes('e'));
+		}
+	}
 });
 
 test('a stream gives the same text in pieces, whole characters only', async (t) => {
