@@ -43,6 +43,14 @@ ALLMREC_INLINE Vec keep(Vec v, Part part) {
   return blend(iota() < static_cast<int32_t>(part.count), v, zero());
 }
 
+// The same with another value than zero.
+ALLMREC_INLINE Vec keep_or(Vec v, float, Whole) {
+  return v;
+}
+ALLMREC_INLINE Vec keep_or(Vec v, float other, Part part) {
+  return blend(iota() < static_cast<int32_t>(part.count), v, broadcast(other));
+}
+
 // body(i, lanes) for every vector of [0, n).
 template <typename Body>
 ALLMREC_INLINE void sweep(int64_t n, Body&& body) {
@@ -104,6 +112,27 @@ ALLMREC_INLINE Vec exp(Vec x) {
   return _mm512_scalef_ps(y, n);
 #else
   const IVec exponent = round_to_int(n);  // −150 … 128: in two steps, each a normal power of two
+  const IVec half = exponent >> 1;
+  return y * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
+#endif
+}
+
+// 2^x for x <= 127, relative error 8e-8: 2^n by the exponent, 2^r, |r| <= ½, by a minimax polynomial with the
+// constant 1. −∞ gives 0.
+ALLMREC_INLINE Vec exp2(Vec x) {
+  x = max(broadcast(-150.0f), x);  // NaN, the second argument, passes
+  const Vec n = round(x);
+  const Vec r = x - n;
+  Vec p = fma(broadcast(1.5353361947e-4f), r, broadcast(1.3398874404e-3f));
+  p = fma(p, r, broadcast(9.6184373574e-3f));
+  p = fma(p, r, broadcast(5.5503324712e-2f));
+  p = fma(p, r, broadcast(2.4022647914e-1f));
+  p = fma(p, r, broadcast(6.9314720286e-1f));
+  const Vec y = fma(p, r, broadcast(1.0f));
+#if ALLMREC_LANES == 16
+  return _mm512_scalef_ps(y, n);
+#else
+  const IVec exponent = round_to_int(n);  // in two steps, each a normal power of two
   const IVec half = exponent >> 1;
   return y * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
 #endif
