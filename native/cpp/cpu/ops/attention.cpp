@@ -149,7 +149,8 @@ void attend(const Task& task, Device& device, int thread) {
     const int rows = static_cast<int>(std::min<int64_t>(kMR, task.t1 - t));
     const Runs runs(a, t, t + rows);
     pack_a(task.q(t), a.ldq, false, D, rows, q_stride, q);
-    for (const Run& run : runs) multiply_keys(q, q_stride, rows, D, keys, run, a.scale * kLog2E, scores, stride);
+    for (const Run& run : runs)
+      multiply_keys(q, q_stride, rows, D, keys, run, a.scale * kLog2E, scores, stride);
     Softmax row;
     softmax(task, padding, dropout, t, rows, runs, scores, stride, row);
     if (runs.count == 0) clear_rows(task, t, t + rows);
@@ -222,9 +223,9 @@ class Plan {
 
   const allmrec_attention_args& a_;
   const PartLayout layout_;
-  int64_t* first_;                // (B + 1) tasks before a sequence
-  int64_t* first_part_;           // (B) parts times rows before a sequence of few rows
-  std::atomic<int64_t>* left_;    // (B) parts that are not done
+  int64_t* first_;              // (B + 1) tasks before a sequence
+  int64_t* first_part_;         // (B) parts times rows before a sequence of few rows
+  std::atomic<int64_t>* left_;  // (B) parts that are not done
   float* results_;
 };
 

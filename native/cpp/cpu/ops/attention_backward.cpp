@@ -62,7 +62,8 @@ class HeadBackward {
     for (const Run& run : all) {
       pack_transposed(f32(a_.k) + kv * a_.ldk + h_ * D_, ALLMREC_F32, a_.ldk, D_, run, k_transposed_);
       pack_transposed(f32(a_.v) + kv * a_.ldv + h_ * D_, ALLMREC_F32, a_.ldv, D_, run, v_transposed_);
-      key_rows_ = pack_rows(f32(a_.k) + kv * a_.ldk + h_ * D_, ALLMREC_F32, a_.ldk, D_, run, padded_, k_rows_);
+      key_rows_ =
+          pack_rows(f32(a_.k) + kv * a_.ldk + h_ * D_, ALLMREC_F32, a_.ldk, D_, run, padded_, k_rows_);
     }
     float* dk = f32(b_.dk) + kv * b_.ld_dk + h_ * D_;
     float* dv = f32(b_.dv) + kv * b_.ld_dv + h_ * D_;
@@ -107,7 +108,8 @@ class HeadBackward {
                 p_ + (t - t0) * stride_);
     }
     const RowPanels query_rows = pack_rows(q(t0), ALLMREC_F32, a_.ldq, D_, {0, t1 - t0}, block_, q_rows_);
-    const RowPanels gradient_rows = pack_rows(g(t0), ALLMREC_F32, b_.ld_dout, D_, {0, t1 - t0}, block_, g_rows_);
+    const RowPanels gradient_rows =
+        pack_rows(g(t0), ALLMREC_F32, b_.ld_dout, D_, {0, t1 - t0}, block_, g_rows_);
     for (const Run& run : all) {
       for (int64_t j = run.begin; j < run.end; j += kMR) {
         const int keys = static_cast<int>(std::min<int64_t>(kMR, run.end - j));

@@ -63,8 +63,8 @@ struct RowKeys {
     return (key < static_cast<int32_t>(prefix)) |
            ((key >= static_cast<int32_t>(own_begin)) & (key < static_cast<int32_t>(own_end)));
   }
-  // body(begin, end, previous) for the parts of `run` that the row sees, in order; `previous` is the end of the
-  // part before, or the run's beginning. Returns the last end.
+  // body(begin, end, previous) for the parts of `run` that the row sees, in order; `previous` is the end of
+  // the part before, or the run's beginning. Returns the last end.
   template <typename Body>
   inline __attribute__((always_inline)) int64_t each_part(const Run& run, Body&& body) const {
     int64_t done = run.begin;

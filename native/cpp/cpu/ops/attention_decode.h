@@ -24,7 +24,8 @@ static_assert(kPart % kLanes == 0, "a part's scores are whole vectors");
 // rounded up to whole vectors.
 struct PartLayout {
   explicit PartLayout(const allmrec_attention_args& a)
-      : heads(round_up(a.heads, kLanes)), floats(2 * heads + round_up(int64_t{a.heads} * a.head_dim, kLanes)) {}
+      : heads(round_up(a.heads, kLanes)),
+        floats(2 * heads + round_up(int64_t{a.heads} * a.head_dim, kLanes)) {}
   int64_t heads, floats;
 };
 
