@@ -8,8 +8,8 @@
 // made for the keys a row sees and no others. Keys and values of a half type are widened as they are packed.
 // Up to kFewRows rows (decoding) nothing is packed: attention_decode.h. What a task computes follows from its
 // own sequence alone. Bound: the multiply-add units; with one query row, reading the keys and values.
-#include "attention_block.h"
 #include "attention_decode.h"
+#include "attention_tiles.h"
 #include "ops.h"
 
 namespace allmrec::cpu::ALLMREC_ISA {
@@ -127,40 +127,42 @@ void clear_rows(const Task& task, int64_t t0, int64_t t1) {
   for (int64_t t = t0; t < t1; ++t) std::fill_n(task.out(t), task.a.head_dim, 0.0f);
 }
 
+template <typename Tiles>
 void attend(const Task& task, Device& device, int thread) {
   const allmrec_attention_args& a = task.a;
-  const int64_t D = a.head_dim, width = round_up(D, kNR), length = round_up(task.length(), kNR);
-  const int64_t stride = length + kLanes, q_stride = round_up(D, kLanes) + kLanes;
+  const int64_t D = a.head_dim, length = round_up(task.length(), kNR), stride = length + kLanes;
   const Padding padding(a, task.s, task.h);
   const int64_t bits = DropoutRows::floats(a, padding.count + length);
-  const int64_t floats = length * (D + width) + kMR * (stride + q_stride) + bits + 192;
+  const int64_t floats = Tiles::floats(length, D) + kMR * stride + bits + 192;
   Carve memory{static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(floats) * sizeof(float)))};
-  float* keys = memory.take(length * D);
-  float* values = memory.take(length * width);
+  Tiles tiles(memory, length, D);
   float* scores = memory.take(kMR * stride);
-  float* q = memory.take(kMR * q_stride + kLanes);
   DropoutRows dropout(a, memory.take(bits));
-  RowPanels value_rows{};
   for (const Run& run : Runs(a, task.t0, task.t1)) {
-    pack_transposed(task.k(), a.kv_dtype, a.ldk, D, run, keys);
-    value_rows = pack_rows(task.v(), a.kv_dtype, a.ldv, D, run, length, values);
+    tiles.pack(task.k(), a.ldk, task.v(), a.ldv, a.kv_dtype, run);
   }
   for (int64_t t = task.t0; t < task.t1; t += kMR) {
     const int rows = static_cast<int>(std::min<int64_t>(kMR, task.t1 - t));
     const Runs runs(a, t, t + rows);
-    pack_a(task.q(t), a.ldq, false, D, rows, q_stride, q);
-    for (const Run& run : runs)
-      multiply_keys(q, q_stride, rows, D, keys, run, a.scale * kLog2E, scores, stride);
+    tiles.take_rows(task.q(t), a.ldq, rows);
+    for (const Run& run : runs) tiles.scores(rows, run, a.scale * kLog2E, scores, stride);
     Softmax row;
     softmax(task, padding, dropout, t, rows, runs, scores, stride, row);
     if (runs.count == 0) clear_rows(task, t, t + rows);
     for (int i = 0; i < runs.count; ++i) {
-      const Run& run = runs.run[i];
-      multiply_rows_of(scores + run.begin, stride, true, rows, run.end - run.begin, value_rows, run.begin, D,
-                       task.out(t), a.ldout, i > 0);
+      tiles.round_weights(scores, stride, rows, runs.run[i]);
+      tiles.values(scores, stride, rows, runs.run[i], task.out(t), a.ldout, i > 0);
     }
     for (int r = 0; r < rows; ++r) finish_row(task, padding, t + r, row.padding[r], row.total[r]);
   }
+}
+
+void attend(const Task& task, Device& device, int thread) {
+#if ALLMREC_LANES == 16
+  if (task.a.compute_dtype == ALLMREC_BF16 && computes_bf16())
+    return attend<Bfloat16Tiles>(task, device, thread);
+#endif
+  attend<FloatTiles>(task, device, thread);
 }
 
 // How the work is cut: tasks before each sequence, the parts of few rows, and what they leave.
