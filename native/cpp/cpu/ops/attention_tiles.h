@@ -63,7 +63,8 @@ inline bool computes_bf16() {
   return has;
 }
 
-// rows × cols of c = alpha · a · b, or added to it; a: rows of k words, b: k rows of kNR words.
+// rows × cols of c = alpha · a · b, or added to it; a: rows of k words (ByRow), or k rows of one word for
+// each row of c; b: k rows of kNR words.
 struct WordTile {
   int64_t k;
   const float* a;  // words; floats in type only
@@ -77,7 +78,7 @@ struct WordTile {
   bool add;
 };
 
-template <int MR, int NV>
+template <int MR, int NV, bool ByRow>
 ALLMREC_BF16_TARGET __attribute__((noinline)) void multiply_words(const WordTile& t) {
   __m512 acc[MR][NV];
 #pragma GCC unroll 16
@@ -90,15 +91,16 @@ ALLMREC_BF16_TARGET __attribute__((noinline)) void multiply_words(const WordTile
     base[r / 3] = t.a + r * t.a_stride;
     __asm__("" : "+r"(base[r / 3]));
   }
+  const float* a = t.a;
   const float* b = t.b;
   const int64_t k = t.k, a_stride = t.a_stride, b_stride = t.b_stride;
-  for (int64_t p = 0; p < k; ++p, b += b_stride) {
+  for (int64_t p = 0; p < k; ++p, a += a_stride, b += b_stride) {
     __m512bh column[NV];
 #pragma GCC unroll 2
     for (int v = 0; v < NV; ++v) column[v] = (__m512bh)_mm512_loadu_ps(b + v * kLanes);
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
-      const __m512bh word = (__m512bh)_mm512_set1_ps(base[r / 3][r % 3 * a_stride + p]);
+      const __m512bh word = (__m512bh)_mm512_set1_ps(ByRow ? base[r / 3][r % 3 * a_stride + p] : a[r]);
 #pragma GCC unroll 2
       for (int v = 0; v < NV; ++v) acc[r][v] = _mm512_dpbf16_ps(acc[r][v], word, column[v]);
     }
@@ -119,25 +121,26 @@ ALLMREC_BF16_TARGET __attribute__((noinline)) void multiply_words(const WordTile
 }
 
 // As multiply_rows: rows in even counts, an odd tile has one more row of A to read.
-template <int NV>
+template <int NV, bool ByRow>
 void multiply_word_rows(const WordTile& t) {
   switch ((t.rows + 1) / 2) {
     case 1:
-      return multiply_words<2, NV>(t);
+      return multiply_words<2, NV, ByRow>(t);
     case 2:
-      return multiply_words<4, NV>(t);
+      return multiply_words<4, NV, ByRow>(t);
     case 3:
-      return multiply_words<6, NV>(t);
+      return multiply_words<6, NV, ByRow>(t);
     case 4:
-      return multiply_words<8, NV>(t);
+      return multiply_words<8, NV, ByRow>(t);
     case 5:
-      return multiply_words<10, NV>(t);
+      return multiply_words<10, NV, ByRow>(t);
     case 6:
-      return multiply_words<12, NV>(t);
+      return multiply_words<12, NV, ByRow>(t);
   }
 }
-inline void multiply_words(const WordTile& t) {
-  t.cols <= kLanes ? multiply_word_rows<1>(t) : multiply_word_rows<2>(t);
+template <bool ByRow>
+void multiply_words(const WordTile& t) {
+  t.cols <= kLanes ? multiply_word_rows<1, ByRow>(t) : multiply_word_rows<2, ByRow>(t);
 }
 
 // Up to 32 values of a storage dtype from element i on as 16 words; those that do not exist are zero.
@@ -194,20 +197,39 @@ ALLMREC_BF16_TARGET inline void pack_word_panels(const void* x, int32_t dtype, i
   }
 }
 
-// Rows two at a time: a word holds column d of row 2i and of row 2i + 1. For each panel of kNR columns
-// `distance` rows of kNR words, row i at (run.begin / 2 + i) · kNR. Rows that do not exist are zero.
+// Up to 16 elements of two rows: lane d is the word of column d of both; without a second row its half is
+// zero.
+ALLMREC_BF16_TARGET inline __m512i interleave(const void* x, int32_t dtype, int64_t first, int64_t second,
+                                              int64_t n) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7,
+                                         22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  n = std::min<int64_t>(n, kLanes);
+  const __m512i low = load_words(x, dtype, first, n);
+  const __m512i high = second >= 0 ? load_words(x, dtype, second, n) : _mm512_setzero_si512();
+  return _mm512_permutexvar_epi16(order, _mm512_inserti64x4(low, _mm512_castsi512_si256(high), 1));
+}
+
+// Rows two at a time. For each panel of kNR columns `distance` rows of kNR words; rows 2i and 2i + 1 are row
+// i. Rows that do not exist are zero.
 ALLMREC_BF16_TARGET inline void pack_word_rows(const void* x, int32_t dtype, int64_t ld, int64_t D, Run run,
                                                int64_t distance, float* to) {
-  const __m512i interleave = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
-                                              23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
   for (int64_t j = run.begin; j < run.end; j += 2) {
     for (int64_t d = 0; d < D; d += kLanes) {
-      const int64_t n = std::min<int64_t>(kLanes, D - d);
-      const __m512i first = load_words(x, dtype, j * ld + d, n);
-      const __m512i second = j + 1 < run.end ? load_words(x, dtype, (j + 1) * ld + d, n) : __m512i{};
-      const __m512i both = _mm512_inserti64x4(first, _mm512_castsi512_si256(second), 1);
+      const int64_t second = j + 1 < run.end ? (j + 1) * ld + d : -1;
       _mm512_storeu_si512(to + d / kNR * kNR * distance + j / 2 * kNR + d % kNR,
-                          _mm512_permutexvar_epi16(interleave, both));
+                          interleave(x, dtype, j * ld + d, second, D - d));
+    }
+  }
+}
+
+// The same as rows of `stride` words, of the columns of a run.
+ALLMREC_BF16_TARGET inline void pack_word_columns(const float* x, int64_t ld, int64_t rows, Run columns,
+                                                  int64_t stride, float* to) {
+  for (int64_t i = 0; i < rows; i += 2) {
+    for (int64_t j = columns.begin; j < columns.end; j += kLanes) {
+      const int64_t second = i + 1 < rows ? (i + 1) * ld + j : -1;
+      _mm512_storeu_si512(to + i / 2 * stride + j,
+                          interleave(x, ALLMREC_F32, i * ld + j, second, columns.end - j));
     }
   }
 }
@@ -218,6 +240,26 @@ ALLMREC_BF16_TARGET inline void round_in_place(float* row, int64_t begin, int64_
   for (int64_t j = begin; j < end; j += 2 * kLanes) {  // the row has room for whole vectors
     const __m512i words = load_words(row, ALLMREC_F32, j, end - j);
     _mm512_storeu_si512(to + j, words);
+  }
+}
+
+// c (rows, keys of the run) = alpha · a (rows of words) · panels of words.
+inline void multiply_word_keys(const float* a, int64_t a_stride, int rows, int64_t words, const float* panels,
+                               const Run& keys, float alpha, float* c, int64_t ldc) {
+  for (int64_t j = keys.begin; j < keys.end; j += kNR) {
+    const int cols = static_cast<int>(std::min<int64_t>(kNR, keys.end - j));
+    multiply_words<true>({words, a, a_stride, panels + j * words, kNR, c + j, ldc, rows, cols, alpha, false});
+  }
+}
+
+// c (rows, D) = a · k rows of the panels of pack_word_rows from `first` on, or added to it.
+template <bool ByRow>
+void multiply_word_rows_of(const float* a, int64_t a_stride, int rows, int64_t k, const float* panels,
+                           int64_t distance, int64_t first, int64_t D, float* c, int64_t ldc, bool add) {
+  for (int64_t d = 0; d < D; d += kNR) {
+    const int cols = static_cast<int>(std::min<int64_t>(kNR, D - d));
+    multiply_words<ByRow>(
+        {k, a, a_stride, panels + d * distance + first * kNR, kNR, c + d, ldc, rows, cols, 1.0f, add});
   }
 }
 
@@ -241,23 +283,15 @@ class Bfloat16Tiles {
     pack_words(q, ldq, D_, rows, (rows + 1) / 2 * 2, q_stride(D_), q_);
   }
   void scores(int rows, const Run& run, float alpha, float* c, int64_t ldc) const {
-    for (int64_t j = run.begin; j < run.end; j += kNR) {
-      const int cols = static_cast<int>(std::min<int64_t>(kNR, run.end - j));
-      multiply_words(
-          {words(D_), q_, q_stride(D_), keys_ + j * words(D_), kNR, c + j, ldc, rows, cols, alpha, false});
-    }
+    multiply_word_keys(q_, q_stride(D_), rows, words(D_), keys_, run, alpha, c, ldc);
   }
   void round_weights(float* weights, int64_t stride, int rows, const Run& run) const {
     for (int r = 0; r < rows; ++r) round_in_place(weights + r * stride, run.begin, run.end);
   }
   void values(const float* weights, int64_t stride, int rows, const Run& run, float* out, int64_t ldout,
               bool add) const {
-    for (int64_t d = 0; d < D_; d += kNR) {
-      const int cols = static_cast<int>(std::min<int64_t>(kNR, D_ - d));
-      multiply_words({(run.end - run.begin + 1) / 2, weights + run.begin / 2, stride,
-                      values_ + d / kNR * kNR * (length_ / 2) + run.begin / 2 * kNR, kNR, out + d, ldout,
-                      rows, cols, 1.0f, add});
-    }
+    multiply_word_rows_of<true>(weights + run.begin / 2, stride, rows, (run.end - run.begin + 1) / 2, values_,
+                                length_ / 2, run.begin / 2, D_, out, ldout, add);
   }
 
  private:
