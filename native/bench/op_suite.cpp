@@ -631,14 +631,21 @@ void Suite::sequences() {
                                        a.values = static_cast<float*>(b.bytes(users * 80));
                                      });
   }
-  const int64_t columns = vocabulary(24000);
-  add<allmrec_top_k_args>("top_k", "top_k", dims({users, columns}) + " k 20", ALLMREC_F32, &Device::top_k,
-                          [=](Buffers& b, allmrec_top_k_args& a, Cost&) {
-                            a.rows = users, a.cols = a.ld = columns, a.k = 20,
-                            a.scores = b.floats(users * columns);
-                            a.indices = static_cast<int32_t*>(b.bytes(users * 80));
-                            a.values = static_cast<float*>(b.bytes(users * 80));
-                          });
+  struct Ranked {
+    int64_t rows, columns;
+    int32_t k;
+  };
+  // A catalogue; and the argmax of decoding.
+  for (const Ranked& r :
+       {Ranked{users, vocabulary(24000), 20}, {1, vocabulary(50272), 1}, {8, vocabulary(50272), 1}}) {
+    add<allmrec_top_k_args>("top_k", "top_k", dims({r.rows, r.columns}) + " k " + std::to_string(r.k),
+                            ALLMREC_F32, &Device::top_k, [=](Buffers& b, allmrec_top_k_args& a, Cost&) {
+                              a.rows = r.rows, a.cols = a.ld = r.columns, a.k = r.k;
+                              a.scores = b.floats(r.rows * r.columns);
+                              a.indices = static_cast<int32_t*>(b.bytes(r.rows * r.k * 4));
+                              a.values = static_cast<float*>(b.bytes(r.rows * r.k * 4));
+                            });
+  }
 }
 
 void Suite::elements() {

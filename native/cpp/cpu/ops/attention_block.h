@@ -105,18 +105,22 @@ class DropoutRows {
   // Rows t … t + rows − 1 of head h, `elements` each.
   void fill(int64_t t, int64_t h, int rows, int64_t elements) {
     if (!any()) return;
-    uint32_t* to = words_;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t first = first_element(a_, t + r, h);
-      if (together(a_) && r > 0) {
-        row_[r] = row_[0] + r * a_.drop_columns;
-        continue;
-      }
-      const int64_t n = together(a_) ? (rows - 1) * a_.drop_columns + elements : elements;
+    const int64_t first = first_element(a_, t, h);
+    if (together(a_)) {
+      const int64_t n = (rows - 1) * a_.drop_columns + elements;
       philox_fill(a_.dropout.seed, a_.dropout.stream, static_cast<uint64_t>(first / 8),
-                  (first % 8 + n + 7) / 8, to);
-      row_[r] = reinterpret_cast<const uint16_t*>(to) + first % 8;
-      to += words(elements);
+                  (first % 8 + n + 7) / 8, words_);
+      for (int r = 0; r < rows; ++r)
+        row_[r] = reinterpret_cast<const uint16_t*>(words_) + first % 8 + r * a_.drop_columns;
+    } else {
+      const int64_t step = a_.heads * a_.drop_columns;  // from row to row
+      const bool aligned = first % 8 == 0 && step % 8 == 0;
+      const int64_t each = (elements + (aligned ? 7 : 14)) / 8;
+      philox_fill_runs(
+          a_.dropout.seed, a_.dropout.stream, rows, each,
+          [&](int64_t r) { return static_cast<uint64_t>((first + r * step) / 8); }, words_);
+      for (int r = 0; r < rows; ++r)
+        row_[r] = reinterpret_cast<const uint16_t*>(words_ + r * each * 4) + (first + r * step) % 8;
     }
     __asm__ volatile("" ::"r"(words_) : "memory");  // the words are read back as another type
   }
