@@ -101,6 +101,8 @@ class DecodePart {
   }
 
  private:
+  static constexpr int64_t kTogether = 4;  // rows of values in one pass over the sums
+
   int32_t dtype() const { return a_.kv_dtype; }
 
   template <int32_t Dtype>
@@ -133,11 +135,14 @@ class DecodePart {
   void score(const float* q, int64_t j, int64_t count) {
     int64_t row[kLanes];
     for (int64_t l = 0; l < kLanes; ++l) row[l] = (j + std::min(l, count - 1)) * a_.ldk;
-    const int64_t next = std::min<int64_t>(kLanes, end_ - j - kLanes) * a_.ldk;
+    const bool more = j + kLanes < end_;
+    const int64_t values = std::min(2 * kTogether, end_ - begin_);
     const Vec scale = broadcast(a_.scale * kLog2E);
     for (int64_t h = 0; h < a_.heads; ++h, q += D_) {
-      if (next > 0) {
+      if (more) {
         for (int64_t l = 0; l < count; ++l) prefetch<Dtype>(k_, row[l] + kLanes * a_.ldk + h * D_);
+      } else {  // the values come next
+        for (int64_t c = 0; c < values; ++c) prefetch<Dtype>(v_, (begin_ + c) * a_.ldv + h * D_);
       }
       Vec acc[kLanes];
 #pragma GCC unroll 16
@@ -184,7 +189,6 @@ class DecodePart {
   }
 
   // values (H, D) += the weighted rows j … j + count − 1.
-  static constexpr int64_t kTogether = 4;
   template <int32_t Dtype>
   void add_values(int64_t j, int64_t count, float* values) {
     int64_t row[kTogether];
