@@ -139,12 +139,12 @@ void attention_cases(Cases& cases);  // attention and its backward
 void row_cases(Cases& cases);        // embedding, gather, scatter, segment_mean, row_dot, l2_normalize, top_k
 void loss_cases(Cases& cases);       // bce, mse, cross_entropy, sum, squared_norm
 void model_cases(Cases& cases);      // gru, adam
-void half_dense_cases(Cases& cases);      // gemm of halves
-void quantized_cases(Cases& cases);       // quantize, gemm and embedding of int8 and int4 weights
-void half_attention_cases(Cases& cases);  // attention and its backward on halves, long keys
+void half_dense_cases(Cases& cases);       // gemm of halves
+void quantized_cases(Cases& cases);        // quantize, gemm and embedding of int8 and int4 weights
+void half_attention_cases(Cases& cases);   // attention and its backward on halves, long keys
 void cache_attention_cases(Cases& cases);  // attention over caches of halves, and in bfloat16
-void half_row_cases(Cases& cases);        // the other ops on halves; put_rows, advance
-void sequence_cases(Cases& cases);        // conv, spmm, rank_catalogue, large gru, top_k
+void half_row_cases(Cases& cases);         // the other ops on halves; put_rows, advance
+void sequence_cases(Cases& cases);         // conv, spmm, rank_catalogue, large gru, top_k
 
 void philox_tests();    // known answers, statistics of dropout and normals
 void gradient_tests();  // reference gradients against central differences

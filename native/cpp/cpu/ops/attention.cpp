@@ -8,6 +8,10 @@
 // made for the keys a row sees and no others. Keys and values of a half type are widened as they are packed.
 // Up to kFewRows rows (decoding) nothing is packed: attention_decode.h. What a task computes follows from its
 // own sequence alone. Bound: the multiply-add units; with one query row, reading the keys and values.
+// Measured (a-llmrec-bench --device cpu --suite ops --filter attention, two Zen 4 cores with 253 GFLOP/s of
+// float32): causal rows of 12 × 64, 512 of them 2.7 ms (60 % of the bound), 2,048 39 ms (66 %); computed in
+// bfloat16 1.64 ms and 26 ms; 16 × 64 rows of 12 × 64 with dropout 2.2 ms (37 %: a quarter of it the random
+// bits).
 #include "attention_decode.h"
 #include "attention_tiles.h"
 #include "ops.h"

@@ -7,7 +7,10 @@
 // each head, its highest score, the sum of its weights and the weighted sum of its values; the part that is
 // finished last puts a sequence's parts together, in their order, so that nothing depends on the number of
 // threads. Keys and values are read in the dtype they are stored in. Bound: reading them once. Measured
-// (a-llmrec-bench --device cpu --suite ops --filter decode, two Zen 4 cores): see attention.cpp.
+// (a-llmrec-bench --device cpu --suite ops --filter decode, two Zen 4 cores that read 27 to 35 GB/s): 512
+// keys of 12 × 64 and 32 × 64, for one sequence or eight, in float16, bfloat16 or float32 24 to 29 GB/s. Rows
+// asked for ahead into the L2 cache gave 26 GB/s where the hardware's own prefetchers reached 16, and the L1
+// cache 17.
 
 #include <atomic>
 
