@@ -148,8 +148,11 @@ class Suite {
     int64_t prompt = 0, title = 0;  // candidates: rows of the prompt, and of each title
     float dropout = 0;
     bool backward = false;
+    int32_t kv_dtype = ALLMREC_F32;  // a half cache beside float32 queries
+    int32_t compute_dtype = ALLMREC_F32;
   };
   void attention_of(const std::string& name, Sequences s);
+  void processor_attention();
   double fill_attention(Buffers& b, allmrec_attention_args& a, const Sequences& s);
 
   Bench& bench_;
@@ -266,10 +269,14 @@ double Suite::fill_attention(Buffers& b, allmrec_attention_args& a, const Sequen
     a.k = at(a.q, c), a.v = at(a.q, 2 * c);
     a.ldq = a.ldk = a.ldv = 3 * c;
   } else {
+    const int32_t kv_dtype = s.kv_dtype == ALLMREC_F32 ? s.dtype : s.kv_dtype;
     a.q = b.values(s.dtype, total * c), a.ldq = c;
-    a.k = b.values(s.dtype, keys * 2 * c), a.v = at(a.k, c);
+    a.k = b.values(kv_dtype, keys * 2 * c);
+    a.v = static_cast<const char*>(a.k) + c * (kv_dtype == ALLMREC_F32 ? 4 : 2);
     a.ldk = a.ldv = 2 * c;
+    a.kv_dtype = s.kv_dtype;
   }
+  a.compute_dtype = s.compute_dtype;
   a.q_offsets = b.ints(offsets), a.kv_start = b.ints(start), a.kv_len = b.ints(length);
   if (s.mask == Sequences::candidates) a.prefix = b.ints(prefix);
   a.own_begin = b.ints(begin), a.own_end = b.ints(end);
@@ -289,7 +296,9 @@ void Suite::attention_of(const std::string& name, Sequences s) {
   }
   const std::string shape = dims({s.count, s.queries}) +
                             (s.mask == Sequences::cache ? " cache " + std::to_string(s.keys) : "") + " H" +
-                            std::to_string(s.heads) + " D" + std::to_string(s.dim);
+                            std::to_string(s.heads) + " D" + std::to_string(s.dim) +
+                            (s.kv_dtype != ALLMREC_F32 ? std::string(" kv ") + dtype_name(s.kv_dtype) : "") +
+                            (s.compute_dtype != ALLMREC_F32 ? " computed in bfloat16" : "");
   const double keys = static_cast<double>(s.count * s.keys);
   add<allmrec_attention_args>("attention", "attention " + name, shape, s.dtype, &Device::attention,
                               [=](Buffers& b, allmrec_attention_args& a, Cost& cost) {
@@ -312,12 +321,45 @@ void Suite::attention_of(const std::string& name, Sequences s) {
       });
 }
 
+// Half caches beside float32 queries, and float32 products rounded to bfloat16: a card offers neither.
+void Suite::processor_attention() {
+  for (int32_t heads : {12, 32}) {
+    const std::string name = heads == 12 ? "opt-125m" : "opt-1.3b";
+    for (int64_t count : {1, 8}) {
+      for (int32_t kv_dtype : {ALLMREC_F32, ALLMREC_F16, ALLMREC_BF16}) {
+        Sequences decode{count, 1, 512, heads, 64, ALLMREC_F32, Sequences::cache};
+        decode.kv_dtype = kv_dtype;
+        attention_of(name + " decode", decode);
+      }
+    }
+    Sequences behind{1, 128, 512, heads, 64, ALLMREC_F32, Sequences::cache};
+    behind.kv_dtype = ALLMREC_F16;
+    attention_of(name + " prefill behind a cache", behind);
+  }
+  attention_of("opt-125m candidates", {1, 700, 700, 12, 64, ALLMREC_F32, Sequences::candidates, 500, 10});
+  for (int32_t compute_dtype : {ALLMREC_F32, ALLMREC_BF16}) {
+    const auto long_causal = [&](int64_t tokens, int32_t heads, int32_t dim) {
+      Sequences s{1, tokens, tokens, heads, dim};
+      s.backward = true, s.compute_dtype = compute_dtype;
+      attention_of("causal", s);
+    };
+    long_causal(512, 12, 64);
+    long_causal(2048, 12, 64);
+    long_causal(512, 16, 128);
+    long_causal(2048, 16, 128);
+    Sequences encoder{texts(), 64, 64, 12, 64, ALLMREC_F32, Sequences::full};
+    encoder.backward = true, encoder.dropout = 0.1f, encoder.compute_dtype = compute_dtype;
+    attention_of("distilbert dropout", encoder);
+  }
+}
+
 void Suite::attention() {
   Sequences sasrec{128, 50, 50, 1, 50};
   sasrec.backward = true;
   attention_of("sasrec", sasrec);
   sasrec.dropout = 0.2f;
   attention_of("sasrec dropout", sasrec);
+  if (bench_.on_cpu()) processor_attention();
   for (int32_t dtype : {ALLMREC_F32, ALLMREC_F16, ALLMREC_BF16}) {
     Sequences encoder{texts(), 128, 128, 12, 64, dtype, Sequences::full};
     encoder.backward = true;
@@ -589,14 +631,21 @@ void Suite::sequences() {
                                        a.values = static_cast<float*>(b.bytes(users * 80));
                                      });
   }
-  const int64_t columns = vocabulary(24000);
-  add<allmrec_top_k_args>("top_k", "top_k", dims({users, columns}) + " k 20", ALLMREC_F32, &Device::top_k,
-                          [=](Buffers& b, allmrec_top_k_args& a, Cost&) {
-                            a.rows = users, a.cols = a.ld = columns, a.k = 20,
-                            a.scores = b.floats(users * columns);
-                            a.indices = static_cast<int32_t*>(b.bytes(users * 80));
-                            a.values = static_cast<float*>(b.bytes(users * 80));
-                          });
+  struct Ranked {
+    int64_t rows, columns;
+    int32_t k;
+  };
+  // A catalogue; and the argmax of decoding.
+  for (const Ranked& r :
+       {Ranked{users, vocabulary(24000), 20}, {1, vocabulary(50272), 1}, {8, vocabulary(50272), 1}}) {
+    add<allmrec_top_k_args>("top_k", "top_k", dims({r.rows, r.columns}) + " k " + std::to_string(r.k),
+                            ALLMREC_F32, &Device::top_k, [=](Buffers& b, allmrec_top_k_args& a, Cost&) {
+                              a.rows = r.rows, a.cols = a.ld = r.columns, a.k = r.k;
+                              a.scores = b.floats(r.rows * r.columns);
+                              a.indices = static_cast<int32_t*>(b.bytes(r.rows * r.k * 4));
+                              a.values = static_cast<float*>(b.bytes(r.rows * r.k * 4));
+                            });
+  }
 }
 
 void Suite::elements() {

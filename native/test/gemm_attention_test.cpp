@@ -56,7 +56,7 @@ void expect_close(const char* what, const vector<float>& x, const vector<double>
 void expect_same(const char* what, const vector<float>& x, const vector<float>& y) {
   const bool same = x.size() == y.size() && (x.empty() || std::memcmp(x.data(), y.data(), x.size() * 4) == 0);
   CHECK(same);
-  if (!same) std::printf("  %s of %s differs between numbers of threads\n", what, context.c_str());
+  if (!same) std::printf("  %s of %s differs between runs\n", what, context.c_str());
 }
 
 struct Devices {
@@ -175,6 +175,8 @@ struct AttentionCase {
   int64_t kv_rows = 0;
   vector<int32_t> q_offsets{0}, kv_start, kv_len, prefix, own_begin, own_end, pad_count;
   vector<float> q, k, v, pad_k, pad_v, d_out, dq, dk, dv, d_pad_k, d_pad_v;
+  vector<uint16_t> half_k, half_v;  // what the forward reads where kv_dtype is a half type
+  int32_t kv_dtype = ALLMREC_F32;
 
   AttentionCase() {
     static const int32_t kDims[] = {1, 5, 8, 16, 24, 50, 64, 80, 128};
@@ -211,6 +213,8 @@ struct AttentionCase {
     a.ldq = width + pick(0, 3), a.ldk = 2 * width, a.ldv = width + pick(0, 3), a.ldout = width + pick(0, 3);
     q = randoms(a.tokens * a.ldq), k = randoms(kv_rows * a.ldk), v = randoms(kv_rows * a.ldv);
     pad_k = randoms(width), pad_v = randoms(width);
+    if (pick(0, 2) == 0) kv_dtype = coin() ? ALLMREC_F16 : ALLMREC_BF16;
+    if (kv_dtype != ALLMREC_F32) half_k = round(k), half_v = round(v);
     a.q = q.data(), a.k = k.data(), a.v = v.data();
     a.q_offsets = q_offsets.data(), a.kv_start = kv_start.data(), a.kv_len = kv_len.data();
     a.prefix = kind == 2 || kind == 4 ? prefix.data() : nullptr;
@@ -228,6 +232,20 @@ struct AttentionCase {
               std::to_string(a.heads) + " D " + std::to_string(a.head_dim) + " kind " + std::to_string(kind) +
               (a.pad_k ? " padding" : "") + (a.dropout.p > 0 ? " dropout" : "") +
               (b.accumulate ? " accumulate" : "");
+  }
+
+  vector<uint16_t> round(vector<float>& x) const {
+    vector<uint16_t> halves;
+    for (float& value : x) {
+      halves.push_back(to_half(value, kv_dtype == ALLMREC_BF16));
+      value = from_half(halves.back(), kv_dtype == ALLMREC_BF16);
+    }
+    return halves;
+  }
+
+  void forward(allmrec_device* device, allmrec_attention_args args) const {
+    if (kv_dtype != ALLMREC_F32) args.k = half_k.data(), args.v = half_v.data(), args.kv_dtype = kv_dtype;
+    expect_ok(device, backend->attention(device, &args));
   }
 
   double kept(int64_t element) const {
@@ -322,7 +340,7 @@ struct AttentionCase {
       vector<float> out = poison, lse(e_lse.size(), kNaN);
       vector<float> gq = dq, gk = dk, gv = dv, gpk = d_pad_k, gpv = d_pad_v;
       a.out = out.data(), a.lse = lse.data();
-      expect_ok(device, backend->attention(device, &a));
+      forward(device, a);
       b.forward = a, b.d_out = d_out.data(), b.dq = gq.data(), b.dk = gk.data(), b.dv = gv.data();
       b.d_pad_k = gpk.data(), b.d_pad_v = gpv.data();
       expect_ok(device, backend->attention_backward(device, &b));
@@ -336,6 +354,34 @@ struct AttentionCase {
         for (int i = 0; i < 7; ++i) expect_same(kNames[i], results[i], first[i]);
       }
     }
+    if (!first.empty() && !(a.dropout.p > 0)) run_alone(devices.list.back(), first);
+  }
+
+  // A sequence computed by itself has the bits it has beside the others (dropout counts rows through all
+  // sequences, so it is left out).
+  void run_alone(allmrec_device* device, const vector<vector<float>>& together) {
+    vector<float> out = together[0], lse = together[1], gq = dq, gk = dk, gv = dv, gpk = d_pad_k,
+                  gpv = d_pad_v;
+    const int64_t sequences = a.num_sequences, heads = a.heads;
+    for (int64_t s = 0; s < sequences; ++s) {
+      const int32_t row = q_offsets[s], offsets[] = {0, q_offsets[s + 1] - row};
+      allmrec_attention_backward_args one = b;
+      allmrec_attention_args& f = one.forward;
+      f = a;
+      f.num_sequences = 1, f.tokens = offsets[1], f.q_offsets = offsets;
+      f.q = q.data() + row * a.ldq, f.out = out.data() + row * a.ldout, f.lse = lse.data() + row * heads;
+      f.kv_start = &kv_start[s], f.kv_len = &kv_len[s], f.pad_count = a.pad_count ? &pad_count[s] : nullptr;
+      f.prefix = a.prefix ? a.prefix + row : nullptr;
+      f.own_begin = a.own_begin + row, f.own_end = a.own_end + row;
+      std::fill_n(lse.begin() + row * heads, f.tokens * heads, kNaN);
+      forward(device, f);
+      one.d_out = d_out.data() + row * b.ld_dout, one.dq = gq.data() + row * b.ld_dq;
+      one.dk = gk.data(), one.dv = gv.data(), one.d_pad_k = gpk.data(), one.d_pad_v = gpv.data();
+      expect_ok(device, backend->attention_backward(device, &one));
+    }
+    expect_same("out alone", out, together[0]), expect_same("lse alone", lse, together[1]);
+    expect_same("dq alone", gq, together[2]);
+    expect_same("dk alone", gk, together[3]), expect_same("dv alone", gv, together[4]);
   }
 };
 

@@ -51,6 +51,16 @@ class Fixture {
     if (status != ALLMREC_OK) fail(std::string("status: ") + backend_.last_error(device_));
   }
 
+  // The same where the op must answer with an error.
+  template <typename Args>
+  void expect_status(allmrec_status (*allmrec_backend::*op)(allmrec_device*, const Args*), const Args& args,
+                     allmrec_status expected) {
+    const allmrec_status status = (backend_.*op)(device_, &args);
+    if (status != expected)
+      fail("status " + std::to_string(status) + ", expected " + std::to_string(expected));
+  }
+  bool on_cpu() const { return std::string(backend_.name) == "cpu"; }
+
   Values download(const void* p, int64_t n, int32_t dtype = ALLMREC_F32);
   std::vector<unsigned char> download_bytes(const void* p, int64_t n);
   // ‖x − reference‖ / ‖reference‖ <= the case's tolerance; NaN and infinity must agree element by element.
@@ -129,11 +139,12 @@ void attention_cases(Cases& cases);  // attention and its backward
 void row_cases(Cases& cases);        // embedding, gather, scatter, segment_mean, row_dot, l2_normalize, top_k
 void loss_cases(Cases& cases);       // bce, mse, cross_entropy, sum, squared_norm
 void model_cases(Cases& cases);      // gru, adam
-void half_dense_cases(Cases& cases);      // gemm of halves
-void quantized_cases(Cases& cases);       // quantize, gemm and embedding of int8 and int4 weights
-void half_attention_cases(Cases& cases);  // attention and its backward on halves, long keys
-void half_row_cases(Cases& cases);        // the other ops on halves; put_rows, advance
-void sequence_cases(Cases& cases);        // conv, spmm, rank_catalogue, large gru, top_k
+void half_dense_cases(Cases& cases);       // gemm of halves
+void quantized_cases(Cases& cases);        // quantize, gemm and embedding of int8 and int4 weights
+void half_attention_cases(Cases& cases);   // attention and its backward on halves, long keys
+void cache_attention_cases(Cases& cases);  // attention over caches of halves, and in bfloat16
+void half_row_cases(Cases& cases);         // the other ops on halves; put_rows, advance
+void sequence_cases(Cases& cases);         // conv, spmm, rank_catalogue, large gru, top_k
 
 void philox_tests();    // known answers, statistics of dropout and normals
 void gradient_tests();  // reference gradients against central differences

@@ -1,7 +1,7 @@
 // The op test: every op of the table × shapes against float64 references.
 //   op_test [--device cpu|cuda|cudaemu] [--once] [op]      only the cases of ops whose name contains `op`
-// The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit; a CUDA
-// device runs each case twice (but with --once), which must agree bit by bit as well.
+// The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit, and a CUDA
+// device runs each case twice, which must agree bit by bit as well; with --once each case runs once.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -117,6 +117,7 @@ int main(int argc, char** argv) {
   half_dense_cases(all);
   quantized_cases(all);
   half_attention_cases(all);
+  cache_attention_cases(all);
   half_row_cases(all);
   sequence_cases(all);
   for (const Case& c : all) {
@@ -138,7 +139,8 @@ int main(int argc, char** argv) {
   }
   for (const char* instruction : {"generic", "avx2", "avx512"}) {
     setenv("ALLMREC_ISA", instruction, 1);  // read at open
-    run_table(*allmrec::find_backend("cpu"), cases, {1, 2, 3}, instruction);
+    run_table(*allmrec::find_backend("cpu"), cases, once ? std::vector<int>{2} : std::vector<int>{1, 2, 3},
+              instruction);
   }
   return report();
 }

@@ -68,18 +68,18 @@ ThreadPool::~ThreadPool() {
   for (auto& thread : threads_) thread.join();
 }
 
-void ThreadPool::run(int64_t tasks, const std::function<void(int64_t, int)>& fn) {
+void ThreadPool::run_job(int64_t tasks, const Job& job) {
   if (tasks <= 0) return;
   if (tasks == 1 || size_ == 1) {
-    for (int64_t task = 0; task < tasks; ++task) fn(task, 0);
+    for (int64_t task = 0; task < tasks; ++task) job.call(job.body, task, 0);
     return;
   }
-  fn_ = &fn;
+  job_ = job;
   tasks_ = tasks;
   next_.store(0, std::memory_order_relaxed);
   state_.store((state_.load(std::memory_order_relaxed) / kJob + 1) * kJob | kOpen);
   if (sleepers_.load() > 0) {
-    std::lock_guard<std::mutex> lock(mutex_);
+    { std::lock_guard<std::mutex> lock(mutex_); }  // who is about to sleep has looked before or waits by now
     wake_.notify_all();
   }
   work(0);
@@ -102,7 +102,7 @@ void ThreadPool::work(int thread) {
     const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
     if (task >= tasks_) return;
     try {
-      (*fn_)(task, thread);
+      job_.call(job_.body, task, thread);
     } catch (...) {
       next_.store(tasks_, std::memory_order_relaxed);
       std::lock_guard<std::mutex> lock(mutex_);

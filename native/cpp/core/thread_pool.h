@@ -4,9 +4,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
-#include <functional>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace allmrec {
@@ -27,7 +27,13 @@ class ThreadPool {
   // task computes must depend on its number alone, so that results are the same for any number of threads.
   // The first exception a task throws is thrown again here once all threads have stopped; the remaining tasks
   // are dropped.
-  void run(int64_t tasks, const std::function<void(int64_t task, int thread)>& fn);
+  template <typename Fn>
+  void run(int64_t tasks, Fn&& fn) {
+    const Job job{const_cast<void*>(static_cast<const void*>(&fn)), [](void* body, int64_t task, int thread) {
+                    (*static_cast<std::remove_reference_t<Fn>*>(body))(task, thread);
+                  }};
+    run_job(tasks, job);
+  }
 
   // fn(begin, end, thread) over [0, n) in blocks of `grain`; runs in the caller when there is one block only.
   template <typename Fn>
@@ -45,6 +51,12 @@ class ThreadPool {
   }
 
  private:
+  // A task's body, which outlives the job: nothing is copied or allocated for a job.
+  struct Job {
+    void* body;
+    void (*call)(void* body, int64_t task, int thread);
+  };
+  void run_job(int64_t tasks, const Job& job);
   void worker(int thread);
   void work(int thread);
   uint64_t wait_for_job(uint64_t last);
@@ -53,7 +65,7 @@ class ThreadPool {
   std::vector<std::thread> threads_;
 
   // The job. Written before `state_` opens it, read only by threads that have entered.
-  const std::function<void(int64_t, int)>* fn_ = nullptr;
+  Job job_{};
   int64_t tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_{0};
 

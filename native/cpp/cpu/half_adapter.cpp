@@ -87,16 +87,6 @@ int64_t key_rows(const allmrec_attention_args& a) {
   return rows;
 }
 
-// q, k and v. Out is an output of the forward and an input of the backward.
-void attention_inputs(Copies& copies, allmrec_attention_args& a) {
-  const int64_t width = int64_t{a.heads} * a.head_dim, keys = key_rows(a);
-  const int32_t kv_dtype = a.kv_dtype != ALLMREC_F32 ? a.kv_dtype : a.dtype;
-  copies.input(a.q, a.tokens, width, a.ldq, a.dtype);
-  copies.input(a.k, keys, width, a.ldk, kv_dtype);
-  copies.input(a.v, keys, width, a.ldv, kv_dtype);
-  a.kv_dtype = ALLMREC_F32;
-}
-
 }  // namespace
 
 // B of float32 beside a half A is rounded to A's dtype; other Bs are read as they are by the kernel.
@@ -151,15 +141,16 @@ void run(Device& device, void (*kernel)(Device&, const allmrec_layer_norm_backwa
   copies.finish();
 }
 
+// Half keys and values are read as they are.
 void run(Device& device, void (*kernel)(Device&, const allmrec_attention_args&),
          const allmrec_attention_args& a) {
   const int64_t width = int64_t{a.heads} * a.head_dim;
-  if ((!is_half(a.dtype) && !is_half(a.kv_dtype)) || a.num_sequences == 0 || a.tokens == 0 || width == 0)
-    return kernel(device, a);
+  if (!is_half(a.dtype) || a.num_sequences == 0 || a.tokens == 0 || width == 0) return kernel(device, a);
   Copies copies(device);
   allmrec_attention_args f = a;
-  attention_inputs(copies, f);
+  copies.input(f.q, a.tokens, width, f.ldq, a.dtype);
   copies.output(f.out, a.tokens, width, f.ldout, a.dtype, false);
+  f.kv_dtype = a.dtype;
   f.dtype = ALLMREC_F32;
   kernel(device, f);
   copies.finish();
@@ -174,14 +165,16 @@ void run(Device& device, void (*kernel)(Device&, const allmrec_attention_backwar
   Copies copies(device);
   allmrec_attention_backward_args b = a;
   const void* out = f.out;
-  attention_inputs(copies, b.forward);
+  copies.input(b.forward.q, f.tokens, width, b.forward.ldq, f.dtype);
+  copies.input(b.forward.k, key_rows(f), width, b.forward.ldk, f.dtype);
+  copies.input(b.forward.v, key_rows(f), width, b.forward.ldv, f.dtype);
   copies.input(out, f.tokens, width, b.forward.ldout, f.dtype);
   b.forward.out = const_cast<void*>(out);
   copies.input(b.d_out, f.tokens, width, b.ld_dout, f.dtype);
   copies.output(b.dq, f.tokens, width, b.ld_dq, f.dtype, b.accumulate != 0);
   copies.output(b.dk, key_rows(f), width, b.ld_dk, f.dtype, true);
   copies.output(b.dv, key_rows(f), width, b.ld_dv, f.dtype, true);
-  b.forward.dtype = ALLMREC_F32;
+  b.forward.dtype = b.forward.kv_dtype = ALLMREC_F32;
   kernel(device, b);
   copies.finish();
 }

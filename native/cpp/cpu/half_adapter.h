@@ -4,8 +4,8 @@
 
 // The CPU's kernels compute in float32. Here an op on F16 or BF16 activations becomes the same op on float32
 // copies, whose outputs are rounded once; what is added to is read as it was. Ops that only move values
-// (gather_rows, put_rows, copy_2d, cast) and inputs with dtypes of their own (weights, tables of embeddings)
-// need no copies.
+// (gather_rows, put_rows, copy_2d, cast) and inputs with dtypes of their own (weights, tables of embeddings,
+// attention's keys and values) need no copies.
 namespace allmrec::cpu {
 
 // Ops without half activations, and all others on float32.

@@ -264,6 +264,15 @@ ALLMREC_INLINE Vec load_bf16(const uint16_t* p) {
 }
 #endif
 
+#if ALLMREC_LANES == 16
+ALLMREC_INLINE Vec load_f16_n(const uint16_t* p, int64_t n) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+}
+ALLMREC_INLINE Vec load_bf16_n(const uint16_t* p, int64_t n) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_lanes(n), p));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+#else
 ALLMREC_INLINE Vec load_f16_n(const uint16_t* p, int64_t n) {
   uint16_t bits[kLanes] = {};
   if (n > kLanes) n = kLanes;
@@ -276,6 +285,7 @@ ALLMREC_INLINE Vec load_bf16_n(const uint16_t* p, int64_t n) {
   if (n > 0) std::memcpy(bits, p, static_cast<size_t>(n) * 2);
   return load_bf16(bits);
 }
+#endif
 
 // Rounded to nearest even; NaN stays a quiet NaN.
 ALLMREC_INLINE uint16_t float_to_bf16(float value) {

@@ -43,6 +43,14 @@ ALLMREC_INLINE Vec keep(Vec v, Part part) {
   return blend(iota() < static_cast<int32_t>(part.count), v, zero());
 }
 
+// The same with another value than zero.
+ALLMREC_INLINE Vec keep_or(Vec v, float, Whole) {
+  return v;
+}
+ALLMREC_INLINE Vec keep_or(Vec v, float other, Part part) {
+  return blend(iota() < static_cast<int32_t>(part.count), v, broadcast(other));
+}
+
 // body(i, lanes) for every vector of [0, n).
 template <typename Body>
 ALLMREC_INLINE void sweep(int64_t n, Body&& body) {
@@ -104,6 +112,27 @@ ALLMREC_INLINE Vec exp(Vec x) {
   return _mm512_scalef_ps(y, n);
 #else
   const IVec exponent = round_to_int(n);  // −150 … 128: in two steps, each a normal power of two
+  const IVec half = exponent >> 1;
+  return y * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
+#endif
+}
+
+// 2^x for x <= 127, relative error 8e-8: 2^n by the exponent, 2^r, |r| <= ½, by a minimax polynomial with the
+// constant 1. −∞ gives 0.
+ALLMREC_INLINE Vec exp2(Vec x) {
+  x = max(broadcast(-150.0f), x);  // NaN, the second argument, passes
+  const Vec n = round(x);
+  const Vec r = x - n;
+  Vec p = fma(broadcast(1.5353361947e-4f), r, broadcast(1.3398874404e-3f));
+  p = fma(p, r, broadcast(9.6184373574e-3f));
+  p = fma(p, r, broadcast(5.5503324712e-2f));
+  p = fma(p, r, broadcast(2.4022647914e-1f));
+  p = fma(p, r, broadcast(6.9314720286e-1f));
+  const Vec y = fma(p, r, broadcast(1.0f));
+#if ALLMREC_LANES == 16
+  return _mm512_scalef_ps(y, n);
+#else
+  const IVec exponent = round_to_int(n);  // in two steps, each a normal power of two
   const IVec half = exponent >> 1;
   return y * as_float((half + 127) << 23) * as_float((exponent - half + 127) << 23);
 #endif
@@ -222,51 +251,84 @@ ALLMREC_INLINE LongVec multiply_low_halves(LongVec a, uint32_t b) {
 #endif
 }
 
-// The words of counters first, first + 1, … (4 per counter). Writes whole groups: words holds `count` rounded
-// up to a multiple of kPhiloxGroup.
+// The words (4 per counter) of the kPhiloxGroup counters in c0.
+ALLMREC_INLINE void philox_group(uint64_t seed, uint64_t stream, LongVec (&c0)[kPhiloxWays],
+                                 uint32_t* words) {
+  LongVec c1[kPhiloxWays], c2[kPhiloxWays], c3[kPhiloxWays];
+  for (int w = 0; w < kPhiloxWays; ++w) {
+    c1[w] = c0[w] >> 32;
+    c2[w] = stream - LongVec{};
+    c3[w] = c2[w] >> 32;
+  }
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    for (int w = 0; w < kPhiloxWays; ++w) {
+      const LongVec p0 = multiply_low_halves(c0[w], kPhiloxMultiplier0);
+      const LongVec p1 = multiply_low_halves(c2[w], kPhiloxMultiplier1);
+      c0[w] = (p1 >> 32) ^ c1[w] ^ static_cast<uint64_t>(k0);
+      c1[w] = p1;
+      c2[w] = (p0 >> 32) ^ c3[w] ^ static_cast<uint64_t>(k1);
+      c3[w] = p0;
+    }
+    k0 += kPhiloxWeyl0;
+    k1 += kPhiloxWeyl1;
+  }
+  for (int w = 0; w < kPhiloxWays; ++w) {
+    const LongVec low = (c0[w] & 0xffffffffu) | (c1[w] << 32);   // words 0, 1 of each counter
+    const LongVec high = (c2[w] & 0xffffffffu) | (c3[w] << 32);  // words 2, 3
+#if ALLMREC_LANES == 16
+    const LongVec a = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
+    const LongVec b = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
+#elif ALLMREC_LANES == 8
+    const LongVec a = __builtin_shufflevector(low, high, 0, 4, 1, 5);
+    const LongVec b = __builtin_shufflevector(low, high, 2, 6, 3, 7);
+#else
+    const LongVec a = __builtin_shufflevector(low, high, 0, 2);
+    const LongVec b = __builtin_shufflevector(low, high, 1, 3);
+#endif
+    uint32_t* to = words + w * 2 * kLanes;
+    *reinterpret_cast<LongVecU*>(to) = a;
+    *reinterpret_cast<LongVecU*>(to + kLanes) = b;
+  }
+}
+
+// The words of counters first, first + 1, … Writes whole groups: words holds `count` rounded up to a multiple
+// of kPhiloxGroup.
 ALLMREC_INLINE void philox_fill(uint64_t seed, uint64_t stream, uint64_t first, int64_t count,
                                 uint32_t* words) {
   LongVec lane{};
   for (int i = 0; i < kLanes / 2; ++i) lane[i] = static_cast<uint64_t>(i);
   for (int64_t done = 0; done < count; done += kPhiloxGroup) {
-    LongVec c0[kPhiloxWays], c1[kPhiloxWays], c2[kPhiloxWays], c3[kPhiloxWays];
-    for (int w = 0; w < kPhiloxWays; ++w) {
+    LongVec c0[kPhiloxWays];
+    for (int w = 0; w < kPhiloxWays; ++w)
       c0[w] = lane + (first + static_cast<uint64_t>(done + w * kLanes / 2));
-      c1[w] = c0[w] >> 32;
-      c2[w] = stream - LongVec{};
-      c3[w] = c2[w] >> 32;
-    }
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      for (int w = 0; w < kPhiloxWays; ++w) {
-        const LongVec p0 = multiply_low_halves(c0[w], kPhiloxMultiplier0);
-        const LongVec p1 = multiply_low_halves(c2[w], kPhiloxMultiplier1);
-        c0[w] = (p1 >> 32) ^ c1[w] ^ static_cast<uint64_t>(k0);
-        c1[w] = p1;
-        c2[w] = (p0 >> 32) ^ c3[w] ^ static_cast<uint64_t>(k1);
-        c3[w] = p0;
-      }
-      k0 += kPhiloxWeyl0;
-      k1 += kPhiloxWeyl1;
-    }
-    for (int w = 0; w < kPhiloxWays; ++w) {
-      const LongVec low = (c0[w] & 0xffffffffu) | (c1[w] << 32);   // words 0, 1 of each counter
-      const LongVec high = (c2[w] & 0xffffffffu) | (c3[w] << 32);  // words 2, 3
-#if ALLMREC_LANES == 16
-      const LongVec a = __builtin_shufflevector(low, high, 0, 8, 1, 9, 2, 10, 3, 11);
-      const LongVec b = __builtin_shufflevector(low, high, 4, 12, 5, 13, 6, 14, 7, 15);
-#elif ALLMREC_LANES == 8
-      const LongVec a = __builtin_shufflevector(low, high, 0, 4, 1, 5);
-      const LongVec b = __builtin_shufflevector(low, high, 2, 6, 3, 7);
-#else
-      const LongVec a = __builtin_shufflevector(low, high, 0, 2);
-      const LongVec b = __builtin_shufflevector(low, high, 1, 3);
-#endif
-      uint32_t* to = words + 4 * (done + w * kLanes / 2);
-      *reinterpret_cast<LongVecU*>(to) = a;
-      *reinterpret_cast<LongVecU*>(to + kLanes) = b;
+    philox_group(seed, stream, c0, words + 4 * done);
+  }
+}
+
+// The same of several runs of `each` counters, one behind the other: first(i) is run i's first counter. Short
+// runs would leave most of a group unused.
+template <typename First>
+ALLMREC_INLINE void philox_fill_runs(uint64_t seed, uint64_t stream, int64_t runs, int64_t each,
+                                     First&& first, uint32_t* words) {
+  alignas(64) uint64_t counters[kPhiloxGroup] = {};
+  int64_t used = 0;
+  const auto flush = [&] {
+    LongVec c0[kPhiloxWays];
+    for (int w = 0; w < kPhiloxWays; ++w)
+      c0[w] = *reinterpret_cast<const LongVecU*>(counters + w * kLanes / 2);
+    philox_group(seed, stream, c0, words);
+    words += 4 * kPhiloxGroup;
+    used = 0;
+  };
+  for (int64_t i = 0; i < runs; ++i) {
+    const uint64_t begin = first(i);
+    for (int64_t j = 0; j < each; ++j) {
+      counters[used++] = begin + static_cast<uint64_t>(j);
+      if (used == kPhiloxGroup) flush();
     }
   }
+  if (used > 0) flush();
 }
 
 // --- Dropout

@@ -1,14 +1,17 @@
 // Attention over packed sequences, backward.
 //
 // A task is one head of one sequence, so that the gradients of its keys and values have one writer and one
-// order of summation. Blocks of kBlock query rows are taken in turn: the weights P = exp(score − lse) and dP
+// order of summation. Blocks of kBlock query rows are taken in turn: the weights P = 2^(score − lse) and dP
 // = dO · Vᵀ are computed again in register tiles of the matrix product, kMR rows at a time over the keys
 // those rows see; then, with D = rowsum(dO ∘ O), dS = P ∘ (dP − D), and dQ = dS · K, dK += dSᵀ · Q, dV += Pᵀ
 // · dO. The sums over keys stay in scratch memory and are written out once. The ranges of keys of two
 // sequences must not overlap. Bound: the multiply-add units; five products where the forward has two.
-// Measured (a-llmrec-bench, one Zen 4 core): 600 causal rows of 12 × 64 19 ms, 62 % of the bound;
-// 128 sequences of 50 rows of 1 × 50, with dropout, 2.2 ms.
-#include "attention_block.h"
+// Measured (a-llmrec-bench --device cpu --suite ops --filter backward, two Zen 4 cores with 253 GFLOP/s of
+// float32): causal rows of 12 × 64, 512 of them 6.5 ms (62 % of the bound), 2,048 106 ms (61 %); computed in
+// bfloat16 4.3 ms and 59 ms; 16 × 64 rows of 12 × 64 with dropout 4.3 ms (47 %).
+#include <optional>
+
+#include "attention_gradient_tiles.h"
 #include "ops.h"
 
 namespace allmrec::cpu::ALLMREC_ISA {
@@ -18,6 +21,7 @@ namespace {
 constexpr int64_t kBlock = 48;     // query rows; a multiple of every kMR
 constexpr int64_t kOneBlock = 96;  // up to so many query rows are one block
 
+template <typename Tiles>
 class HeadBackward {
  public:
   HeadBackward(Device& device, int thread, const allmrec_attention_backward_args& b, int64_t s, int64_t h,
@@ -36,22 +40,15 @@ class HeadBackward {
     padded_ = round_up(length_, kNR);
     width_ = round_up(D_, kNR);
     stride_ = padded_ + kLanes;  // not a multiple of a page
-    row_stride_ = round_up(D_, kLanes) + kLanes;
     const int64_t bits = DropoutRows::floats(a_, padding_.count + padded_);
-    const int64_t floats = 2 * padded_ * D_ + 3 * padded_ * width_ + 2 * block_ * (width_ + stride_) + bits +
-                           2 * (kMR * row_stride_ + kLanes) + 640;
+    const int64_t floats = Tiles::floats(padded_, D_, block_, stride_) + 2 * padded_ * width_ +
+                           2 * block_ * stride_ + bits + 128;
     Carve memory{static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(floats) * sizeof(float)))};
-    k_transposed_ = memory.take(padded_ * D_);
-    v_transposed_ = memory.take(padded_ * D_);
-    k_rows_ = memory.take(padded_ * width_);
+    tiles_.emplace(memory, padded_, D_, block_, stride_);
     dk_ = memory.take(padded_ * width_);
     dv_ = memory.take(padded_ * width_);
-    q_rows_ = memory.take(block_ * width_);
-    g_rows_ = memory.take(block_ * width_);
     ds_ = memory.take(block_ * stride_);
     p_ = memory.take(block_ * stride_);
-    q_ = memory.take(kMR * row_stride_ + kLanes);
-    g_ = memory.take(kMR * row_stride_ + kLanes);
     dropout_.use(memory.take(bits));
   }
 
@@ -60,9 +57,8 @@ class HeadBackward {
     const int64_t kv = a_.kv_start[s_];
     const Runs all(a_, t0, t1);
     for (const Run& run : all) {
-      pack_transposed(f32(a_.k) + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, k_transposed_);
-      pack_transposed(f32(a_.v) + kv * a_.ldv + h_ * D_, a_.ldv, D_, run, v_transposed_);
-      key_rows_ = pack_rows(f32(a_.k) + kv * a_.ldk + h_ * D_, a_.ldk, D_, run, padded_, k_rows_);
+      tiles_->pack_keys(f32(a_.k) + kv * a_.ldk + h_ * D_, a_.ldk, f32(a_.v) + kv * a_.ldv + h_ * D_, a_.ldv,
+                        run);
     }
     float* dk = f32(b_.dk) + kv * b_.ld_dk + h_ * D_;
     float* dv = f32(b_.dv) + kv * b_.ld_dv + h_ * D_;
@@ -82,6 +78,7 @@ class HeadBackward {
  private:
   const float* q(int64_t t) const { return f32(a_.q) + t * a_.ldq + h_ * D_; }
   const float* g(int64_t t) const { return f32(b_.d_out) + t * b_.ld_dout + h_ * D_; }
+  QueryRows rows_from(int64_t t) const { return {q(t), a_.ldq, g(t), b_.ld_dout}; }
   float* dq(int64_t t) const { return f32(b_.dq) + t * b_.ld_dq + h_ * D_; }
 
   // Where the gradients of keys and values go.
@@ -106,8 +103,7 @@ class HeadBackward {
       tile_rows(t, static_cast<int>(std::min<int64_t>(kMR, t1 - t)), ds_ + (t - t0) * stride_,
                 p_ + (t - t0) * stride_);
     }
-    const RowPanels query_rows = pack_rows(q(t0), a_.ldq, D_, {0, t1 - t0}, block_, q_rows_);
-    const RowPanels gradient_rows = pack_rows(g(t0), b_.ld_dout, D_, {0, t1 - t0}, block_, g_rows_);
+    tiles_->take_block(rows_from(t0), t1 - t0, ds_, p_, all);
     for (const Run& run : all) {
       for (int64_t j = run.begin; j < run.end; j += kMR) {
         const int keys = static_cast<int>(std::min<int64_t>(kMR, run.end - j));
@@ -115,10 +111,8 @@ class HeadBackward {
         while (r0 < r1 && !sees(t0 + r0, j, j + keys)) ++r0;
         while (r1 > r0 && !sees(t0 + r1 - 1, j, j + keys)) --r1;
         if (r0 == r1 && to.add) continue;
-        multiply_rows_of(ds_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, query_rows, r0, D_,
-                         to.dk + j * to.ld_dk, to.ld_dk, to.add);
-        multiply_rows_of(p_ + r0 * stride_ + j, stride_, false, keys, r1 - r0, gradient_rows, r0, D_,
-                         to.dv + j * to.ld_dv, to.ld_dv, to.add);
+        tiles_->dk(j, keys, r0, r1, to.dk + j * to.ld_dk, to.ld_dk, to.add);
+        tiles_->dv(j, keys, r0, r1, to.dv + j * to.ld_dv, to.ld_dv, to.add);
       }
     }
   }
@@ -131,11 +125,10 @@ class HeadBackward {
   // dS and P (dropped out) of up to kMR rows, and their dQ.
   void tile_rows(int64_t t, int rows, float* ds, float* p) {
     const Runs runs(a_, t, t + rows);
-    pack_a(q(t), a_.ldq, false, D_, rows, row_stride_, q_);
-    pack_a(g(t), b_.ld_dout, false, D_, rows, row_stride_, g_);
+    tiles_->take_rows(rows_from(t), rows);
     for (const Run& run : runs) {
-      multiply_keys(q_, row_stride_, rows, D_, k_transposed_, run, a_.scale, ds, stride_);
-      multiply_keys(g_, row_stride_, rows, D_, v_transposed_, run, 1.0f, p, stride_);
+      tiles_->scores(rows, run, a_.scale * kLog2E, ds);
+      tiles_->d_weights(rows, run, p);
     }
     dropout_.fill(t, h_, rows, padding_.count + runs.last());
     float delta[kMR];
@@ -147,8 +140,7 @@ class HeadBackward {
     }
     for (int i = 0; i < runs.count; ++i) {
       const Run& run = runs.run[i];
-      multiply_rows_of(ds + run.begin, stride_, true, rows, run.end - run.begin, key_rows_, run.begin, D_,
-                       dq(t), b_.ld_dq, b_.accumulate || i > 0);
+      tiles_->dq(ds, rows, run, dq(t), b_.ld_dq, b_.accumulate || i > 0);
     }
     if (runs.count == 0 && !b_.accumulate) {
       for (int r = 0; r < rows; ++r) std::fill_n(dq(t + r), D_, 0.0f);
@@ -158,24 +150,24 @@ class HeadBackward {
     }
   }
 
-  // In: scores in ds, dP in p. Out: dS · scale in ds, the weights that met the values in p.
+  // In: scores in ds, dP in p. Out: dS · scale in ds, the weights that met the values in p; 0 where the row
+  // does not see its tile's keys.
   void differentiate_row(int64_t t, int r, float delta, const Runs& runs, float* ds, float* p) {
     const RowKeys keys(a_, t);
-    const float lse = a_.lse[t * a_.heads + h_];
+    const float lse = kLog2E * a_.lse[t * a_.heads + h_];
     for (const Run& run : runs) {
-      const int64_t end = std::max(run.begin, std::min(run.end, keys.end()));
-      dropout_.sweep_row(r, padding_.count + run.begin, end - run.begin, [&](int64_t i, Vec factor, auto) {
-        const int64_t j = run.begin + i;
-        const IVec visible = keys.visible(j);
-        const Vec weight = exp(load(ds + j) - lse);
-        const Vec gradient = weight * (load(p + j) * factor - delta) * a_.scale;
-        store(ds + j, blend(visible, gradient, zero()));
-        store(p + j, blend(visible, weight * factor, zero()));
+      const int64_t done = keys.each_part(run, [&](int64_t begin, int64_t end, int64_t before) {
+        std::fill(ds + before, ds + begin, 0.0f);
+        std::fill(p + before, p + begin, 0.0f);
+        dropout_.sweep_row(r, padding_.count + begin, end - begin, [&](int64_t i, Vec factor, auto lanes) {
+          const int64_t j = begin + i;
+          const Vec weight = exp2(get(ds + j, lanes) - lse);
+          put(ds + j, weight * (get(p + j, lanes) * factor - delta) * a_.scale, lanes);
+          put(p + j, weight * factor, lanes);
+        });
       });
-      for (int64_t j = round_up(end, kLanes); j < run.end; j += kLanes) {
-        store(ds + j, zero());
-        store(p + j, zero());
-      }
+      std::fill(ds + done, ds + run.end, 0.0f);
+      std::fill(p + done, p + run.end, 0.0f);
     }
   }
 
@@ -213,15 +205,21 @@ class HeadBackward {
   const Padding padding_;
   float* padding_sums_;  // (2, D): of this sequence and head
   DropoutRows dropout_;
-  RowPanels key_rows_{};                           // for dQ
-  int64_t block_;                                  // query rows in a block
-  int64_t padded_, width_, stride_, row_stride_;   // floats
-  float *k_transposed_, *v_transposed_, *k_rows_;  // packed for scores, dP and dQ
-  float *dk_, *dv_;                                // (keys, width_)
-  float *q_rows_, *g_rows_;                        // packed for dK and dV, one block
-  float *ds_, *p_;                                 // (block_, stride_)
-  float *q_, *g_;                                  // kMR rows
+  std::optional<Tiles> tiles_;
+  int64_t block_;                    // query rows in a block
+  int64_t padded_, width_, stride_;  // floats
+  float *dk_, *dv_;                  // (keys, width_)
+  float *ds_, *p_;                   // (block_, stride_)
 };
+
+template <typename Tiles>
+void run_heads(Device& device, const allmrec_attention_backward_args& b, float* sums) {
+  const allmrec_attention_args& a = b.forward;
+  device.pool.run(a.num_sequences * a.heads, [&](int64_t task, int thread) {
+    float* own = sums ? sums + task * 2 * a.head_dim : nullptr;
+    HeadBackward<Tiles>(device, thread, b, task / a.heads, task % a.heads, own).run();
+  });
+}
 
 }  // namespace
 
@@ -235,10 +233,12 @@ void attention_backward(Device& device, const allmrec_attention_backward_args& b
     sums = static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(floats) * sizeof(float)));
     std::fill_n(sums, floats, 0.0f);
   }
-  device.pool.run(a.num_sequences * a.heads, [&](int64_t task, int thread) {
-    float* own = sums ? sums + task * 2 * D : nullptr;
-    HeadBackward(device, thread, b, task / a.heads, task % a.heads, own).run();
-  });
+#if ALLMREC_LANES == 16
+  const bool rounds = a.compute_dtype == ALLMREC_BF16 && computes_bf16();
+  rounds ? run_heads<Bfloat16GradientTiles>(device, b, sums) : run_heads<FloatGradientTiles>(device, b, sums);
+#else
+  run_heads<FloatGradientTiles>(device, b, sums);
+#endif
   for (int64_t s = 0; sums && s < a.num_sequences; ++s) {
     for (int64_t h = 0; h < a.heads; ++h) {
       const float* own = sums + (s * a.heads + h) * 2 * D;

@@ -7,10 +7,14 @@
 #include <cmath>
 
 #include "../vec_math.h"
+#include "dtype.h"
 #include "gemm_kernel.h"
 
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
+
+// Weights are powers of two: scores are multiplied by log2 e on their way out of the product.
+constexpr float kLog2E = 1.44269504088896341f, kLn2 = 0.69314718055994531f;
 
 inline int64_t round_up(int64_t n, int64_t step) {
   return (n + step - 1) / step * step;
@@ -59,6 +63,20 @@ struct RowKeys {
     return (key < static_cast<int32_t>(prefix)) |
            ((key >= static_cast<int32_t>(own_begin)) & (key < static_cast<int32_t>(own_end)));
   }
+  // body(begin, end, previous) for the parts of `run` that the row sees, in order; `previous` is the end of
+  // the part before, or the run's beginning. Returns the last end.
+  template <typename Body>
+  inline __attribute__((always_inline)) int64_t each_part(const Run& run, Body&& body) const {
+    int64_t done = run.begin;
+    const Run parts[2] = {{0, prefix}, {own_begin, own_end}};
+    for (const Run& part : parts) {
+      const int64_t begin = std::max(part.begin, done), end = std::min(part.end, run.end);
+      if (begin >= end) continue;
+      body(begin, end, done);
+      done = end;
+    }
+    return done;
+  }
   int64_t prefix, own_begin, own_end;
 };
 
@@ -87,18 +105,22 @@ class DropoutRows {
   // Rows t … t + rows − 1 of head h, `elements` each.
   void fill(int64_t t, int64_t h, int rows, int64_t elements) {
     if (!any()) return;
-    uint32_t* to = words_;
-    for (int r = 0; r < rows; ++r) {
-      const int64_t first = first_element(a_, t + r, h);
-      if (together(a_) && r > 0) {
-        row_[r] = row_[0] + r * a_.drop_columns;
-        continue;
-      }
-      const int64_t n = together(a_) ? (rows - 1) * a_.drop_columns + elements : elements;
+    const int64_t first = first_element(a_, t, h);
+    if (together(a_)) {
+      const int64_t n = (rows - 1) * a_.drop_columns + elements;
       philox_fill(a_.dropout.seed, a_.dropout.stream, static_cast<uint64_t>(first / 8),
-                  (first % 8 + n + 7) / 8, to);
-      row_[r] = reinterpret_cast<const uint16_t*>(to) + first % 8;
-      to += words(elements);
+                  (first % 8 + n + 7) / 8, words_);
+      for (int r = 0; r < rows; ++r)
+        row_[r] = reinterpret_cast<const uint16_t*>(words_) + first % 8 + r * a_.drop_columns;
+    } else {
+      const int64_t step = a_.heads * a_.drop_columns;  // from row to row
+      const bool aligned = first % 8 == 0 && step % 8 == 0;
+      const int64_t each = (elements + (aligned ? 7 : 14)) / 8;
+      philox_fill_runs(
+          a_.dropout.seed, a_.dropout.stream, rows, each,
+          [&](int64_t r) { return static_cast<uint64_t>((first + r * step) / 8); }, words_);
+      for (int r = 0; r < rows; ++r)
+        row_[r] = reinterpret_cast<const uint16_t*>(words_ + r * each * 4) + (first + r * step) % 8;
     }
     __asm__ volatile("" ::"r"(words_) : "memory");  // the words are read back as another type
   }
@@ -157,11 +179,13 @@ struct Padding {
 };
 
 // Rows of k or v, transposed: for each panel of kNR keys, D × kNR. `to` has room for all keys of the
-// sequence.
-inline void pack_transposed(const float* x, int64_t ld, int64_t D, Run keys, float* to) {
-  for (int64_t j = keys.begin; j < keys.end; j += kNR) {
-    pack_panel<ALLMREC_F32>(x, ld, true, 0, D, j, std::min<int64_t>(kNR, keys.end - j), to + j * D);
-  }
+// sequence. x is the first row's first element, of any storage dtype.
+inline void pack_transposed(const void* x, int32_t dtype, int64_t ld, int64_t D, Run keys, float* to) {
+  const auto pack = dtype == ALLMREC_F32   ? pack_panel<ALLMREC_F32>
+                    : dtype == ALLMREC_F16 ? pack_panel<ALLMREC_F16>
+                                           : pack_panel<ALLMREC_BF16>;
+  for (int64_t j = keys.begin; j < keys.end; j += kNR)
+    pack(x, ld, true, 0, D, j, std::min<int64_t>(kNR, keys.end - j), to + j * D);
 }
 
 // Rows as the right-hand side of a product: row i, column d is at data + i · row + d · column, d a multiple
@@ -171,14 +195,18 @@ struct RowPanels {
   int64_t row, column;
 };
 
-// For each panel of kNR columns of D rows × kNR, panels `distance` rows apart; or rows that lie close
+// For each panel of kNR columns of D rows × kNR, panels `distance` rows apart; or float32 rows that lie close
 // together where they are.
-inline RowPanels pack_rows(const float* x, int64_t ld, int64_t D, Run rows, int64_t distance, float* to) {
+inline RowPanels pack_rows(const void* x, int32_t dtype, int64_t ld, int64_t D, Run rows, int64_t distance,
+                           float* to) {
   constexpr int64_t kClose = 512;
-  if (kRowsOfB && ld <= kClose) return {x, ld, 1};
+  if (kRowsOfB && dtype == ALLMREC_F32 && ld <= kClose) return {static_cast<const float*>(x), ld, 1};
+  const auto pack = dtype == ALLMREC_F32   ? pack_panel<ALLMREC_F32>
+                    : dtype == ALLMREC_F16 ? pack_panel<ALLMREC_F16>
+                                           : pack_panel<ALLMREC_BF16>;
   for (int64_t d = 0; d < D; d += kNR) {
-    pack_panel<ALLMREC_F32>(x, ld, false, rows.begin, rows.end - rows.begin, d, std::min<int64_t>(kNR, D - d),
-                            to + d * distance + rows.begin * kNR);
+    pack(x, ld, false, rows.begin, rows.end - rows.begin, d, std::min<int64_t>(kNR, D - d),
+         to + d * distance + rows.begin * kNR);
   }
   return {to, kNR, distance};
 }

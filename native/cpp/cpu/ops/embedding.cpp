@@ -32,8 +32,11 @@ void embedding(Device& device, const allmrec_embedding_args& a) {
                              ? static_cast<float*>(device.scratch(thread, 0, static_cast<size_t>(a.cols) * 4))
                              : nullptr;
     for (int64_t t = begin; t < end; ++t) {
-      if (t + kAhead < end && a.ids[t + kAhead] >= 0 && a.table_dtype == ALLMREC_F32)
-        prefetch_row(static_cast<const float*>(a.table) + int64_t{a.ids[t + kAhead]} * a.cols, a.cols);
+      if (t + kAhead < end && a.ids[t + kAhead] >= 0 && !is_quantized(a.table_dtype)) {
+        const int64_t bytes = a.cols * size_of(a.table_dtype);
+        const char* soon = static_cast<const char*>(a.table) + a.ids[t + kAhead] * bytes;
+        prefetch_row(reinterpret_cast<const float*>(soon), bytes / 4);
+      }
       const int64_t id = a.ids[t];
       if (id < 0 || a.table_dtype == ALLMREC_F32) {
         const float* row =

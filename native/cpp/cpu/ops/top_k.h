@@ -57,15 +57,15 @@ ALLMREC_INLINE bool contains(const int32_t* begin, const int32_t* end, int32_t c
   return false;
 }
 
-// Whether any lane is above `bar` or NaN.
-ALLMREC_INLINE bool any_above(Vec x, float bar) {
+// A bit for each lane that is above `bar` or NaN.
+ALLMREC_INLINE uint32_t lanes_above(Vec x, float bar) {
 #if ALLMREC_LANES == 16
-  return _mm512_cmp_ps_mask(x, broadcast(bar), _CMP_NLE_UQ) != 0;
+  return _mm512_cmp_ps_mask(x, broadcast(bar), _CMP_NLE_UQ);
 #elif ALLMREC_LANES == 8
-  return _mm256_movemask_ps(_mm256_cmp_ps(x, broadcast(bar), _CMP_NLE_UQ)) != 0;
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(x, broadcast(bar), _CMP_NLE_UQ)));
 #else
-  const IVec below = x <= bar;
-  return (below[0] & below[1] & below[2] & below[3]) == 0;
+  const IVec bits = ~(x <= bar) & IVec{1, 2, 4, 8};
+  return static_cast<uint32_t>((bits[0] | bits[1]) | (bits[2] | bits[3]));
 #endif
 }
 
@@ -89,10 +89,15 @@ inline int32_t offer_scores(const float* x, int64_t cols, int32_t first_column, 
     const float bar = heap[0].value;
     const Vec a = load(x + i), b = load(x + i + kLanes), c = load(x + i + 2 * kLanes),
               d = load(x + i + 3 * kLanes);
+    const auto offer_lanes = [&](Vec v, int64_t first) {
+      for (uint32_t lanes = lanes_above(v, bar); lanes; lanes &= lanes - 1)
+        offer(first + __builtin_ctz(lanes));
+    };
     // max gives its second argument when either is NaN: a NaN in the first of a pair could be lost, so all
     // are asked.
-    if (!(any_above(a, bar) || any_above(b, bar) || any_above(c, bar) || any_above(d, bar))) continue;
-    for (int64_t j = i; j < i + kStride; ++j) offer(j);
+    if (!(lanes_above(a, bar) | lanes_above(b, bar) | lanes_above(c, bar) | lanes_above(d, bar))) continue;
+    offer_lanes(a, i), offer_lanes(b, i + kLanes), offer_lanes(c, i + 2 * kLanes),
+        offer_lanes(d, i + 3 * kLanes);
   }
   for (; i < cols; ++i) offer(i);
   return size;
