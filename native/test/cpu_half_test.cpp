@@ -350,7 +350,7 @@ void cast_tests(Device& d) {
 }  // namespace
 
 void cpu_half_tests() {
-  for (const char* instruction : {"generic", "avx2", "avx512"}) {
+  for (const char* instruction : {"generic", "avx2", "avx512", "avx512+vnni+bf16"}) {
     setenv("ALLMREC_ISA", instruction, 1);  // read at open
     std::shared_ptr<Device> device;
     if (!message_of([&] { device = Device::open("cpu", 2); }).empty()) {
