@@ -194,8 +194,7 @@ class Product {
     const int64_t least = std::max(kSplitChunk, round_up_to(ceil_div(g.k, 64), 64));
     const int64_t chunks = ceil_div(g.k, least), size = round_up_to(ceil_div(g.k, chunks), kPerUnit);
     const int64_t outputs = g.m * g.n;
-    float* partial =
-        static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(chunks * outputs) * 4));
+    float* partial = static_cast<float*>(device.shared_scratch(0, static_cast<size_t>(chunks * outputs) * 4));
     device.pool.run(chunks, [&](int64_t chunk, int thread) {
       const int64_t k0 = chunk * size;
       allmrec_gemm_args part = g;

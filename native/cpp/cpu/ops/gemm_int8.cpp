@@ -2,12 +2,11 @@
 // instruction multiplies 64 pairs of bytes and adds them by fours to 16 int32 sums, and the sums are scaled
 // on their way into C.
 //
-// The instruction wants unsigned bytes on one side, so A's are a + 128, and 128 · Σ b of each column, added up
-// while B is packed, is what the sums begin below zero with. With one scale for each row of B (I8) a sum runs
-// over all of k and is exact, so its order does not matter. With one for each group of 32 (I4) the int32 sum
-// of a group is scaled and added to a float32 sum, group after group.
-// Bound: the dot instruction's rate, 468 GOP/s per Zen 4 core; I4 pays a conversion and a multiply-add more
-// for every eight of them.
+// The instruction wants unsigned bytes on one side, so A's are a + 128, and 128 · Σ b of each column, added
+// up while B is packed, is what the sums begin below zero with. With one scale for each row of B (I8) a sum
+// runs over all of k and is exact, so its order does not matter. With one for each group of 32 (I4) the int32
+// sum of a group is scaled and added to a float32 sum, group after group. Bound: the dot instruction's rate,
+// 468 GOP/s per Zen 4 core; I4 pays a conversion and a multiply-add more for every eight of them.
 #include "gemm_int8.h"
 
 #include <algorithm>
@@ -210,8 +209,8 @@ void multiply_rows8(const Tile8& t, int rows, int cols, float* sums) {
 
 // Rows i0 … i1 − 1, columns j0 … j1 − 1 of C, those columns' panels at `packed`.
 template <int32_t Dtype>
-void multiply_block8(const allmrec_gemm_args& g, const Rows8& a, int64_t i0, int64_t i1, int64_t j0, int64_t j1,
-                     const int32_t* packed) {
+void multiply_block8(const allmrec_gemm_args& g, const Rows8& a, int64_t i0, int64_t i1, int64_t j0,
+                     int64_t j1, const int32_t* packed) {
   constexpr int64_t kRows = Dtype == ALLMREC_I8 ? 12 : 6;
   const bool relu = g.activation == ALLMREC_ACT_RELU;
   for (int64_t i = i0; i < i1; i += kRows) {
@@ -286,9 +285,10 @@ void run8(Device& device, const allmrec_gemm_args& g) {
   }
   const int64_t panels = ceil_div(g.n, kNR);
   auto* packed = static_cast<int32_t*>(device.shared_scratch(0, static_cast<size_t>(panels * panel) * 4));
-  device.pool.parallel_for(panels, std::max<int64_t>(1, 64 * 1024 / panel), [&](int64_t begin, int64_t end, int) {
-    pack_strip8<Dtype>(g, begin * kNR, std::min(g.n, end * kNR), packed + begin * panel);
-  });
+  device.pool.parallel_for(
+      panels, std::max<int64_t>(1, 64 * 1024 / panel), [&](int64_t begin, int64_t end, int) {
+        pack_strip8<Dtype>(g, begin * kNR, std::min(g.n, end * kNR), packed + begin * panel);
+      });
   const int64_t strips = ceil_div(g.n, cap), width = round_up_to(ceil_div(g.n, strips), kNR);
   const int64_t step = round_up_to(std::max<int64_t>(48, ceil_div(g.m, ceil_div(wanted_tasks, strips))), 12);
   device.pool.run(strips * ceil_div(g.m, step), [&](int64_t task, int) {

@@ -5,8 +5,6 @@
 
 #include "dtype.h"
 
-#if ALLMREC_LANES == 16
-
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
 
@@ -18,6 +16,9 @@ constexpr int64_t kMaxByteK = int64_t{1} << 16;
 struct RowScale {
   float scale, inverse;
 };
+
+#if ALLMREC_LANES == 16
+
 inline RowScale row_scale(const float* a, int64_t k) {
   Vec largest = zero(), odd = zero();
   for (int64_t p = 0; p < k; p += kLanes) {
@@ -52,7 +53,7 @@ ALLMREC_INLINE __m512i load_quants(const void* quants, int64_t cols, int64_t row
   return n >= 64 ? signed_bytes : _mm512_maskz_mov_epi8((uint64_t{1} << n) - 1, signed_bytes);
 }
 
+#endif
+
 }  // namespace
 }  // namespace allmrec::cpu::ALLMREC_ISA
-
-#endif

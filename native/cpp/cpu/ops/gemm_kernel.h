@@ -3,11 +3,13 @@
 // The inner loops of the matrix product: a tile of kMR × kNR outputs held in registers, and the copying of
 // both operands into the order in which that tile reads them.
 //
-// Both operands are seen in units of 32 bits, which hold one float32 or two bfloat16 of neighbouring k: what is
-// said of k below counts units. The B side is packed into panels of kNR columns: for each k the kNR units lie
-// together, so the tile loads whole vectors. The A side needs single values to broadcast and is read either along its rows (ByRow: stride
-// between the rows, k contiguous) or, for a transposed A, down its columns (stride between the k, rows
-// contiguous).
+// Both operands are seen in units of 32 bits, which hold one float32 or two bfloat16 of neighbouring k: what
+// is said of k below counts units. The B side is packed into panels of kNR columns: for each k the kNR units
+// lie together, so the tile loads whole vectors. The A side needs single values to broadcast and is read
+// either along its rows (ByRow: stride between the rows, k contiguous) or, for a transposed A, down its
+// columns (stride between the k, rows contiguous).
+
+#include <utility>
 
 #include "../../backend/backend.h"
 #include "dtype.h"
@@ -49,8 +51,8 @@ ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const f
                           const float* c, int64_t n) {
   const bool whole = n >= kLanes;
   const auto get = [&](const float* p) { return whole ? load(p) : load_n(p, n); };
-  Vec v = sum * e.alpha;
-  if (bias) v += get(bias);
+  // Written as one operation, or the compiler would choose, differently in different tiles.
+  Vec v = fma(sum, broadcast(e.alpha), bias ? get(bias) : zero());
   if (residual) v += get(residual);
   if (e.add_c) v += get(c);
   if (e.relu) v = max(zero(), v);  // in this order NaN stays NaN
@@ -132,7 +134,9 @@ struct FloatUnits {
   static constexpr int kPerUnit = 1;
   ALLMREC_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
 #if ALLMREC_LANES == 16
-  ALLMREC_INLINE HalfVec multiply_add(HalfVec a, HalfVec b, HalfVec c) { return a * b + c; }
+  ALLMREC_INLINE HalfVec multiply_add(HalfVec a, HalfVec b, HalfVec c) {
+    return a * b + c;
+  }
 #endif
 };
 
@@ -151,6 +155,13 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
   const float* b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
   const Edge edge = edge_of(t.cols - (NV + Half - 1) * kLanes);
+  // C's rows lie far apart, where no prefetcher looks.
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+    const float* row = t.c + (r < t.rows ? r : 0) * t.ldc;
+#pragma GCC unroll 4
+    for (int v = 0; v < NV + Half; ++v) __builtin_prefetch(row + v * kLanes, 1);
+  }
   // Three rows per pointer: with fewer registers for addresses than rows the compiler would reload them in
   // the loop.
   const float* base[(MR + 2) / 3];
@@ -196,7 +207,7 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
       if (r == MR - 1 && t.rows < MR) break;
-      Vec x = (v == NV ? widen(half[r]) : acc[r][v]) * alpha + bias;
+      Vec x = fma(v == NV ? widen(half[r]) : acc[r][v], alpha, bias);
       if (e.add_c) x += whole ? load(c) : load_n(c, n);
       x = max(floor, x);  // in this order NaN stays NaN
       whole ? store(c, x) : store_n(c, x, n);
@@ -241,28 +252,30 @@ inline void multiply(const Tile& t, const Epilogue& e, bool by_row) {
   by_row ? multiply_columns<Units, true>(t, e) : multiply_columns<Units, false>(t, e);
 }
 
+// Of lanes l that differ in the bit Step only, in two vectors: those without it (the lower half) of both, or
+// those with it.
+template <int Step, bool Upper, typename V, int... Lane>
+ALLMREC_INLINE V half_of(V a, V b, std::integer_sequence<int, Lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, ((Lane & Step ? kLanes - Step : 0) + (Upper ? Step : 0) + Lane)...);
+#else
+  return __builtin_shuffle(a, b, IVec{((Lane & Step ? kLanes - Step : 0) + (Upper ? Step : 0) + Lane)...});
+#endif
+}
+template <int Step, bool Upper, typename V>
+ALLMREC_INLINE V half_of(V a, V b) {
+  return half_of<Step, Upper>(a, b, std::make_integer_sequence<int, kLanes>());
+}
+
 // kLanes × kLanes: rows become columns, in log2 stages of exchanging halves of pairs.
 template <int Step>
 ALLMREC_INLINE void transpose_stage(Vec (&x)[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if (i & Step) continue;
-    IVec low{}, high{};
-#pragma GCC unroll 16
-    for (int l = 0; l < kLanes; ++l) {
-      low[l] = l & Step ? kLanes + l - Step : l;
-      high[l] = l & Step ? kLanes + l : l + Step;
-    }
     const Vec a = x[i], b = x[i + Step];
-#if defined(__clang__)
-    for (int l = 0; l < kLanes; ++l) {
-      x[i][l] = low[l] < kLanes ? a[low[l]] : b[low[l] - kLanes];
-      x[i + Step][l] = high[l] < kLanes ? a[high[l]] : b[high[l] - kLanes];
-    }
-#else
-    x[i] = __builtin_shuffle(a, b, low);
-    x[i + Step] = __builtin_shuffle(a, b, high);
-#endif
+    x[i] = half_of<Step, false>(a, b);
+    x[i + Step] = half_of<Step, true>(a, b);
   }
 }
 ALLMREC_INLINE void transpose(Vec (&x)[kLanes]) {
