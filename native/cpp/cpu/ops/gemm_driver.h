@@ -23,8 +23,8 @@
 namespace allmrec::cpu::ALLMREC_ISA {
 namespace {
 
-constexpr int64_t kKC = 384;          // units of k per block: kMR · kKC of them are 18 KB of L1
-constexpr int64_t kNC = 512;          // columns per strip: kKC · kNC units are 768 KB of L2
+constexpr int64_t kKC = 384;  // units of k per block, whole groups: kMR · kKC of them are 18 KB of L1
+constexpr int64_t kNC = 512;  // columns per strip: kKC · kNC units are 768 KB of L2
 constexpr int64_t kLeastStrip = 160;  // columns that pay for packing A once more
 constexpr int64_t kTasksPerThread = 6;
 constexpr int64_t kSplitChunk = 256;             // k per partial sum
@@ -62,7 +62,7 @@ class Product {
       // Relu before accumulation needs the whole sum at once.
       const bool whole = g.accumulate && g.activation == ALLMREC_ACT_RELU;
       count = whole ? 1 : std::max<int64_t>(1, ceil_div(units(g.k), kKC));
-      size = std::max<int64_t>(1, ceil_div(units(g.k), count)) * kPerUnit;
+      size = round_up_to(std::max<int64_t>(1, ceil_div(g.k, count)), kGroup);  // no group of I4 is cut
     }
     int64_t begin(int64_t block) const { return block * size; }
     int64_t length(const allmrec_gemm_args& g, int64_t block) const {
