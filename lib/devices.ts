@@ -8,7 +8,7 @@ export interface Device {
 	available: boolean;
 	/** The maker's name for it. */
 	name: string;
-	/** Instruction set or architecture the kernels use: `avx512`, `avx2`, `generic`, `sm_90`, … */
+	/** Instruction set or architecture the kernels use: `avx512+vnni+bf16`, `avx512`, `avx2`, `generic`, `sm_90`, … */
 	instruction: string;
 	memoryBytes: number;
 	/** CPU threads, or a card's multiprocessors. */

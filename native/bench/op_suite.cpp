@@ -137,6 +137,7 @@ class Suite {
     int32_t dtype = ALLMREC_F32;  // of B
     int32_t activations = -1;     // of A and C; −1 = as B, or half beside quantised weights
     bool bias = false, relu = false, residual = false;
+    int32_t compute = ALLMREC_F32;  // BF16: float32 operands may be rounded
   };
   void gemm(const std::string& name, Product p);
 
@@ -169,8 +170,11 @@ void Suite::gemm(const std::string& name, Product p) {
   p.m = bench_.quick() ? std::min<int64_t>(p.m, 24) : p.m, p.n = width(p.n), p.k = width(p.k);
   const int32_t a_dtype = p.activations >= 0 ? p.activations : quantised ? ALLMREC_F16 : p.dtype;
   const std::string shape = dims({p.m, p.n, p.k}) + (p.trans_a ? " T" : " N") + (p.trans_b ? "T" : "N");
+  const bool rounds = p.compute != ALLMREC_F32 && p.dtype == ALLMREC_F32;
   add<allmrec_gemm_args>(
-      "gemm", "gemm " + name, shape, p.dtype, &Device::gemm, [=](Buffers& b, allmrec_gemm_args& g, Cost&) {
+      "gemm", "gemm " + name + (rounds ? " rounded" : ""), shape, rounds ? p.compute : p.dtype, &Device::gemm,
+      [=](Buffers& b, allmrec_gemm_args& g, Cost&) {
+        g.compute_dtype = p.compute;
         g.m = p.m, g.n = p.n, g.k = p.k, g.trans_a = p.trans_a, g.trans_b = p.trans_b;
         g.a_dtype = g.c_dtype = a_dtype, g.b_dtype = p.dtype;
         g.lda = p.trans_a ? p.m : p.k, g.ldb = p.trans_b ? p.k : p.n, g.ldc = g.ld_residual = p.n;
@@ -196,6 +200,15 @@ void Suite::dense() {
   gemm("sasrec dW", {50, 50, 6400, true, false});
   gemm("sasrec catalogue", {128, 24000, 50});
   const int64_t encoder_tokens = texts() * 128;
+  if (bench_.on_cpu()) {  // float32 parameters, products in bfloat16: an encoder's training
+    const auto rounded = [&](Product p) {
+      p.compute = ALLMREC_BF16;
+      gemm("distilbert", p);
+    };
+    rounded(biased({encoder_tokens, 3072, 768}));
+    rounded({encoder_tokens, 768, 3072, false, false});
+    rounded({768, 3072, encoder_tokens, true, false});
+  }
   for (int32_t dtype : floating) {
     gemm("distilbert fc1", biased({encoder_tokens, 3072, 768, false, true, dtype}));
     gemm("distilbert dX", {encoder_tokens, 768, 3072, false, false, dtype});
@@ -207,6 +220,7 @@ void Suite::dense() {
     const auto layer = [&](int64_t rows, int64_t out, int64_t in) {
       Product p = biased({rows, out, in, false, true, dtype, dtype == ALLMREC_F32 ? -1 : half});
       p.relu = out > in;
+      if (bench_.on_cpu() && dtype == ALLMREC_BF16) p.compute = ALLMREC_BF16;
       return p;
     };
     gemm("opt-125m fc1", layer(512, 3072, 768));

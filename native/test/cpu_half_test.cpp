@@ -29,6 +29,8 @@ class Buffers {
   Buffers(int32_t dtype, bool half) : dtype_(dtype), half_(half) {}
 
   int32_t dtype() const { return half_ ? dtype_ : ALLMREC_F32; }
+  // How a product of halves is computed, which the same values in float32 have to ask for.
+  int32_t compute_dtype() const { return dtype_ == ALLMREC_BF16 ? ALLMREC_BF16 : ALLMREC_F32; }
   // Activations.
   void* in(int64_t n) { return half_ ? static_cast<void*>(halves(n)) : floats(n, true); }
   void* out(int64_t n) {
@@ -127,6 +129,7 @@ void gemm_tests(Device& d) {
       g.c = float_c ? f.single_out(m * g.ldc) : f.out(m * g.ldc);
       g.residual = float_c ? f.single(m * g.ld_residual) : f.in(m * g.ld_residual);
       g.bias = f.single(n), g.alpha = 0.5f;
+      g.compute_dtype = f.compute_dtype(), g.fixed_order = 1;
       g.activation = variant & 2 ? ALLMREC_ACT_RELU : ALLMREC_ACT_NONE, g.accumulate = variant & 1;
       d.gemm(g);
     });
@@ -292,7 +295,15 @@ void quantized_tests(Device& d) {
         d.gemm(g);
         g.b = q.values.data(), g.b_dtype = ALLMREC_F32, g.c = expected.data();
         d.gemm(g);
-        CHECK_WHAT(c == expected,
+        // Rounding A to 8 bits costs 3.9e-3 of uniform values (see op_quantized_cases.cpp), which scatters by
+        // 15 % over the 64 outputs of one row; otherwise sums differ in their order at most.
+        const bool rounds = trans_b && d.info().instruction && std::strstr(d.info().instruction, "vnni");
+        double error = 0, norm = 0;
+        for (size_t i = 0; i < c.size(); ++i) {
+          error += std::pow(double{c[i]} - expected[i], 2);
+          norm += std::pow(double{expected[i]}, 2);
+        }
+        CHECK_WHAT(std::sqrt(error / norm) < (rounds ? 6e-3 : 1e-6),
                    "gemm, dtype " + std::to_string(dtype) + ", " + std::to_string(m) + " rows");
       }
     }
@@ -350,7 +361,7 @@ void cast_tests(Device& d) {
 }  // namespace
 
 void cpu_half_tests() {
-  for (const char* instruction : {"generic", "avx2", "avx512"}) {
+  for (const char* instruction : {"generic", "avx2", "avx512", "avx512+vnni+bf16"}) {
     setenv("ALLMREC_ISA", instruction, 1);  // read at open
     std::shared_ptr<Device> device;
     if (!message_of([&] { device = Device::open("cpu", 2); }).empty()) {

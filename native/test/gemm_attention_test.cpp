@@ -389,7 +389,7 @@ struct AttentionCase {
 
 int main(int argc, char** argv) {
   const int rounds = argc > 1 ? std::atoi(argv[1]) : 150;
-  for (const char* set : {"generic", "avx2", "avx512"}) {
+  for (const char* set : {"generic", "avx2", "avx512", "avx512+vnni+bf16"}) {
     const Devices devices(set);
     if (devices.list.empty()) {
       std::printf("%s: not on this processor\n", set);

@@ -5,6 +5,7 @@
 // cases run on the CPU, the emulated and the real CUDA back end.
 
 #include <cstdint>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -74,6 +75,8 @@ class Fixture {
   void expect_integers(const char* what, const int32_t* p, const Ints& reference);
   void expect_untouched(const char* what, const float* p, int64_t n);  // still NaN
   void expect_true(const char* what, bool ok);
+
+  bool on_cpu() const { return std::strcmp(backend_.name, "cpu") == 0; }
 
   double worst_error() const { return worst_; }
   // Everything that was downloaded, to compare runs bit by bit.

@@ -31,6 +31,7 @@ struct Product {
   int extras;
   int64_t gap = 0;     // ld − row length
   int64_t offset = 0;  // elements that every matrix begins behind an aligned address
+  int32_t compute = F32;
 };
 
 const char* name_of(int32_t dtype) {
@@ -47,6 +48,7 @@ std::string title(const Product& p) {
   for (int i = 0; i < 5; ++i) {
     if (p.extras >> i & 1) s += extras[i];
   }
+  if (p.compute != F32) s += std::string(" in ") + name_of(p.compute);
   if (p.gap) s += " gap " + std::to_string(p.gap);
   if (p.offset) s += " offset " + std::to_string(p.offset);
   return s;
@@ -74,13 +76,13 @@ void round_to(Fixture& f, int32_t dtype, Values& values) {
   f.upload_as(dtype, values);
 }
 
-// Everything but b, which the caller has put into `g` and `args`.
+// Everything but a and b, which the caller has put into `g`, and b into `args`.
 void run_product(Fixture& f, const Product& p, reference::Gemm& g, allmrec_gemm_args& args) {
   g.m = p.m, g.n = p.n, g.k = p.k, g.trans_a = p.trans_a, g.trans_b = p.trans_b, g.alpha = 0.75;
   g.lda = p.trans_a ? p.m : p.k;
   g.ldb = p.trans_b ? p.k : p.n;
-  g.a = f.uniform(p.m * p.k);
   args.m = p.m, args.n = p.n, args.k = p.k, args.trans_a = p.trans_a, args.trans_b = p.trans_b;
+  args.compute_dtype = p.compute;
   args.a_dtype = p.a, args.b_dtype = p.b, args.c_dtype = p.c, args.alpha = 0.75f;
   args.a = upload_matrix(f, p.a, p.trans_a ? p.k : p.m, g.lda, p, g.a);
   args.lda = g.lda + p.gap;
@@ -111,6 +113,7 @@ void test_product(Fixture& f, const Product& p) {
   reference::Gemm g = {};
   allmrec_gemm_args args = {};
   const int64_t rows = p.trans_b ? p.n : p.k, cols = p.trans_b ? p.k : p.n;
+  g.a = f.uniform(p.m * p.k);
   g.b = f.uniform(rows * cols);
   args.b = upload_matrix(f, p.b, rows, cols, p, g.b);
   args.ldb = cols + p.gap;
@@ -182,6 +185,122 @@ void test_exact_sums(Fixture& f, int variant) {
   test_product(f, kExactSums[variant]);
 }
 
+// ---- arithmetic in bfloat16 ----
+
+// A device may round float32 operands or not: 128ths up to one are exact either way.
+const Product kRoundedProducts[] = {
+    // the four products of a layer, several tiles and blocks of k
+    {130, 200, 900, false, true, F32, BF16, F32, kBias | kRelu, 0, 0, BF16},
+    {130, 200, 900, false, true, F32, F32, F32, kBias | kResidual, 0, 0, BF16},
+    {130, 200, 900, false, false, F32, BF16, F32, kAccumulate, 0, 0, BF16},
+    {130, 200, 900, false, false, F32, F32, F32, 0, 0, 0, BF16},
+    {200, 130, 900, true, false, F32, F32, F32, kAccumulate, 0, 0, BF16},
+    {75, 330, 900, true, true, F32, F32, F32, kBias, 0, 0, BF16},
+    // odd k, tails of every side, gaps
+    {37, 71, 1, false, true, F32, BF16, F32, kBias, 3, 0, BF16},
+    {41, 67, 33, false, true, F32, F32, F32, kResidual | kRelu | kAccumulate, 1, 0, BF16},
+    {31, 9, 801, false, false, F32, BF16, F32, kResidual, 5, 1, BF16},
+    {43, 17, 45, true, false, F32, F32, F32, kAccumulate, 3, 0, BF16},
+    {15, 49, 63, true, true, F32, BF16, F32, kInPlace, 1, 1, BF16},
+    {22, 24, 0, false, true, F32, F32, F32, kBias | kResidual, 0, 0, BF16},
+    // few outputs, long k
+    {50, 50, 3001, true, false, F32, F32, F32, kAccumulate | kBias, 0, 0, BF16},
+    {20, 30, 2999, false, true, F32, BF16, F32, kRelu, 1, 0, BF16},
+    // columns enough for strips of their own for three threads
+    {14, 3100, 70, false, true, F32, F32, F32, kBias, 0, 0, BF16},
+    // few rows
+    {1, 70, 500, false, true, F32, BF16, F32, kBias, 0, 0, BF16},
+    {2, 37, 31, false, true, F32, BF16, F32, kResidual, 1, 0, BF16},
+    {4, 70, 95, false, true, F32, F32, F32, kRelu, 3, 0, BF16},
+    {7, 66, 161, false, true, F32, BF16, F32, kAccumulate, 0, 1, BF16},
+    {12, 70, 100, false, true, F32, BF16, F32, kBias | kRelu, 8, 0, BF16},
+    // halves all over
+    {33, 70, 77, false, true, BF16, BF16, BF16, kBias, 1, 0, BF16},
+    {70, 33, 129, true, false, BF16, F32, F32, kAccumulate, 0, 0, BF16},
+};
+
+void test_rounded_products(Fixture& f, int variant) {
+  const Product& p = kRoundedProducts[variant];
+  reference::Gemm g = {};
+  allmrec_gemm_args args = {};
+  const auto fractions = [&](int64_t n) {
+    const Ints q = f.integers(n, -128, 128);
+    Values x(static_cast<size_t>(n));
+    for (int64_t i = 0; i < n; ++i) x[i] = q[i] / 128.0;
+    return x;
+  };
+  const int64_t rows = p.trans_b ? p.n : p.k, cols = p.trans_b ? p.k : p.n;
+  g.a = fractions(p.m * p.k);
+  g.b = fractions(rows * cols);
+  args.b = upload_matrix(f, p.b, rows, cols, p, g.b);
+  args.ldb = cols + p.gap;
+  run_product(f, p, g, args);
+}
+
+// A bfloat16 is off by up to 2^-9 of the power of two above it, evenly: 2^-9 / √3 = 1.1e-3 of it, 1.6e-3 of
+// values' root mean square; twice, as both operands are rounded, independently: 2.3e-3. Cutting off instead
+// of rounding would double that.
+constexpr Tolerance kRoundedOperands = {3e-3, "both operands rounded to 8 bits"};
+const Product kUnevenProducts[] = {
+    {60, 70, 800, false, true, F32, F32, F32, kBias, 0, 0, BF16},
+    {60, 70, 800, false, false, F32, F32, F32, 0, 0, 0, BF16},
+    {60, 70, 800, true, false, F32, F32, F32, kAccumulate, 0, 0, BF16},
+};
+void test_uneven_products(Fixture& f, int variant) {
+  test_product(f, kUnevenProducts[variant]);
+}
+
+// ---- fixed order ----
+
+struct Ordered {
+  int32_t b, compute;
+  bool trans_b;
+};
+constexpr Ordered kOrdered[] = {
+    {F32, F32, true},    {F32, F32, false},       {F16, F32, true},
+    {BF16, F32, true},   {F32, BF16, true},       {BF16, BF16, true},
+    {BF16, BF16, false}, {ALLMREC_I8, F32, true}, {ALLMREC_I4, F32, true},
+};
+
+// A row alone, among ten and among 150 has the same bits. k would be split for few outputs, and is more than
+// a block.
+void test_fixed_order(Fixture& f, int variant) {
+  if (!f.on_cpu()) return;  // elsewhere a library may multiply
+  const Ordered& o = kOrdered[variant];
+  const int64_t m = 150, n = 70, k = 1120, b_rows = o.trans_b ? n : k;
+  allmrec_gemm_args args = {};
+  Values a = f.uniform(m * k), b = f.uniform(n * k);
+  args.n = n, args.k = k, args.lda = k, args.ldb = o.trans_b ? k : n, args.ldc = n;
+  args.trans_b = o.trans_b, args.b_dtype = o.b, args.compute_dtype = o.compute, args.fixed_order = 1;
+  args.alpha = 0.75f, args.bias = f.upload(f.uniform(n)), args.activation = ALLMREC_ACT_RELU;
+  if (o.b == ALLMREC_I8 || o.b == ALLMREC_I4) {
+    const reference::Quantized weights = reference::quantize(o.b, b_rows, args.ldb, b);
+    const auto upload = [&](const std::vector<unsigned char>& bytes) {
+      std::vector<uint16_t> words((bytes.size() + 1) / 2);
+      std::memcpy(words.data(), bytes.data(), bytes.size());
+      return f.upload(words);
+    };
+    args.b = upload(weights.quants), args.b_scales = upload(weights.scales);
+  } else {
+    args.b = f.upload_as(o.b, b);
+  }
+  const float* from = f.upload(a);
+  const auto rows = [&](int64_t first, int64_t count) {
+    float* c = f.output(count * n);
+    args.m = count, args.a = from + first * k, args.c = c;
+    f.run(&allmrec_backend::gemm, args);
+    return f.download(c, count * n);
+  };
+  const Values all = rows(0, m);
+  f.expect_true("not all zero", std::count(all.begin(), all.end(), 0.0) < m * n / 4 * 3);
+  for (const int64_t first : {0, 63, 140}) {
+    for (const int64_t count : {1, 2, 10}) {
+      f.expect_true("same bits", std::equal(all.begin() + first * n, all.begin() + (first + count) * n,
+                                            rows(first, count).begin()));
+    }
+  }
+}
+
 // ---- halves out ----
 
 const Product kHalfOutputs[] = {
@@ -223,6 +342,14 @@ void test_quantized(Fixture& f, const Product& p) {
       std::memcpy(reinterpret_cast<unsigned char*>(words.data()) + offset, bytes.data(), bytes.size());
     return static_cast<const void*>(reinterpret_cast<unsigned char*>(f.upload(words)) + offset);
   };
+  // Whether A is rounded to 8 bits, by rows or by groups, makes no difference: it consists of whole numbers
+  // with 127 in every group.
+  g.a.resize(static_cast<size_t>(p.m * p.k));
+  const Ints q = f.integers(p.m * p.k, -127, 127);
+  for (int64_t i = 0; i < p.m * p.k; ++i) {
+    const int64_t col = p.trans_a ? i / p.m : i % p.k;
+    g.a[i] = (col % 32 == 0 ? 127 : q[i]) / 128.0;
+  }
   g.b = weights.values;
   args.b = upload(weights.quants, p.offset);
   args.b_scales = upload(weights.scales, 0);
@@ -293,6 +420,18 @@ std::vector<std::string> titles(const Product (&products)[N], int32_t half = F16
 
 void half_dense_cases(Cases& cases) {
   add_cases(cases, "gemm", kSum, test_exact_sums, titles(kExactSums));
+  std::vector<std::string> names = titles(kRoundedProducts);
+  for (size_t i = 0; i < names.size(); ++i) {
+    const Tolerance t = kRoundedProducts[i].c == BF16 ? kBfloat16 : kSum;
+    cases.push_back({"gemm", names[i], t.value, t.reason, test_rounded_products, static_cast<int>(i)});
+  }
+  add_cases(cases, "gemm", kRoundedOperands, test_uneven_products, titles(kUnevenProducts));
+  names.clear();
+  for (const Ordered& o : kOrdered) {
+    names.push_back(std::string("fixed order, f32*") + name_of(o.b) + " in " + name_of(o.compute) +
+                    (o.trans_b ? " nt" : " nn"));
+  }
+  add_cases(cases, "gemm", kExact, test_fixed_order, names);
   add_cases(cases, "gemm", kHalf, test_half_outputs, titles(kHalfOutputs));
   add_cases(cases, "gemm", kBfloat16, test_bfloat16_outputs, titles(kHalfOutputs, BF16));
   add_cases(cases, "gemm", kSum, test_exact_quantized, titles(kExactQuantized));

@@ -174,15 +174,17 @@ void check_product(Fixture& f, const Product& p, const Values& a) {
   f.expect_matrix("c", args.c, p.m, p.n, ldc, expected, p.c_dtype);
 }
 
-// Activations that 8 bits hold exactly: whole multiples of a power of two, a different one for each group of
-// 32, with 127 times it among them; some groups of zeros.
+// Activations that 8 bits hold exactly: whole multiples of a power of two with 127 times it among them, a
+// different one for each group of 32 or, on the CPU, which rounds whole rows, for each row; some groups of
+// zeros.
 Values exact_in_8_bits(Fixture& f, int64_t m, int64_t k) {
   const Ints q = f.integers(m * k, -127, 127);
   Values a(m * k);
   for (int64_t i = 0; i < m * k; ++i) {
     const int64_t row = i / k, col = i % k, group = row * 7 + col / 32;
     const bool largest = col % 32 == group % 13 || (k - col / 32 * 32 <= 16 && col % 32 == 0);
-    const double unit = group % 9 == 8 ? 0 : std::ldexp(1.0, -9 + static_cast<int>(group % 5));
+    const int64_t scale = f.on_cpu() ? row : group;
+    const double unit = group % 9 == 8 ? 0 : std::ldexp(1.0, -9 + static_cast<int>(scale % 5));
     a[i] = unit * (largest ? (group % 2 ? 127 : -127) : q[i]);
   }
   return a;
@@ -226,8 +228,8 @@ const std::vector<Product> kManyRows = {
     {140, 96, 40, F32, I4, F32, false, 0},
 };
 
-// Sums in lanes walk at random: 6e-8 · √(terms of a lane / 3), with at least eight lanes.
-constexpr Tolerance kLongSum = {3.2e-6, "float32 sums of 65632 terms in lanes"};
+// Sums in lanes walk at random: 6e-8 · √(terms of a lane / 3), with at least four lanes.
+constexpr Tolerance kLongSum = {4.5e-6, "float32 sums of 65632 terms in lanes"};
 
 void test_few_rows(Fixture& f, int variant) {
   const Product& p = kFewRows[variant];
@@ -243,9 +245,9 @@ const std::vector<Product> kRounded = {
     {3, 40, 544, BF16, I4, F32}, {8, 40, 288, BF16, I8, F32}, {8, 40, 288, F16, I4, F32},
 };
 // Uniform activations are off by at most half a scale, evenly: scale/√12 = (1/127)/√12 = 2.3e-3 of 1/√3,
-// their root mean square. The errors are independent, so this is the error of the product too; with a tenth
-// for the few outputs it is measured on.
-constexpr Tolerance kRoundedTo8Bits = {4.4e-3, "activations rounded to 8 bits"};
+// their root mean square. The errors are independent, so this is the error of the product too: 3.9e-3. Over
+// 60 outputs and more it scatters by 9 % at most, of which there are three.
+constexpr Tolerance kRoundedTo8Bits = {5e-3, "activations rounded to 8 bits"};
 void test_rounded(Fixture& f, int variant) {
   const Product& p = kRounded[variant];
   check_product(f, p, f.uniform(p.m * p.k));
@@ -253,7 +255,7 @@ void test_rounded(Fixture& f, int variant) {
 
 // NaN in one row of A shows in that row of C, and only there.
 void test_nan(Fixture& f, int variant) {
-  for (const int64_t m : {2, 3}) {
+  for (const int64_t m : {2, 3, 20}) {
     Values a = exact_in_8_bits(f, m, 96);
     a[96 + 41] = kNaN;
     check_product(f, {m, 10, 96, F16, variant ? I4 : I8, F32}, a);
@@ -346,7 +348,7 @@ void quantized_cases(Cases& cases) {
   };
   for (size_t i = 0; i < kFewRows.size(); ++i)
     add(kFewRows[i], static_cast<int>(i), "few rows, ",
-        stored_as(kFewRows[i].c_dtype, kFewRows[i].k > 10000 ? kLongSum : kSum), test_few_rows);
+        stored_as(kFewRows[i].c_dtype, kFewRows[i].k > 8000 ? kLongSum : kSum), test_few_rows);
   for (size_t i = 0; i < kManyRows.size(); ++i) {
     const Tolerance t = stored_as(kManyRows[i].a_dtype, kSum);
     add(kManyRows[i], static_cast<int>(i), "", t, test_many_rows);

@@ -137,7 +137,7 @@ int main(int argc, char** argv) {
     memory_tests();
     gradient_tests();
   }
-  for (const char* instruction : {"generic", "avx2", "avx512"}) {
+  for (const char* instruction : {"generic", "avx2", "avx512", "avx512+vnni+bf16"}) {
     setenv("ALLMREC_ISA", instruction, 1);  // read at open
     run_table(*allmrec::find_backend("cpu"), cases, once ? std::vector<int>{2} : std::vector<int>{1, 2, 3},
               instruction);

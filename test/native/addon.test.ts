@@ -44,7 +44,8 @@ async function sasRec(engine: NativeEngine = new addon.Engine({ device: 'cpu', t
 test('what it exports', (t) => {
 	t.regex(addon.version, /^\d+\.\d+\.\d+/);
 	t.is(addon.instructionSets[0], 'generic');
-	if (process.arch === 'x64') t.deepEqual(addon.instructionSets, ['generic', 'avx2', 'avx512']);
+	if (process.arch === 'x64')
+		t.deepEqual(addon.instructionSets, ['generic', 'avx2', 'avx512', 'avx512+vnni', 'avx512+vnni+bf16']);
 	const [cpu] = addon.listDevices();
 	t.like(cpu, { backend: 'cpu', available: true, reason: '' });
 	t.true(addon.instructionSets.includes(cpu!.instruction));

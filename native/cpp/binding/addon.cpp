@@ -15,6 +15,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
 #if defined(__x86_64__)
   sets.Set(1u, "avx2");
   sets.Set(2u, "avx512");
+  sets.Set(3u, "avx512+vnni");
+  sets.Set(4u, "avx512+vnni+bf16");
 #endif
   DefineAddon(exports, {
                            InstanceValue("version", Napi::String::New(env, ALLMREC_VERSION), napi_enumerable),

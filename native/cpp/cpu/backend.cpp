@@ -9,6 +9,7 @@
 #include <fstream>
 #include <new>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../backend/costs.h"
@@ -120,24 +121,59 @@ bool has_avx512() {
 }
 #endif
 
+// An instruction set by its name for ALLMREC_ISA, the plainest first.
+struct InstructionSet {
+  const char* name;
+  bool available;
+  Kernels kernels;
+};
+
+Kernels with_extras(const Kernels& kernels, const char* name, int32_t extras) {
+  Kernels more = kernels;
+  more.instruction = name;
+  more.extras = extras;
+  return more;
+}
+
+const std::vector<InstructionSet>& instruction_sets() {
+  static const std::vector<InstructionSet> sets = [] {
+    std::vector<InstructionSet> list = {{"generic", true, generic_kernels()}};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool vnni = has_avx512() && __builtin_cpu_supports("avx512vnni");
+    const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    list.push_back({"avx2", has_avx2(), avx2_kernels()});
+    list.push_back({"avx512", has_avx512(), avx512_kernels()});
+    for (const auto& [name, available, extras] : {std::tuple{"avx512+vnni", vnni, kDotInt8},
+                                                  std::tuple{"avx512+vnni+bf16", bf16, kDotInt8 | kDotBf16}})
+      list.push_back({name, available, with_extras(avx512_kernels(), name, extras)});
+#endif
+    return list;
+  }();
+  return sets;
+}
+
 const Kernels& choose_kernels() {
+  const std::vector<InstructionSet>& sets = instruction_sets();
   const char* variable = std::getenv("ALLMREC_ISA");
   const std::string wanted = variable ? variable : "";
-  if (wanted == "generic") return generic_kernels();
-  if (!wanted.empty() && wanted != "avx2" && wanted != "avx512") {
-    throw Error(ErrorCode::invalid_argument,
-                "Expected ALLMREC_ISA to be `generic`, `avx2` or `avx512`, got `" + wanted + "`");
+  if (wanted.empty()) {
+    const auto best =
+        std::find_if(sets.rbegin(), sets.rend(), [](const InstructionSet& s) { return s.available; });
+    return best->kernels;
   }
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (wanted != "avx2" && has_avx512()) return avx512_kernels();
-  if (wanted != "avx512" && has_avx2()) return avx2_kernels();
-#endif
-  if (!wanted.empty()) {
+  std::string names;
+  for (const InstructionSet& set : sets) {
+    if (wanted != set.name) {
+      names += (names.empty() ? "`" : ", `") + std::string(set.name) + "`";
+      continue;
+    }
+    if (set.available) return set.kernels;
     throw Error(ErrorCode::unsupported,
                 "ALLMREC_ISA asks for `" + wanted + "`, which this processor does not have");
   }
-  return generic_kernels();
+  throw Error(ErrorCode::invalid_argument,
+              "Expected ALLMREC_ISA to be one of " + names + ", got `" + wanted + "`");
 }
 
 std::string processor_name() {

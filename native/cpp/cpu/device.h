@@ -25,10 +25,15 @@ struct CastRows {
   int32_t y_dtype;
 };
 
+// Instructions beside the set's own, which not every processor with the set has.
+constexpr int32_t kDotInt8 = 1;  // AVX512_VNNI: sums of four products of bytes
+constexpr int32_t kDotBf16 = 2;  // AVX512_BF16: sums of two products of bfloat16
+
 // Every op for one instruction set. The files of ops/ are compiled once per set, each time into its own
 // namespace (ALLMREC_ISA), and the best table the processor can run is chosen when a device is opened.
 struct Kernels {
-  const char* instruction;
+  const char* instruction;  // with the names of the extras
+  int32_t extras;           // bits of the above
   void (*cast_rows)(Device&, const CastRows&);
 #define ALLMREC_DECLARE(op, args) void (*op)(Device&, const args&);
   ALLMREC_OPS(ALLMREC_DECLARE)

@@ -89,19 +89,27 @@ int64_t key_rows(const allmrec_attention_args& a) {
 
 }  // namespace
 
-// B of float32 beside a half A is rounded to A's dtype; other Bs are read as they are by the kernel.
+// B of float32 beside a half A is rounded to A's dtype; other Bs are read as they are by the kernel. Where
+// there is arithmetic in bfloat16, A stays as it is as well.
 void run(Device& device, void (*kernel)(Device&, const allmrec_gemm_args&), const allmrec_gemm_args& a) {
   if (!is_half(a.a_dtype) || a.m == 0 || a.n == 0) return kernel(device, a);
   Copies copies(device);
   allmrec_gemm_args g = a;
-  copies.input(g.a, a.trans_a ? a.k : a.m, a.trans_a ? a.m : a.k, g.lda, a.a_dtype);
-  if (g.b && a.b_dtype == ALLMREC_F32) {
-    g.b = copies.copy(g.b, a.trans_b ? a.n : a.k, a.trans_b ? a.k : a.n, g.ldb, ALLMREC_F32, a.a_dtype);
-    g.b_dtype = a.a_dtype;
+  const bool as_stored = (device.kernels->extras & kDotBf16) && a.a_dtype == ALLMREC_BF16 &&
+                         (a.b_dtype == ALLMREC_F32 || a.b_dtype == ALLMREC_BF16);
+  if (as_stored) {
+    g.compute_dtype = ALLMREC_BF16;
+  } else {
+    copies.input(g.a, a.trans_a ? a.k : a.m, a.trans_a ? a.m : a.k, g.lda, a.a_dtype);
+    g.a_dtype = ALLMREC_F32;
+    if (g.b && a.b_dtype == ALLMREC_F32) {
+      g.b = copies.copy(g.b, a.trans_b ? a.n : a.k, a.trans_b ? a.k : a.n, g.ldb, ALLMREC_F32, a.a_dtype);
+      g.b_dtype = a.a_dtype;
+    }
   }
   copies.input(g.residual, a.m, a.n, g.ld_residual, a.c_dtype);
   copies.output(g.c, a.m, a.n, g.ldc, a.c_dtype, a.accumulate != 0);
-  g.a_dtype = g.c_dtype = ALLMREC_F32;
+  g.c_dtype = ALLMREC_F32;
   kernel(device, g);
   copies.finish();
 }

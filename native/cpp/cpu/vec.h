@@ -349,6 +349,33 @@ ALLMREC_INLINE void store_bf16_n(uint16_t* p, Vec v, int64_t n) {
   if (n > 0) std::memcpy(p, bits, static_cast<size_t>(n < kLanes ? n : kLanes) * 2);
 }
 
+#if ALLMREC_LANES == 16
+// Instructions that not every processor with the set has: ask Kernels::extras first. They are written out so
+// that the files stay compiled for those without.
+typedef float HalfVec __attribute__((vector_size(32)));
+
+// c + the products of two pairs of bfloat16 in each 32-bit lane.
+ALLMREC_INLINE Vec dot_bf16(Vec a, Vec b, Vec c) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+}
+ALLMREC_INLINE HalfVec dot_bf16(HalfVec a, HalfVec b, HalfVec c) {
+  __asm__("vdpbf16ps %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+}
+// 32 bfloat16: the lanes of low, then those of high.
+ALLMREC_INLINE Vec round_to_bf16(Vec low, Vec high) {
+  Vec both;
+  __asm__("vcvtne2ps2bf16 %2, %1, %0" : "=v"(both) : "v"(high), "v"(low));
+  return both;
+}
+// c + the products of four unsigned bytes of a with four signed ones of b in each 32-bit lane.
+ALLMREC_INLINE IVec dot_bytes(IVec a, IVec b, IVec c) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(c) : "v"(a), "v"(b));
+  return c;
+}
+#endif
+
 // The kernels' activations are float32: half ones are widened before (half_adapter.h).
 ALLMREC_INLINE const float* f32(const void* p) {
   return static_cast<const float*>(p);

@@ -1,10 +1,7 @@
 #pragma once
 
-// Products with few rows of A against a stored-transposed B (decoding: one token against a weight matrix).
-// Packing B would cost more than it saves; here every row of B is read once, as dot products of kDotColumns
-// rows of B with up to kDotRows rows of A. The kDotColumns rows lie far apart and each is followed by its
-// neighbour: as many long streams, which the prefetchers follow across pages (measured 23 GB/s, against 13
-// for rows side by side).
+// Dot products of kDotColumns rows of b with up to kDotRows rows of a, both as they lie in memory: the scores
+// of few queries against keys.
 
 #include "gemm_kernel.h"
 
@@ -90,71 +87,6 @@ void dot_rows_any(int64_t rows, const float* a, int64_t lda, const void* b, cons
       return dot_rows<Dtype, 6>(a, lda, b, row, ldb, k, sums);
 #endif
   }
-}
-
-inline float finish_one(float sum, const allmrec_gemm_args& g, int64_t i, int64_t j) {
-  float v = g.alpha * sum;
-  if (g.bias) v += g.bias[j];
-  if (g.residual) v += f32(g.residual)[i * g.ld_residual + j];
-  if (g.activation == ALLMREC_ACT_RELU && v < 0) v = 0;
-  return g.accumulate ? v + f32(g.c)[i * g.ldc + j] : v;
-}
-
-// Columns j0 … j1 − 1 of C, all rows. rows_at(row of each of kDotColumns columns) says where those rows of B
-// are, and how far behind each its next one.
-struct RowsOfB {
-  const void* base;
-  int64_t row[kDotColumns];  // in elements
-  int64_t next;
-};
-template <int32_t Dtype, typename RowsAt>
-void dot_columns(const allmrec_gemm_args& g, int64_t j0, int64_t j1, RowsAt rows_at) {
-  const float* a = static_cast<const float*>(g.a);
-  const int64_t distance = (j1 - j0 + kDotColumns - 1) / kDotColumns;
-  const int64_t passes = (g.m + kDotRows - 1) / kDotRows, step = (g.m + passes - 1) / passes;
-  for (int64_t j = j0; j < j0 + distance; ++j) {
-    int64_t column[kDotColumns];
-    for (int c = 0; c < kDotColumns; ++c) column[c] = j + c * distance < j1 ? j + c * distance : j;
-    const RowsOfB b = rows_at(column);
-    for (int64_t i = 0; i < g.m; i += step) {
-      const int64_t rows = g.m - i < step ? g.m - i : step;
-      float sums[kDotRows][kDotColumns];
-      dot_rows_any<Dtype>(rows, a + i * g.lda, g.lda, b.base, b.row, b.next, g.k, sums);
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int c = 0; c < kDotColumns; ++c) {
-          if (j + c * distance >= j1) break;
-          f32(g.c)[(i + r) * g.ldc + column[c]] = finish_one(sums[r][c], g, i + r, column[c]);
-        }
-      }
-    }
-  }
-}
-
-template <int32_t Dtype>
-void dot_columns(const allmrec_gemm_args& g, int64_t j0, int64_t j1) {
-  dot_columns<Dtype>(g, j0, j1, [&](const int64_t(&column)[kDotColumns]) {
-    RowsOfB b{g.b, {}, g.ldb};
-    for (int c = 0; c < kDotColumns; ++c) b.row[c] = column[c] * g.ldb;
-    return b;
-  });
-}
-
-// I8 and I4: the rows are dequantised into the cache, and from there on are like any other.
-inline int64_t dequantized_row(int64_t k) {
-  return k + 2 * kGroup;
-}
-inline size_t dequantized_bytes(int64_t k) {
-  return static_cast<size_t>(kDotColumns * dequantized_row(k)) * sizeof(float);
-}
-inline void dot_quantized_columns(const allmrec_gemm_args& g, int64_t j0, int64_t j1, float* rows) {
-  dot_columns<ALLMREC_F32>(g, j0, j1, [&](const int64_t(&column)[kDotColumns]) {
-    RowsOfB b{rows, {}, 0};
-    for (int c = 0; c < kDotColumns; ++c) {
-      b.row[c] = c * dequantized_row(g.k);
-      dequantize(g.b, g.b_scales, g.b_dtype, g.ldb, column[c], 0, g.k, rows + b.row[c]);
-    }
-    return b;
-  });
 }
 
 }  // namespace

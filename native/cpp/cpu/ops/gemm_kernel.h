@@ -3,10 +3,13 @@
 // The inner loops of the matrix product: a tile of kMR × kNR outputs held in registers, and the copying of
 // both operands into the order in which that tile reads them.
 //
-// The B side is packed into panels of kNR columns: for each k the kNR values lie together, so the tile loads
-// whole vectors. The A side needs single values to broadcast and is read either along its rows (ByRow: stride
-// between the rows, k contiguous) or, for a transposed A, down its columns (stride between the k, rows
-// contiguous).
+// Both operands are seen in units of 32 bits, which hold one float32 or two bfloat16 of neighbouring k: what
+// is said of k below counts units. The B side is packed into panels of kNR columns: for each k the kNR units
+// lie together, so the tile loads whole vectors. The A side needs single values to broadcast and is read
+// either along its rows (ByRow: stride between the rows, k contiguous) or, for a transposed A, down its
+// columns (stride between the k, rows contiguous).
+
+#include <utility>
 
 #include "../../backend/backend.h"
 #include "dtype.h"
@@ -48,13 +51,27 @@ ALLMREC_INLINE Vec finish(Vec sum, const Epilogue& e, const float* bias, const f
                           const float* c, int64_t n) {
   const bool whole = n >= kLanes;
   const auto get = [&](const float* p) { return whole ? load(p) : load_n(p, n); };
-  Vec v = sum * e.alpha;
-  if (bias) v += get(bias);
+  // Written as one operation, or the compiler would choose, differently in different tiles.
+  Vec v = fma(sum, broadcast(e.alpha), bias ? get(bias) : zero());
   if (residual) v += get(residual);
   if (e.add_c) v += get(c);
   if (e.relu) v = max(zero(), v);  // in this order NaN stays NaN
   if (e.add_c_after_relu) v += get(c);
   return v;
+}
+
+// n sums of row i from column j on, finished and stored.
+ALLMREC_INLINE void store_finished(Vec sum, const allmrec_gemm_args& g, int64_t i, int64_t j, int64_t n) {
+  const bool relu = g.activation == ALLMREC_ACT_RELU;
+  Epilogue e{};
+  e.alpha = g.alpha;
+  e.add_c = g.accumulate && !relu;
+  e.relu = relu;
+  e.add_c_after_relu = g.accumulate && relu;
+  float* c = f32(g.c) + i * g.ldc + j;
+  const float* residual = g.residual ? f32(g.residual) + i * g.ld_residual + j : nullptr;
+  const Vec x = finish(sum, e, g.bias ? g.bias + j : nullptr, residual, c, n);
+  n >= kLanes ? store(c, x) : store_n(c, x, n);
 }
 
 // The rarer ways of a tile's sums into C: rows of `vectors` vectors.
@@ -74,7 +91,6 @@ inline __attribute__((noinline)) void finish_tile(const Tile& t, const Epilogue&
 
 // On AVX-512 a last group of up to 8 columns is half a vector: 50 columns cost 3½ vectors, not 4.
 #if ALLMREC_LANES == 16
-typedef float HalfVec __attribute__((vector_size(32)));
 ALLMREC_INLINE HalfVec low_half(Vec v) {
   return _mm512_castps512_ps256(v);
 }
@@ -113,8 +129,19 @@ ALLMREC_INLINE Vec load_edge(const float* p, Edge) {
 }
 #endif
 
+// What a unit holds: how many k, and c + the products of a and b.
+struct FloatUnits {
+  static constexpr int kPerUnit = 1;
+  ALLMREC_INLINE Vec multiply_add(Vec a, Vec b, Vec c) { return fma(a, b, c); }
+#if ALLMREC_LANES == 16
+  ALLMREC_INLINE HalfVec multiply_add(HalfVec a, HalfVec b, HalfVec c) {
+    return a * b + c;
+  }
+#endif
+};
+
 // MR rows by NV vectors and, with Half, half a vector of columns.
-template <int MR, int NV, bool Half, bool ByRow>
+template <typename Units, int MR, int NV, bool Half, bool ByRow>
 __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
   Vec acc[MR][NV + 1];
   HalfVec half[MR];
@@ -128,6 +155,13 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
   const float* b = t.b;
   const int64_t a_stride = t.a_stride, b_stride = t.b_stride;
   const Edge edge = edge_of(t.cols - (NV + Half - 1) * kLanes);
+  // C's rows lie far apart, where no prefetcher looks.
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; ++r) {
+    const float* row = t.c + (r < t.rows ? r : 0) * t.ldc;
+#pragma GCC unroll 4
+    for (int v = 0; v < NV + Half; ++v) __builtin_prefetch(row + v * kLanes, 1);
+  }
   // Three rows per pointer: with fewer registers for addresses than rows the compiler would reload them in
   // the loop.
   const float* base[(MR + 2) / 3];
@@ -146,8 +180,8 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
     for (int r = 0; r < MR; ++r) {
       const Vec av = broadcast(ByRow ? base[r / 3][r % 3 * a_stride + p] : a[r]);
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) acc[r][v] = fma(av, bv[v], acc[r][v]);
-      if (Half) half[r] = low_half(av) * low_half(bv[NV]) + half[r];
+      for (int v = 0; v < NV; ++v) acc[r][v] = Units::multiply_add(av, bv[v], acc[r][v]);
+      if (Half) half[r] = Units::multiply_add(low_half(av), low_half(bv[NV]), half[r]);
     }
     if (!ByRow) a += a_stride;
     b += b_stride;
@@ -173,7 +207,7 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
 #pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
       if (r == MR - 1 && t.rows < MR) break;
-      Vec x = (v == NV ? widen(half[r]) : acc[r][v]) * alpha + bias;
+      Vec x = fma(v == NV ? widen(half[r]) : acc[r][v], alpha, bias);
       if (e.add_c) x += whole ? load(c) : load_n(c, n);
       x = max(floor, x);  // in this order NaN stays NaN
       whole ? store(c, x) : store_n(c, x, n);
@@ -183,38 +217,54 @@ __attribute__((noinline)) void multiply_tile(const Tile& t, const Epilogue& e) {
 }
 
 // Rows come in even counts: an odd tile is given one more row of A to read (see pack_a) and stores one less.
-template <int NV, bool Half, bool ByRow>
+template <typename Units, int NV, bool Half, bool ByRow>
 void multiply_rows(const Tile& t, const Epilogue& e) {
   switch ((t.rows + 1) / 2) {
     case 1:
-      return multiply_tile<2, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 2, NV, Half, ByRow>(t, e);
     case 2:
-      return multiply_tile<4, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 4, NV, Half, ByRow>(t, e);
     case 3:
-      return multiply_tile<6, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 6, NV, Half, ByRow>(t, e);
 #if ALLMREC_LANES == 16 || defined(__aarch64__)
     case 4:
-      return multiply_tile<8, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 8, NV, Half, ByRow>(t, e);
     case 5:
-      return multiply_tile<10, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 10, NV, Half, ByRow>(t, e);
     case 6:
-      return multiply_tile<12, NV, Half, ByRow>(t, e);
+      return multiply_tile<Units, 12, NV, Half, ByRow>(t, e);
 #endif
   }
 }
 
-template <bool ByRow>
+template <typename Units, bool ByRow>
 void multiply_columns(const Tile& t, const Epilogue& e) {
 #if ALLMREC_LANES == 16
-  if (t.cols <= 8) return multiply_rows<0, true, ByRow>(t, e);
-  if (t.cols > 16 && t.cols <= 24) return multiply_rows<1, true, ByRow>(t, e);
+  if (t.cols <= 8) return multiply_rows<Units, 0, true, ByRow>(t, e);
+  if (t.cols > 16 && t.cols <= 24) return multiply_rows<Units, 1, true, ByRow>(t, e);
 #endif
-  if (t.cols <= kLanes) return multiply_rows<1, false, ByRow>(t, e);
-  return multiply_rows<2, false, ByRow>(t, e);
+  if (t.cols <= kLanes) return multiply_rows<Units, 1, false, ByRow>(t, e);
+  return multiply_rows<Units, 2, false, ByRow>(t, e);
 }
 
+template <typename Units = FloatUnits>
 inline void multiply(const Tile& t, const Epilogue& e, bool by_row) {
-  by_row ? multiply_columns<true>(t, e) : multiply_columns<false>(t, e);
+  by_row ? multiply_columns<Units, true>(t, e) : multiply_columns<Units, false>(t, e);
+}
+
+// Of lanes l that differ in the bit Step only, in two vectors: those without it (the lower half) of both, or
+// those with it.
+template <int Step, bool Upper, typename V, int... Lane>
+ALLMREC_INLINE V half_of(V a, V b, std::integer_sequence<int, Lane...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, ((Lane & Step ? kLanes - Step : 0) + (Upper ? Step : 0) + Lane)...);
+#else
+  return __builtin_shuffle(a, b, IVec{((Lane & Step ? kLanes - Step : 0) + (Upper ? Step : 0) + Lane)...});
+#endif
+}
+template <int Step, bool Upper, typename V>
+ALLMREC_INLINE V half_of(V a, V b) {
+  return half_of<Step, Upper>(a, b, std::make_integer_sequence<int, kLanes>());
 }
 
 // kLanes × kLanes: rows become columns, in log2 stages of exchanging halves of pairs.
@@ -223,22 +273,9 @@ ALLMREC_INLINE void transpose_stage(Vec (&x)[kLanes]) {
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) {
     if (i & Step) continue;
-    IVec low{}, high{};
-#pragma GCC unroll 16
-    for (int l = 0; l < kLanes; ++l) {
-      low[l] = l & Step ? kLanes + l - Step : l;
-      high[l] = l & Step ? kLanes + l : l + Step;
-    }
     const Vec a = x[i], b = x[i + Step];
-#if defined(__clang__)
-    for (int l = 0; l < kLanes; ++l) {
-      x[i][l] = low[l] < kLanes ? a[low[l]] : b[low[l] - kLanes];
-      x[i + Step][l] = high[l] < kLanes ? a[high[l]] : b[high[l] - kLanes];
-    }
-#else
-    x[i] = __builtin_shuffle(a, b, low);
-    x[i + Step] = __builtin_shuffle(a, b, high);
-#endif
+    x[i] = half_of<Step, false>(a, b);
+    x[i + Step] = half_of<Step, true>(a, b);
   }
 }
 ALLMREC_INLINE void transpose(Vec (&x)[kLanes]) {
@@ -296,37 +333,6 @@ void pack_panel(const void* b, int64_t ldb, bool transposed, int64_t k0, int64_t
       }
     }
   }
-}
-
-// The same from I8 or I4, dequantised.
-inline void pack_quantized(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0, int64_t cols,
-                           float* to) {
-  constexpr int64_t kStep = 64;
-  float row[kStep + 2 * kGroup];
-  if (!g.trans_b) {
-    static_assert(kNR <= kStep, "a panel's columns are dequantised at once");
-    for (int64_t p = 0; p < k; ++p) {
-      const float* x = dequantize(g.b, g.b_scales, g.b_dtype, g.ldb, k0 + p, j0, cols, row);
-      for (int64_t j = 0; j < kNR; ++j) to[p * kNR + j] = j < cols ? x[j] : 0.0f;
-    }
-    return;
-  }
-  for (int64_t j = 0; j < kNR; ++j) {
-    for (int64_t p = 0; p < k; p += kStep) {
-      const int64_t n = k - p < kStep ? k - p : kStep;
-      const float* x =
-          j < cols ? dequantize(g.b, g.b_scales, g.b_dtype, g.ldb, j0 + j, k0 + p, n, row) : nullptr;
-      for (int64_t i = 0; i < n; ++i) to[(p + i) * kNR + j] = x ? x[i] : 0.0f;
-    }
-  }
-}
-
-inline void pack_b(const allmrec_gemm_args& g, int64_t k0, int64_t k, int64_t j0, int64_t cols, float* to) {
-  const bool t = g.trans_b != 0;
-  if (g.b_dtype == ALLMREC_F32) return pack_panel<ALLMREC_F32>(g.b, g.ldb, t, k0, k, j0, cols, to);
-  if (g.b_dtype == ALLMREC_F16) return pack_panel<ALLMREC_F16>(g.b, g.ldb, t, k0, k, j0, cols, to);
-  if (g.b_dtype == ALLMREC_BF16) return pack_panel<ALLMREC_BF16>(g.b, g.ldb, t, k0, k, j0, cols, to);
-  pack_quantized(g, k0, k, j0, cols, to);
 }
 
 // A's side of one row of tiles, copied so that it lies in a few pages and cache sets whatever lda is: kMR

@@ -10,7 +10,7 @@ namespace allmrec::cpu {
 
 const Kernels& ALLMREC_JOIN(ALLMREC_ISA, _kernels)() {
 #define ALLMREC_ENTRY(op, args) ALLMREC_ISA::op,
-  static constexpr Kernels kernels = {ALLMREC_TEXT(ALLMREC_ISA), ALLMREC_ISA::cast_rows,
+  static constexpr Kernels kernels = {ALLMREC_TEXT(ALLMREC_ISA), 0, ALLMREC_ISA::cast_rows,
                                       ALLMREC_OPS(ALLMREC_ENTRY)};
 #undef ALLMREC_ENTRY
   return kernels;
