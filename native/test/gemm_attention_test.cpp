@@ -335,26 +335,38 @@ struct AttentionCase {
     vector<double> e_dq(dq.begin(), dq.end()), e_dk(dk.begin(), dk.end()), e_dv(dv.begin(), dv.end());
     vector<double> e_pk(d_pad_k.begin(), d_pad_k.end()), e_pv(d_pad_v.begin(), d_pad_v.end());
     reference(e_out, e_lse, e_dq, e_dk, e_dv, e_pk, e_pv);
-    vector<vector<float>> first;
-    for (allmrec_device* device : devices.list) {
-      vector<float> out = poison, lse(e_lse.size(), kNaN);
-      vector<float> gq = dq, gk = dk, gv = dv, gpk = d_pad_k, gpv = d_pad_v;
-      a.out = out.data(), a.lse = lse.data();
-      forward(device, a);
-      b.forward = a, b.d_out = d_out.data(), b.dq = gq.data(), b.dk = gk.data(), b.dv = gv.data();
-      b.d_pad_k = gpk.data(), b.d_pad_v = gpv.data();
-      expect_ok(device, backend->attention_backward(device, &b));
-      vector<vector<float>> results = {out, lse, gq, gk, gv, gpk, gpv};
-      static const char* kNames[] = {"out", "lse", "dq", "dk", "dv", "d_pad_k", "d_pad_v"};
-      if (first.empty()) {
-        first = results;
-        const vector<double>* expected[] = {&e_out, &e_lse, &e_dq, &e_dk, &e_dv, &e_pk, &e_pv};
-        for (int i = 0; i < 7; ++i) expect_close(kNames[i], results[i], *expected[i], i < 2 ? 1e-5 : 5e-5);
-      } else {
-        for (int i = 0; i < 7; ++i) expect_same(kNames[i], results[i], first[i]);
+    const vector<double>* expected[] = {&e_out, &e_lse, &e_dq, &e_dk, &e_dv, &e_pk, &e_pv};
+    // In bfloat16 the bits must be as settled as in float32.
+    for (const int32_t compute_dtype : {ALLMREC_F32, ALLMREC_BF16}) {
+      a.compute_dtype = compute_dtype;
+      vector<vector<float>> first;
+      for (allmrec_device* device : devices.list) {
+        const vector<vector<float>> results = both_ways(device, poison);
+        for (int i = 0; i < 7 && !first.empty(); ++i) expect_same(kNames[i], results[i], first[i]);
+        if (first.empty()) first = results;
       }
+      // Factors rounded to 8 bits: scores of up to some ten are off by ten times 2^-8, and weights by e to
+      // that.
+      for (int i = 0; i < 7; ++i) {
+        const double tolerance = compute_dtype == ALLMREC_BF16 ? 0.05 : i < 2 ? 1e-5 : 5e-5;
+        expect_close(kNames[i], first[i], *expected[i], tolerance);
+      }
+      if (!(a.dropout.p > 0)) run_alone(devices.list.back(), first);
     }
-    if (!first.empty() && !(a.dropout.p > 0)) run_alone(devices.list.back(), first);
+  }
+
+  static constexpr const char* kNames[] = {"out", "lse", "dq", "dk", "dv", "d_pad_k", "d_pad_v"};
+
+  // out, lse, dq, dk, dv, d_pad_k, d_pad_v.
+  vector<vector<float>> both_ways(allmrec_device* device, const vector<float>& poison) {
+    vector<float> out = poison, lse(static_cast<size_t>(a.tokens * a.heads), kNaN);
+    vector<float> gq = dq, gk = dk, gv = dv, gpk = d_pad_k, gpv = d_pad_v;
+    a.out = out.data(), a.lse = lse.data();
+    forward(device, a);
+    b.forward = a, b.d_out = d_out.data(), b.dq = gq.data(), b.dk = gk.data(), b.dv = gv.data();
+    b.d_pad_k = gpk.data(), b.d_pad_v = gpv.data();
+    expect_ok(device, backend->attention_backward(device, &b));
+    return {out, lse, gq, gk, gv, gpk, gpv};
   }
 
   // A sequence computed by itself has the bits it has beside the others (dropout counts rows through all
