@@ -76,8 +76,6 @@ class Fixture {
   void expect_untouched(const char* what, const float* p, int64_t n);  // still NaN
   void expect_true(const char* what, bool ok);
 
-  bool on_cpu() const { return std::strcmp(backend_.name, "cpu") == 0; }
-
   double worst_error() const { return worst_; }
   // Everything that was downloaded, to compare runs bit by bit.
   const std::vector<unsigned char>& bits() const { return bits_; }
