@@ -23,6 +23,10 @@
 #endif
 #endif
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #ifndef ALLMREC_ISA
 #error "compile kernels with -DALLMREC_ISA=generic|avx2|avx512"
 #endif
@@ -202,9 +206,16 @@ ALLMREC_INLINE IVec load_i_n(const int32_t* p, int64_t n) {
   for (int i = 0; i < kLanes && i < n; ++i) v[i] = p[i];
   return v;
 }
+#if defined(__aarch64__)
+// Said outright: what the compiler makes of a · b + c depends on what stands around it.
+ALLMREC_INLINE Vec fma(Vec a, Vec b, Vec c) {
+  return vfmaq_f32(c, a, b);
+}
+#else
 ALLMREC_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return a * b + c;
 }
+#endif
 ALLMREC_INLINE Vec max(Vec a, Vec b) {
   return a > b ? a : b;
 }
