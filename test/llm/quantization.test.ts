@@ -35,7 +35,7 @@ for (const dtype of STORED_DTYPES)
 		const [a, b] = [stored, expected].map((llm) =>
 			llm.generate(' This user has bought', { maxNewTokens: 6 }),
 		);
-		t.is(await a, await b);
+		t.deepEqual(await a, await b);
 		t.false((await readdir(join(out, '..'))).some((name) => name.includes('.part-')));
 	});
 

@@ -74,15 +74,16 @@ ALLMREC_INLINE Vec to_sums(Vec x) {
   return x;
 }
 
-// sums[i · C + c] = <row i of A, row c>; a as it was laid out.
+// sums[i · C + c] = <row i of A, row c>; a and where its sums begin as they were laid out.
 template <typename Format, int M, int C>
-__attribute__((noinline)) void dot(const float* a, const Row (&rows)[C], int64_t k, float* sums) {
+__attribute__((noinline)) void dot(const float* a, const typename Format::Sum* begins, const Row (&rows)[C],
+                                   int64_t k, float* sums) {
   using Sum = typename Format::Sum;
   constexpr int64_t kStep = int64_t{M} * Format::kVectors * kLanes;  // of A
   constexpr int kSums = (M * C + kLanes - 1) / kLanes * kLanes;
   Sum acc[kSums];
 #pragma GCC unroll 32
-  for (int i = 0; i < kSums; ++i) acc[i] = Sum{};
+  for (int i = 0; i < kSums; ++i) acc[i] = Format::kBegins && i < M * C ? begins[i / C] : Sum{};
   const int64_t whole = k / Format::kDepth;
   for (int64_t step = 0; step < whole; ++step, a += kStep) {
     typename Format::Part b[C];
@@ -123,18 +124,22 @@ __attribute__((noinline)) void dot(const float* a, const Row (&rows)[C], int64_t
 }
 
 // m rows of A laid out for passes of M rows, and what their sums are to be multiplied by.
+template <typename Format>
 struct LaidOut {
   const float* a;
+  const typename Format::Sum* begins;
   const float* scales;
   int64_t pass;  // floats of a pass
 };
 template <typename Format, int M, typename Value>
-LaidOut lay_out(Device& device, const allmrec_gemm_args& g, const Value* a) {
+LaidOut<Format> lay_out(Device& device, const allmrec_gemm_args& g, const Value* a) {
   const int64_t steps = ceil_div(g.k, Format::kDepth), passes = ceil_div(g.m, M);
   const int64_t vectors = Format::kVectors * kLanes, pass = steps * M * vectors;
-  float* to = static_cast<float*>(
-      device.shared_scratch(1, static_cast<size_t>(passes * (pass + M) + kLanes) * sizeof(float)));
-  float* scales = to + passes * pass;
+  const int64_t begin_floats = Format::kBegins ? M * kLanes : 0;
+  float* to = static_cast<float*>(device.shared_scratch(
+      1, static_cast<size_t>(passes * (pass + begin_floats + M) + kLanes) * sizeof(float)));
+  auto* begins = reinterpret_cast<typename Format::Sum*>(to + passes * pass);
+  float* scales = to + passes * (pass + begin_floats);
   for (int64_t i = 0; i < passes * M; ++i) {
     float* row = to + i / M * pass + i % M * vectors;
     RowScale scale{0.0f, 0.0f};
@@ -148,14 +153,19 @@ LaidOut lay_out(Device& device, const allmrec_gemm_args& g, const Value* a) {
       const int64_t k0 = step * Format::kDepth, n = i < g.m ? std::min(Format::kDepth, g.k - k0) : 0;
       Format::lay_out(i < g.m ? a + i * g.lda + k0 : a, n, scale.inverse, row + step * M * vectors);
     }
+    if constexpr (Format::kBegins) {
+      begins[i] = typename Format::Sum{};
+      for (int64_t step = 0; step < steps; ++step)
+        begins[i] = Format::begin_of(begins[i], row + step * M * vectors);
+    }
   }
-  return {to, scales, pass};
+  return {to, begins, scales, pass};
 }
 
 template <typename Format, int M, typename Value>
 void run_rows(Device& device, const allmrec_gemm_args& g, const Value* from) {
   constexpr int C = kLanes == 16 ? (M <= 4 ? 4 : 2) : (M <= 2 ? 4 : 2);
-  const LaidOut a = lay_out<Format, M>(device, g, from);
+  const LaidOut<Format> a = lay_out<Format, M>(device, g, from);
   const int64_t row_bytes = Format::row_bytes(g.ldb), groups = g.k / kGroup;
   const bool row_scaled = g.b_dtype == ALLMREC_I8;
   const int64_t share = ceil_div(g.n, 6 * device.pool.size());
@@ -173,7 +183,7 @@ void run_rows(Device& device, const allmrec_gemm_args& g, const Value* from) {
       }
       for (int64_t i0 = 0; i0 < g.m; i0 += M) {
         float sums[(M * C + kLanes - 1) / kLanes * kLanes];
-        dot<Format, M, C>(a.a + i0 / M * a.pass, rows, g.k, sums);
+        dot<Format, M, C>(a.a + i0 / M * a.pass, a.begins + i0, rows, g.k, sums);
         for (int c = 0; c < C && j + c * distance < end; ++c) {
           const float scale = row_scaled ? static_cast<const float*>(g.b_scales)[column[c]] : 1.0f;
           for (int64_t i = i0; i < std::min(g.m, i0 + M); ++i) {

@@ -3,7 +3,8 @@
 // The formats of gemm_few_rows.cpp: what B is stored as, and A laid out to meet it. Each has
 //   kDepth      k of one step
 //   kVectors    vectors of A for one of its rows and one step
-//   Sum         what is added to
+//   Sum         what is added to; kBegins: it begins with begin_of, a sum over the steps of what was laid out,
+//               instead of zero
 //   row_bytes   of B
 //   scale_of    what rounds a row of A, and what its sums are multiplied by
 //   lay_out     n (0 … kDepth) values of a row of A
@@ -27,6 +28,7 @@ template <int32_t Dtype>
 struct Floats {
   static constexpr int64_t kDepth = kLanes;
   static constexpr int kVectors = 1;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   using Part = Vec;
   static int64_t row_bytes(int64_t k) { return k * size_of(Dtype); }
@@ -44,6 +46,7 @@ struct Floats {
 struct Int8AsFloats {
   static constexpr int64_t kDepth = kLanes;
   static constexpr int kVectors = 1;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   using Part = Vec;
   static int64_t row_bytes(int64_t k) { return k; }
@@ -64,6 +67,7 @@ struct Int8AsFloats {
 struct Int4AsFloats {
   static constexpr int64_t kDepth = kGroup;
   static constexpr int kVectors = kGroup / kLanes;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   struct Part {
     Vec x[kVectors];
@@ -109,6 +113,7 @@ ALLMREC_INLINE Vec load_words(const char* p, int64_t n) {
 struct Bf16AsFloats {
   static constexpr int64_t kDepth = 32;
   static constexpr int kVectors = 2;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   struct Part {
     Vec even, odd;
@@ -135,6 +140,7 @@ struct Bf16AsFloats {
 struct Bf16Pairs {
   static constexpr int64_t kDepth = 32;
   static constexpr int kVectors = 1;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   using Part = Vec;
   static int64_t row_bytes(int64_t k) { return 2 * k; }
@@ -164,10 +170,11 @@ ALLMREC_INLINE __m512i to_bytes(const float* a, int64_t n, float inverse) {
 }
 
 // I8, A rounded to it. The instruction wants one side unsigned: B's is b + 128, and the sums begin with
-// −128 · Σ a, which stands behind A's bytes.
+// −128 · Σ a.
 struct Int8Quads {
   static constexpr int64_t kDepth = 64;
-  static constexpr int kVectors = 2;
+  static constexpr int kVectors = 1;
+  static constexpr bool kBegins = true;
   using Sum = IVec;
   struct Part {
     IVec b;
@@ -175,10 +182,11 @@ struct Int8Quads {
   static int64_t row_bytes(int64_t k) { return k; }
   static RowScale scale_of(const float* a, int64_t k) { return row_scale(a, k); }
   static void lay_out(const float* a, int64_t n, float inverse, float* to) {
-    const IVec q = (IVec)to_bytes(a, n, inverse);
-    store_i(reinterpret_cast<int32_t*>(to), q);
-    store_i(reinterpret_cast<int32_t*>(to) + kLanes,
-            -dot_bytes(broadcast_i(static_cast<int32_t>(0x80808080u)), q, IVec{}));
+    store_i(reinterpret_cast<int32_t*>(to), (IVec)to_bytes(a, n, inverse));
+  }
+  ALLMREC_INLINE Sum begin_of(Sum begin, const float* a) {
+    return begin - dot_bytes(broadcast_i(static_cast<int32_t>(0x80808080u)),
+                             load_i(reinterpret_cast<const int32_t*>(a)), IVec{});
   }
   ALLMREC_INLINE Part load(const Row& row, int64_t step, int64_t n) {
     const char* p = row.values + step * kDepth;
@@ -186,8 +194,7 @@ struct Int8Quads {
     return {(IVec)q ^ static_cast<int32_t>(0x80808080u)};
   }
   ALLMREC_INLINE Sum add(Sum sum, const Part& b, const float* a) {
-    const int32_t* q = reinterpret_cast<const int32_t*>(a);
-    return dot_bytes(b.b, load_i(q), sum + load_i(q + kLanes));
+    return dot_bytes(b.b, load_i(reinterpret_cast<const int32_t*>(a)), sum);
   }
 };
 
@@ -196,6 +203,7 @@ struct Int8Quads {
 struct Int4Quads {
   static constexpr int64_t kDepth = 4 * kGroup;
   static constexpr int kVectors = 3;
+  static constexpr bool kBegins = false;
   using Sum = Vec;
   struct Part {
     IVec low, high;
