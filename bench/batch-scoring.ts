@@ -14,7 +14,15 @@ import { fileURLToPath } from 'node:url';
 import { Command, Option } from 'commander';
 import { wholeNumber } from '../lib/cli/arguments.js';
 import { formatTable } from '../lib/cli/terminal.js';
-import { type CatalogueItem, loadRun, type ScoreSummary, SeededRandom, scoreFile } from '../lib/index.js';
+import {
+	type CatalogueItem,
+	LLM_DTYPES,
+	type LlmDtype,
+	loadRun,
+	type ScoreSummary,
+	SeededRandom,
+	scoreFile,
+} from '../lib/index.js';
 
 interface Flags {
 	run?: string;
@@ -22,6 +30,8 @@ interface Flags {
 	quick: boolean;
 	kills: number;
 	by: 'fused' | 'llm' | 'cf';
+	retrieve: number;
+	llmDtype?: LlmDtype;
 	seed: number;
 	threads?: number;
 }
@@ -52,6 +62,8 @@ const program = new Command('batch-scoring')
 			.choices(['fused', 'llm', 'cf'])
 			.default('fused'),
 	)
+	.option('--retrieve <n>', 'candidates of a user', wholeNumber, 20)
+	.addOption(new Option('--llm-dtype <dtype>', "of the language model's weights").choices(LLM_DTYPES))
 	.option('--seed <n>', 'of the users and of the moments of the kills', wholeNumber, 0)
 	.option('--threads <n>', 'CPU threads', wholeNumber)
 	.option('--measure <files...>', 'run folder, users, out: what a child process does')
@@ -114,11 +126,11 @@ async function measureApart(run: string, users: string, out: string, flags: Flag
 	return JSON.parse(said) as Measurement;
 }
 
-async function measureHere(files: string[], { threads, by }: Flags): Promise<void> {
+async function measureHere(files: string[], { threads, by, retrieve, llmDtype }: Flags): Promise<void> {
 	const [run, users, out] = files as [string, string, string];
-	const model = await loadRun(run, { device: 'cpu', threads });
+	const model = await loadRun(run, { device: 'cpu', threads, llmDtype });
 	const before = process.cpuUsage();
-	const summary = await scoreFile(model, { users, out, by });
+	const summary = await scoreFile(model, { users, out, by, retrieve, topK: Math.min(10, retrieve) });
 	const { user, system } = process.cpuUsage(before);
 	model.dispose();
 	const peak = process.resourceUsage().maxRSS / 1024;
@@ -147,7 +159,9 @@ function print(counts: readonly number[], rows: readonly Measurement[]): void {
 async function killAndResume(run: string, users: string, expected: string, flags: Flags): Promise<void> {
 	const { kills, seed } = flags;
 	const out = `${expected}.killed.jsonl`;
-	const args = [cli, 'score', run, '--users', users, '--out', out, '--device', 'cpu', ...passedOn(flags)];
+	const topK = String(Math.min(10, flags.retrieve));
+	const args = [cli, 'score', run, '--users', users, '--out', out, '--device', 'cpu', '--top-k', topK];
+	args.push(...passedOn(flags));
 	const { size } = await stat(expected);
 	const random = new SeededRandom(seed, 1);
 	for (let kill = 0; kill < kills; kill++) {
@@ -177,8 +191,9 @@ async function killAndResume(run: string, users: string, expected: string, flags
 	}
 }
 
-function passedOn({ threads, by }: Flags): string[] {
-	return ['--by', by, ...(threads === undefined ? [] : ['--threads', String(threads)])];
+function passedOn({ threads, by, retrieve, llmDtype }: Flags): string[] {
+	const flags = { '--by': by, '--retrieve': retrieve, '--threads': threads, '--llm-dtype': llmDtype };
+	return Object.entries(flags).flatMap(([name, value]) => (value === undefined ? [] : [name, String(value)]));
 }
 
 function start(args: string[]): ChildProcess {

@@ -67,7 +67,16 @@ export function register(program: Command): void {
 }
 
 async function run(argument: string | undefined, flags: Flags): Promise<void> {
-	const { run: named, llm, llmDtype, encoderDtype, device, threads, format: outputFormat, ...options } = flags;
+	const {
+		run: named,
+		llm,
+		llmDtype,
+		encoderDtype,
+		device,
+		threads,
+		format: outputFormat,
+		...options
+	} = flags;
 	const folder = named ?? argument;
 	if (folder === undefined)
 		throw new ALLMRecError('ERR_ALLMREC_INVALID_ARGUMENT', 'Give the run folder: `a-llmrec score <run> …`.');

@@ -91,15 +91,7 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
-		const {
-			signal,
-			onProgress,
-			session: given,
-			dtype,
-			otherwise,
-			generationSlots = 32,
-			...device
-		} = options;
+		const { signal, onProgress, session: given, dtype, otherwise, generationSlots = 32, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const tokenizer = await loadLanguageTokenizer(folder);
 		const { config, files } = await openOptCheckpoint(folder, {

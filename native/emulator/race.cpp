@@ -102,7 +102,8 @@ struct Cached {
 constexpr size_t kCached = 4096;
 Cached cache[kCached];
 
-// The one that runs; negative: none. Of the host thread that runs the kernel: others may be in host code meanwhile.
+// The one that runs; negative: none. Of the host thread that runs the kernel: others may be in host code
+// meanwhile.
 thread_local int thread = -1;
 Moment now = 0, launch_begin = 0, block_begin = 0;
 Moment last_barrier = 0;      // of the block

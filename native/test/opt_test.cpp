@@ -159,8 +159,9 @@ void test_passes(const std::shared_ptr<Device>& device) {
       Tape tape(*device, arena, false);
       model.hidden(tape, batch, {}, {16, 17, 57}, &cached_batch);
       const size_t cached = opt_hidden_bytes(config, true, {58, 3, 3, true});
-      CHECK_WHAT(arena.capacity_bytes() == Arena::rounded(cached) && arena.peak_bytes() > cached / 2,
-                 what + ", cached: took " + std::to_string(arena.peak_bytes()) + " of " + std::to_string(cached));
+      CHECK_WHAT(
+          arena.capacity_bytes() == Arena::rounded(cached) && arena.peak_bytes() > cached / 2,
+          what + ", cached: took " + std::to_string(arena.peak_bytes()) + " of " + std::to_string(cached));
     }
 }
 

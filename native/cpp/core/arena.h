@@ -18,8 +18,8 @@ class Arena {
 
   std::shared_ptr<void> take(size_t bytes);
   void* alloc(size_t bytes);
-  // The next `bytes` come from one block that is no larger than they need: for work whose size is known, which
-  // then wastes neither the ends of blocks nor a larger block.
+  // The next `bytes` come from one block that is no larger than they need: for work whose size is known,
+  // which then wastes neither the ends of blocks nor a larger block.
   void reserve(size_t bytes);
   void reset();
   size_t in_use_bytes() const;

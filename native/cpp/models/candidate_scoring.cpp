@@ -45,8 +45,8 @@ class AnswerScorer {
     const int64_t group_tokens = std::max(longest, tokens_per_pass);
     // Of the activations' type, so that a key is the same whether it was cached or not.
     const OptConfig& config = model_.config();
-    KvCache cache(model_.parameters().device(), config.num_layers, config.hidden_size, model_.activation_dtype(),
-                  length_ + group_tokens);
+    KvCache cache(model_.parameters().device(), config.num_layers, config.hidden_size,
+                  model_.activation_dtype(), length_ + group_tokens);
     CachedBatch cached{cache, {{cache.reserve(length_ + group_tokens)}}};
     score_first_tokens(cached);
     cached.sequences[0].length = length_;

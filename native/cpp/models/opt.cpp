@@ -124,7 +124,8 @@ void Opt::check(const LlmBatch& batch, const Tensor& soft, const std::vector<int
   for (int64_t s = 0; s < batch.sequences(); ++s) {
     const CachedSequence entry = cached ? cached->sequences[static_cast<size_t>(s)] : CachedSequence{};
     if (entry.begin > 0 && !(batch.prefix.empty() && batch.own_begin.empty()))
-      throw Error(ErrorCode::internal, "What a token sees is said by the batch or by its cache, not by both.");
+      throw Error(ErrorCode::internal,
+                  "What a token sees is said by the batch or by its cache, not by both.");
     for (int32_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
       const int32_t at = entry.length + t - batch.offsets[s];
       const int32_t prefix = batch.prefix.empty() ? 0 : batch.prefix[t];
@@ -222,8 +223,8 @@ Tensor Opt::add_linear(Tape& tape, const Tensor& x, Parameter* weight, Parameter
   return t;
 }
 
-// When nothing is recorded, x is overwritten with the result (but for the last layer's wanted rows): with what
-// lives beside it, opt_hidden_bytes is all a pass takes.
+// When nothing is recorded, x is overwritten with the result (but for the last layer's wanted rows): with
+// what lives beside it, opt_hidden_bytes is all a pass takes.
 Tensor Opt::layer(Tape& tape, int index, const Tensor& x, const Plans& plans, bool last,
                   const KvCache* cache) {
   const Layer& l = layers_[static_cast<size_t>(index)];

@@ -25,10 +25,11 @@ struct OptPass {
 
 // Bytes that Opt::hidden takes of its arena; it reserves them. With T tokens, R rows, a bytes per activation,
 // C, E and F the hidden, embedding and feed-forward widths, all that lives at once is
-//   x a·T·C, integers, and the largest of attention's norm, query, key, value and output, a·5·T·C (or the half
-//   copy of keys and values for a cache instead of the output), the last layer's share of that with its rows
-//   apart, a·(3·T·C + 4·R·C), and the feed-forward's norm and hidden, a·T·(C + F), F twice with an activation
-//   other than relu. Where E differs, the embedded tokens and positions a·T·(C + E) leave a gap beside.
+//   x a·T·C, integers, and the largest of attention's norm, query, key, value and output, a·5·T·C (or the
+//   half copy of keys and values for a cache instead of the output), the last layer's share of that with its
+//   rows apart, a·(3·T·C + 4·R·C), and the feed-forward's norm and hidden, a·T·(C + F), F twice with an
+//   activation other than relu. Where E differs, the embedded tokens and positions a·T·(C + E) leave a gap
+//   beside.
 size_t opt_hidden_bytes(const OptConfig& config, bool on_cpu, const OptPass& pass);
 // Rows of logits that Opt::log_probs computes at once, and the bytes it takes for `rows` rows and `pairs`
 // pairs.

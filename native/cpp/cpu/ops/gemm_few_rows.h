@@ -3,7 +3,8 @@
 // The formats of gemm_few_rows.cpp: what B is stored as, and A laid out to meet it. Each has
 //   kDepth      k of one step
 //   kVectors    vectors of A for one of its rows and one step
-//   Sum         what is added to; kBegins: it begins with begin_of, a sum over the steps of what was laid out,
+//   Sum         what is added to; kBegins: it begins with begin_of, a sum over the steps of what was laid
+//   out,
 //               instead of zero
 //   row_bytes   of B
 //   scale_of    what rounds a row of A, and what its sums are multiplied by
