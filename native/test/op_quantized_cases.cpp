@@ -258,7 +258,8 @@ void test_nan(Fixture& f, int variant) {
   for (const int64_t m : {2, 3, 20}) {
     Values a = exact_in_8_bits(f, m, 96);
     a[96 + 41] = kNaN;
-    check_product(f, {m, 10, 96, F16, variant ? I4 : I8, F32}, a);
+    // More rows of halves would have their weights written out in halves.
+    check_product(f, {m, 10, 96, m > 8 ? F32 : F16, variant ? I4 : I8, F32}, a);
   }
 }
 
