@@ -90,6 +90,40 @@ test('the device says what it is', (t) => {
 	engine.dispose();
 });
 
+test('SASRec trains as on the CPU where a step takes more memory than one block', async (t) => {
+	const long = pack(
+		Array.from({ length: 24 }, (_, u) => Array.from({ length: 21 }, (_, i) => 1 + ((7 * u + 11 * i) % 60))),
+	);
+	const pairs = await both(async (engine) => {
+		const model = new addon.SasRec(engine, {
+			numItems: 60,
+			maxLength: 20,
+			hiddenUnits: 32,
+			numBlocks: 1,
+			numHeads: 1,
+			dropoutRate: 0,
+			variant: 'reference',
+		});
+		await model.initialise(3);
+		const trainer = new addon.SasRecTrainer(model, long, long, {
+			batchSize: 20,
+			loss: 'bce',
+			l2Embedding: 0,
+			seed: 5,
+			learningRate: 1e-3,
+			beta1: 0.9,
+			beta2: 0.98,
+			eps,
+		});
+		const loss = await trainer.run(3);
+		const result = [Float32Array.of(loss), ...(await weights(model))];
+		trainer.dispose();
+		model.dispose();
+		return result;
+	});
+	agree(t, pairs);
+});
+
 for (const loss of ['bce', 'softmax'] as const)
 	test(`SASRec trains as on the CPU (${loss}), through recorded steps`, async (t) => {
 		const pairs = await both(async (engine) => {

@@ -171,8 +171,8 @@ double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cance
     SequenceBatch batch;
     std::vector<int32_t> positives, negatives;
     compose(adam_.steps(), batch, positives, negatives);
+    arena_.reset();  // gives memory back, which a recording could not
     graph_.record([&] {
-      arena_.reset();
       Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
       enqueue(tape, batch, positives, negatives);
       tape.add_losses_to(sum);

@@ -57,11 +57,11 @@ bool DeviceDecoder::serves(const std::vector<SequenceGroup*>& groups) const {
 std::vector<NextTokens> DeviceDecoder::step(const std::vector<SequenceGroup*>& groups) {
   Device& device = *model_.parameters().device();
   auto run = [&] {
-    step_arena_.reset();
     Tape tape(device, step_arena_, false);
     model_.decode_step(tape, cache_, state_);
   };
   // The first step runs as it is: it brings the arena to its size, which a recording could not change.
+  if (!graph_.recorded()) step_arena_.reset();
   if (steps_ == 0) {
     run();
   } else {
