@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "op_fixture.h"
+#include "spread.h"
 
 namespace allmrec::test {
 
@@ -72,16 +73,6 @@ reference::Attention make(Fixture& f, const Shape& s) {
   a.dropout = {s.p, 99, 0x500000002u};
   a.drop_columns = 200;
   return a;
-}
-
-// Rows of `width` set `gap` apart, NaN between.
-Values spread(const Values& x, int64_t width, int64_t gap) {
-  Values out;
-  for (size_t i = 0; i < x.size(); ++i) {
-    out.push_back(x[i]);
-    if ((static_cast<int64_t>(i) + 1) % width == 0) out.insert(out.end(), gap, std::nan(""));
-  }
-  return out;
 }
 
 allmrec_attention_args device_args(Fixture& f, const reference::Attention& a, int64_t gap) {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "op_fixture.h"
+#include "spread.h"
 
 namespace allmrec::test {
 
@@ -90,15 +91,6 @@ reference::Attention make(Fixture& f, const Shape& s) {
   a.dropout = {s.p, 99, 0x500000002u};
   a.drop_columns = 333;
   return a;
-}
-
-Values spread(const Values& x, int64_t width, int64_t gap) {
-  Values out;
-  for (size_t i = 0; i < x.size(); ++i) {
-    out.push_back(x[i]);
-    if ((static_cast<int64_t>(i) + 1) % width == 0) out.insert(out.end(), gap, std::nan(""));
-  }
-  return out;
 }
 
 // Columns [at, at + width) of a slab's rows.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "op_fixture.h"
+#include "spread.h"
 
 namespace allmrec::test {
 
@@ -111,16 +112,6 @@ reference::Attention make(const Shape& s) {
   a.dropout = {s.p, 99, 0x500000002u};
   a.drop_columns = 311;  // odd: rows begin at every place within a counter
   return a;
-}
-
-// Rows of `width` set `gap` apart, NaN between.
-Values spread(const Values& x, int64_t width, int64_t gap) {
-  Values out;
-  for (size_t i = 0; i < x.size(); ++i) {
-    out.push_back(x[i]);
-    if ((static_cast<int64_t>(i) + 1) % width == 0) out.insert(out.end(), gap, std::nan(""));
-  }
-  return out;
 }
 
 Values stored(Fixture& f, int32_t dtype, Values x) {
