@@ -1,5 +1,5 @@
 export default {
-	files: ['dist/test/**/*.test.js'],
+	files: ['dist/test/**/*.test.js', '!dist/test/reliability/**'],
 	workerThreads: false,
 	concurrency: 2,
 	timeout: '10m',

@@ -233,6 +233,8 @@ const char* code_name(ErrorCode code) {
       return "ERR_ALLMREC_UNKNOWN_ITEM";
     case ErrorCode::out_of_memory:
       return "ERR_ALLMREC_OUT_OF_MEMORY";
+    case ErrorCode::write:
+      return "ERR_ALLMREC_WRITE";
     case ErrorCode::device:
       return "ERR_ALLMREC_DEVICE";
     case ErrorCode::device_lost:

@@ -14,6 +14,7 @@ enum class ErrorCode {
   unsupported,
   unknown_item,
   out_of_memory,
+  write,
   device,
   device_lost,
   numeric,
