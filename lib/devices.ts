@@ -1,4 +1,4 @@
-import { type DeviceDescription, loadAddon } from './native/addon.js';
+import { type DeviceDescription, loadAddon, locateAddon } from './native/addon.js';
 import { guard } from './native/session.js';
 
 /** A device models can run on, or the reason why it cannot be used. */
@@ -25,4 +25,22 @@ export function listDevices(): Device[] {
 		device: backend,
 		...rest,
 	}));
+}
+
+/** The native addon in use. */
+export interface AddonInfo {
+	/** The package's version. */
+	version: string;
+	/** Its file. */
+	path: string;
+	/** `built` here from source, or `prebuilt`: carried by the package. */
+	origin: 'built' | 'prebuilt';
+	/** Instruction sets its kernels were compiled for, the plainest first; the best the processor can run is taken. */
+	instructionSets: readonly string[];
+}
+
+/** @throws ERR_ALLMREC_ADDON_NOT_FOUND with the command that builds it */
+export function addonInfo(): AddonInfo {
+	const { addon, path, origin } = locateAddon();
+	return { version: addon.version, path, origin, instructionSets: addon.instructionSets };
 }

@@ -32,8 +32,8 @@ export {
 } from './data/sampling.js';
 export { leaveLastOut, type Phase, type Split, temporalSplit } from './data/split.js';
 export { type PreparationSummary, summaryRows } from './data/summary.js';
-export { type Device, listDevices } from './devices.js';
-export { ALLMRecError, type ErrorCode } from './errors.js';
+export { type AddonInfo, addonInfo, type Device, listDevices } from './devices.js';
+export { ALLMRecError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation/evaluation.js';
 export { formatEvaluation } from './evaluation/format.js';
 export {

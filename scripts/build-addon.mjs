@@ -1,5 +1,6 @@
-// Builds the native addon with node-gyp; npm's install script. Does nothing when an addon that loads is there and no
-// source is newer. Downloads nothing where Node's headers are on the machine.
+// Builds the native addon with node-gyp: in a clone with `npm install`, in an installed package without an addon for its
+// platform by `npm explore a-llmrec -- npm run build:addon`. Does nothing when one that loads is there and no source is
+// newer. Downloads nothing where Node's headers are on the machine.
 // Usage: node scripts/build-addon.mjs [--force]
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync, statSync, utimesSync } from 'node:fs';
@@ -29,10 +30,8 @@ function main() {
 	build();
 }
 
-/** A prebuilt addon, or one built here that is newer than every source; it must load. */
+/** One built here that is newer than every source and loads. */
 function existing() {
-	const prebuilt = join(root, 'prebuilds', `${process.platform}-${process.arch}`, 'allmrec.node');
-	if (existsSync(prebuilt) && loads(prebuilt)) return prebuilt;
 	if (existsSync(built) && statSync(built).mtimeMs >= newestSource() && loads(built)) return built;
 	return undefined;
 }

@@ -2,6 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import {
+	addonInfo,
 	type LanguageModelMemoryOptions,
 	LLM_DTYPES,
 	type LlmDtype,
@@ -66,6 +67,8 @@ async function describesModel(source: string): Promise<boolean | undefined> {
 
 function printDevices(): void {
 	console.log(`Node ${process.version}, ${process.platform}-${process.arch}`);
+	const { version, path, origin, instructionSets } = addonInfo();
+	console.log(`a-llmrec ${version}, addon ${path} (${origin}; ${instructionSets.join(', ')})`);
 	const rows = listDevices().map(
 		({ device, available, name, instruction, memoryBytes, threads, libraries, reason }) => [
 			device,

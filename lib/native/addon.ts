@@ -5,8 +5,9 @@
  * arrays are copied when the call is made. Rejections are errors with a `code` (`ERR_ALLMREC_…`). Letters: T packed
  * tokens, B sequences or texts, C hidden width, U users, P pairs.
  */
+import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ALLMRecError } from '../errors.js';
 
@@ -539,26 +540,74 @@ export interface NativeAddon {
 	) => NativeGru;
 }
 
-let loaded: NativeAddon | undefined;
+/** The addon, and where it came from. */
+export interface LoadedAddon {
+	addon: NativeAddon;
+	/** Its file. */
+	path: string;
+	/** `built` here from source, or `prebuilt`: carried by the package. */
+	origin: 'built' | 'prebuilt';
+}
 
-/** Finds and loads the addon once; the error lists what was tried and the command that builds it. */
+let loaded: LoadedAddon | undefined;
+
+/** @throws ERR_ALLMREC_ADDON_NOT_FOUND with what was tried and the command that builds it */
 export function loadAddon(): NativeAddon {
-	if (loaded) return loaded;
+	return locateAddon().addon;
+}
+
+/** Finds and loads the addon once: one that was built here before the package's own. */
+export function locateAddon(): LoadedAddon {
+	loaded ??= load();
+	return loaded;
+}
+
+function load(): LoadedAddon {
 	const require = createRequire(import.meta.url);
 	const root = packageRoot(require);
+	const failures: string[] = [];
+	let cause: unknown;
 	try {
-		loaded = require('bindings')({ bindings: 'allmrec', module_root: root }) as NativeAddon;
-		return loaded;
-	} catch (cause) {
-		const tried = (cause as { tries?: string[] }).tries;
-		throw new ALLMRecError(
-			'ERR_ALLMREC_ADDON_NOT_FOUND',
-			`The native addon of a-llmrec could not be loaded (${(cause as Error).message.split('\n')[0]}).` +
-				(tried ? ` Tried:\n  ${tried.join('\n  ')}\n` : ' ') +
-				`Build it with a C++17 compiler and make: (cd ${root} && npm run build:addon)`,
-			{ cause },
-		);
+		const bindings = require('bindings');
+		const path = bindings({ bindings: 'allmrec', module_root: root, path: true }) as string;
+		return { addon: require(path) as NativeAddon, path, origin: 'built' };
+	} catch (error) {
+		cause = error;
+		// Where nothing was built there are a dozen places it is not in.
+		const absent = (error as { tries?: string[] }).tries !== undefined;
+		failures.push(absent ? `${join(root, 'build')}: nothing was built here` : firstLine(error));
 	}
+	for (const platform of prebuiltPlatforms()) {
+		const path = join(root, 'prebuilds', platform, 'allmrec.node');
+		try {
+			if (existsSync(path)) return { addon: require(path) as NativeAddon, path, origin: 'prebuilt' };
+			failures.push(`${path}: the package carries none for this platform`);
+		} catch (error) {
+			cause = error;
+			failures.push(firstLine(error));
+		}
+	}
+	throw new ALLMRecError(
+		'ERR_ALLMREC_ADDON_NOT_FOUND',
+		`The native addon of a-llmrec could not be loaded. Tried:\n  ${failures.join('\n  ')}\n` +
+			`Build it, with a C++17 compiler, make and Python 3: ${buildCommand(root)}`,
+		{ cause },
+	);
+}
+
+/** Names of the folders under `prebuilds/` that may hold this platform's. */
+function prebuiltPlatforms(): string[] {
+	const platform = `${process.platform}-${process.arch}`;
+	return process.platform === 'linux' ? [platform, `${platform}-musl`] : [platform];
+}
+
+function buildCommand(root: string): string {
+	const installed = basename(dirname(root)) === 'node_modules';
+	return installed ? 'npm explore a-llmrec -- npm run build:addon' : `(cd ${root} && npm run build:addon)`;
+}
+
+function firstLine(error: unknown): string {
+	return (error as Error).message.split('\n')[0]!;
 }
 
 /** dist/lib/native → the package's folder. */
