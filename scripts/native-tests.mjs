@@ -1,7 +1,7 @@
 // Builds the native tests with CMake into build-native and runs each.
 // Usage: node scripts/native-tests.mjs [name of one test]
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
 import { availableParallelism } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -35,9 +35,26 @@ for (const name of tests) {
 console.log(`native: ${passed} passed, ${failed} failed`);
 process.exitCode = failed === 0 ? 0 : 1;
 
+/** The tests, and from the same objects the addon as cmake-js builds it; test/native/builds.test.ts compares it. */
 function buildWithCmake() {
-	call('cmake', ['-S', root, '-B', folder, '-DCMAKE_BUILD_TYPE=Release', '-DALLMREC_ADDON=OFF'], 'ignore');
-	call('cmake', ['--build', folder, '-j', String(jobs), '--target', ...tests], 'inherit');
+	const cmakeJs = join(root, 'node_modules', 'cmake-js', 'bin', 'cmake-js');
+	const settings = [
+		'configure',
+		'--directory',
+		root,
+		'--out',
+		folder,
+		'--CDALLMREC_ADDON=ON',
+		'--log-level',
+		'error',
+	];
+	// A folder keeps the generator it was begun with.
+	const cache = join(folder, 'CMakeCache.txt');
+	const generator =
+		existsSync(cache) && /^CMAKE_GENERATOR:INTERNAL=(.+)$/m.exec(readFileSync(cache, 'utf8'))?.[1];
+	if (generator) settings.push('--generator', generator);
+	call(process.execPath, [cmakeJs, ...settings], 'ignore');
+	call('cmake', ['--build', folder, '-j', String(jobs), '--target', ...tests, 'allmrec'], 'inherit');
 }
 
 /** The same list of sources without CMake; files older than their object are kept. */

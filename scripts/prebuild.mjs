@@ -19,14 +19,14 @@ const target = join(
 );
 
 call(process.execPath, [join(root, 'scripts', 'build-addon.mjs')]);
-// The C++ library goes into the addon, and none of its names out of it.
+// The C++ library goes into the addon, and none of its names out of it: Node may have another one.
 if (linux)
 	call('make', [
 		'--silent',
 		'-C',
 		join(root, 'build'),
 		'BUILDTYPE=Release',
-		'LDFLAGS=-static-libstdc++ -static-libgcc -Wl,--exclude-libs,ALL -Wl,--gc-sections',
+		`LDFLAGS=-static-libstdc++ -static-libgcc -Wl,--gc-sections -Wl,--version-script=${join(root, 'native', 'exports.map')}`,
 	]);
 mkdirSync(dirname(target), { recursive: true });
 copyFileSync(built, target);

@@ -35,7 +35,7 @@ const allowed = [
 	/^dist\/lib\/.+\.(js|d\.ts)$/,
 	/^assets\/tiny-(encoder|opt)\/[\w.]+$/,
 	/^native\/cpp\/.+\.(cpp|h)$/,
-	/^native\/cuda\/.+\.(cu|h|cmake|json)$/,
+	/^native\/cuda\/.+\.(cu|h|cmake|json|map)$/,
 	/^prebuilds\/(linux|darwin)-(x64|arm64)(-musl)?\/allmrec\.node$/,
 ];
 
