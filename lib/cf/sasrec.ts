@@ -4,6 +4,7 @@ import type { Split } from '../data/split.js';
 import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
+import { expectKnown } from '../known-options.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
@@ -43,6 +44,18 @@ export interface SASRecTrainOptions extends LongCallOptions, DeviceOptions {
 	split?: Split | undefined;
 	/** Folder for checkpoints; training goes on from what it holds. */
 	folder?: string | undefined;
+	/** @internal */
+	session?: Session | undefined;
+}
+
+export interface SASRecLoadOptions extends DeviceOptions {
+	/**
+	 * The layout of pmixer's later versions, where the file does not say. Default: they are read as post-norm, which is
+	 * their own default.
+	 */
+	normFirst?: boolean | undefined;
+	/** Default: what the file says, else 1. */
+	numHeads?: number | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -100,15 +113,10 @@ export class SASRec implements CollaborativeModel {
 	static async train(
 		dataset: Dataset,
 		options: SASRecOptions = {},
-		{
-			split = leaveLastOut(dataset),
-			folder,
-			signal,
-			onProgress,
-			session: given,
-			...device
-		}: SASRecTrainOptions = {},
+		settings: SASRecTrainOptions = {},
 	): Promise<SASRec> {
+		expectKnown('trainSASRec', settings);
+		const { split = leaveLastOut(dataset), folder, signal, onProgress, session: given, ...device } = settings;
 		const o = parseOptions(sasRecSchema, options, 'SASRec');
 		const config: SasRecConfig = {
 			numItems: dataset.numItems,
@@ -184,20 +192,11 @@ export class SASRec implements CollaborativeModel {
 	/**
 	 * Loads a model saved by {@link SASRec.save}, the authors' `.pth`, or a state dict of pmixer/SASRec.pytorch.
 	 *
-	 * @param options.normFirst the layout of pmixer's later versions, where the file does not say; without it they are
-	 * read as post-norm, which is their default
-	 * @param options.numHeads default: what the file says, else 1
 	 * @throws ERR_ALLMREC_CHECKPOINT if it is no SASRec.
 	 */
-	static async load(
-		path: string,
-		{
-			normFirst,
-			numHeads,
-			session: given,
-			...device
-		}: { normFirst?: boolean; numHeads?: number; session?: Session } & DeviceOptions = {},
-	): Promise<SASRec> {
+	static async load(path: string, options: SASRecLoadOptions = {}): Promise<SASRec> {
+		expectKnown('loadSASRec', options);
+		const { normFirst, numHeads, session: given, ...device } = options;
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const file = guard(() => session.addon.openTensorFile(path));

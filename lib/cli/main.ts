@@ -30,7 +30,10 @@ async function main(argv: readonly string[]): Promise<number> {
 		.exitOverride();
 	for (const load of verbs) (await load()).register(program);
 	// Sub-commands do not inherit what was set before they were made.
-	for (const command of program.commands) command.copyInheritedSettings(program);
+	for (const command of program.commands) {
+		command.copyInheritedSettings(program);
+		nameMisspelledOptionsFirst(command, argv);
+	}
 	try {
 		await program.parseAsync(argv);
 		return 0;
@@ -38,6 +41,22 @@ async function main(argv: readonly string[]): Promise<number> {
 		if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
 		return report(error, program.opts().debug === true);
 	}
+}
+
+/** A required option that was misspelled is there, under another name: saying that it is missing would help little. */
+function nameMisspelledOptionsFirst(command: Command, argv: readonly string[]): void {
+	const checks = command as unknown as Record<
+		'missingMandatoryOptionValue' | 'unknownOption',
+		(what: unknown) => void
+	>;
+	const missing = checks.missingMandatoryOptionValue.bind(command);
+	checks.missingMandatoryOptionValue = (option) => {
+		const known = new Set(command.options.flatMap(({ long, short }) => [long, short]));
+		const flags = argv.filter((argument) => /^--?[a-z]/.test(argument)).map((flag) => flag.split('=')[0]!);
+		const unknown = flags.find((flag) => !known.has(flag) && !['--debug', '--help', '-h'].includes(flag));
+		if (unknown) checks.unknownOption(unknown);
+		missing(option);
+	};
 }
 
 function report(error: unknown, debug: boolean): number {

@@ -9,6 +9,7 @@ import { nearest } from './nearest.js';
 
 export type { LogFormat, PrepareOptions } from './prepare.js';
 
+import { expectKnown } from '../known-options.js';
 import { type DatasetManifest, type PrepareOptions, writeDataset } from './prepare.js';
 import type { PreparationSummary } from './summary.js';
 
@@ -120,7 +121,9 @@ export class Dataset {
 	 *
 	 * @throws ERR_ALLMREC_FILE_NOT_FOUND if it is not a data set, ERR_ALLMREC_FILE_FORMAT if it is damaged.
 	 */
-	static async open(folder: string, { signal }: OpenOptions = {}): Promise<Dataset> {
+	static async open(folder: string, options: OpenOptions = {}): Promise<Dataset> {
+		expectKnown('open', options);
+		const { signal } = options;
 		const path = resolve(folder);
 		const manifest = await readManifest(path);
 		const database = await Database.open({ signal, memoryLimit: '1GB' });

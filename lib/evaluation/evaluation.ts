@@ -1,5 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
 import {
 	averagePopularity,
@@ -133,6 +134,7 @@ const confidence = 0.95;
  * @throws `ERR_ALLMREC_NUMERIC` where a score is NaN
  */
 export async function evaluateModels(options: EvaluateModelsOptions): Promise<EvaluationResult> {
+	expectKnown('evaluateModels', options);
 	const { users, candidates, targets, models, trainingCounts, seed = 0 } = options;
 	if (targets.length !== users.length)
 		invalidArgument('targets', `as long as \`users\` (${users.length})`, targets.length);
@@ -163,7 +165,8 @@ export async function evaluateModels(options: EvaluateModelsOptions): Promise<Ev
 }
 
 /** The same from ranks in the full catalogue, as a native kernel counts them. */
-export function evaluateRanks(options: EvaluateRanksOptions): Promise<EvaluationResult> {
+export async function evaluateRanks(options: EvaluateRanksOptions): Promise<EvaluationResult> {
+	expectKnown('evaluateRanks', options);
 	return evaluate(options, null);
 }
 

@@ -1,6 +1,7 @@
 import type { Candidates } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
 import type { ALLMRec, LlmVariant } from '../recommend/a-llm-rec.js';
 import { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation.js';
@@ -48,8 +49,10 @@ export async function evaluateRun(
 	model: ALLMRec,
 	split: Split,
 	test: Candidates,
-	{ users: limit, fullUsers = 500, rerank = 20, seed = 0, signal, onProgress }: EvaluateRunOptions = {},
+	options: EvaluateRunOptions = {},
 ): Promise<RunEvaluation> {
+	expectKnown('evaluateRun', options);
+	const { users: limit, fullUsers = 500, rerank = 20, seed = 0, signal, onProgress } = options;
 	expectWhole({ users: limit ?? 1, fullUsers, rerank }, { users: 1, fullUsers: 0, rerank: 1 });
 	if (test.users.length === 0)
 		throw new ALLMRecError(

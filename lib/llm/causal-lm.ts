@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
@@ -91,6 +92,7 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
+		expectKnown('causalLM', options);
 		const { signal, onProgress, session: given, dtype, otherwise, generationSlots = 32, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const tokenizer = await loadLanguageTokenizer(folder);
@@ -146,8 +148,10 @@ export class CausalLM {
 	async scoreCandidates(
 		prompt: string | ArrayLike<number>,
 		candidates: readonly (string | ArrayLike<number>)[],
-		{ soft = new Float32Array(0), tokensPerBatch = 4096, signal }: ScoreCandidatesOptions = {},
+		options: ScoreCandidatesOptions = {},
 	): Promise<CandidateLikelihoods> {
+		expectKnown('scoreCandidates', options);
+		const { soft = new Float32Array(0), tokensPerBatch = 4096, signal } = options;
 		if (!Number.isInteger(tokensPerBatch) || tokensPerBatch < 1)
 			invalidArgument('tokensPerBatch', 'a whole number from 1', tokensPerBatch);
 		const { tokenizer } = this;
@@ -201,6 +205,7 @@ export class CausalLM {
 		prompts: string | TokenPrompt | readonly (string | TokenPrompt)[],
 		options: GenerateOptions = {},
 	): Promise<Generation | Generation[]> {
+		expectKnown('generate', options);
 		const many = Array.isArray(prompts);
 		const list: readonly (string | TokenPrompt)[] = many ? prompts : [prompts as string | TokenPrompt];
 		const rows = list.map((prompt) => this.#prompt(prompt));
@@ -218,6 +223,7 @@ export class CausalLM {
 		prompt: string | TokenPrompt,
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
+		expectKnown('generate', options);
 		return streamOf(this.#generation(), this.#prompt(prompt), options);
 	}
 

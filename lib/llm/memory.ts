@@ -1,5 +1,6 @@
 import { availableParallelism } from 'node:os';
 import { invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import { type LlmDtype, loadAddon, type OptConfig } from '../native/addon.js';
 import { guard } from '../native/session.js';
 import { resolveCheckpoint } from '../text/hub.js';
@@ -66,6 +67,7 @@ export async function languageModelMemory(
 	source: string,
 	options: LanguageModelMemoryOptions = {},
 ): Promise<LanguageModelMemory> {
+	expectKnown('languageModelMemory', options);
 	const folder = await resolveCheckpoint(source, { weights: false });
 	const { config } = await openOptCheckpoint(folder, { dtype: options.dtype, withoutWeights: true });
 	return memoryOf(config, options);

@@ -2,6 +2,7 @@ import { copyFile, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/p
 import { dirname, join, resolve } from 'node:path';
 import { SeededRandom } from '../data/random.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { LlmDtype } from '../native/addon.js';
 import { type DeviceOptions, run } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
@@ -48,10 +49,9 @@ export interface QuantizeResult {
  * @throws ERR_ALLMREC_INVALID_ARGUMENT for an unknown dtype or an `out` that exists, without `force` or of
  * another make; what `CausalLM.load` throws
  */
-export async function quantizeCheckpoint(
-	source: string,
-	{ dtype, out, force = false, signal, onProgress, ...device }: QuantizeOptions,
-): Promise<QuantizeResult> {
+export async function quantizeCheckpoint(source: string, options: QuantizeOptions): Promise<QuantizeResult> {
+	expectKnown('quantizeCheckpoint', options);
+	const { dtype, out, force = false, signal, onProgress, ...device } = options;
 	if (!STORED_DTYPES.includes(dtype)) invalidArgument('dtype', `one of ${STORED_DTYPES.join(', ')}`, dtype);
 	const target = resolve(out);
 	const folder = await resolveCheckpoint(source, { signal, onProgress });
@@ -140,6 +140,7 @@ export async function quantizationError(
 	source: string,
 	options: QuantizationErrorOptions = {},
 ): Promise<QuantizationError> {
+	expectKnown('quantizationError', options);
 	const { dtype, quantized, text = QUANTIZATION_TEXT, window = 512, seed = 0, ...rest } = options;
 	const { prompts = 32, candidates = 20, signal, onProgress, ...device } = rest;
 	if ((dtype === undefined) === (quantized === undefined))

@@ -1,6 +1,7 @@
 import type { Alignment, ItemLatents } from '../alignment/alignment.js';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
@@ -112,6 +113,7 @@ export class ALLMRec {
 		options: RecommendOptions = {},
 	): Promise<Recommendation[][]> {
 		this.#assertLive();
+		expectKnown('recommend', options);
 		const { signal, onProgress, ...lists } = options;
 		const wanted = listOptions(lists);
 		const dense = users.map(({ history, candidates }, u): DenseUser => {

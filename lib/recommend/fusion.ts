@@ -1,6 +1,7 @@
 import { setImmediate } from 'node:timers/promises';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { metricValues, rankTargets, rowWidth } from '../evaluation/metrics.js';
+import { expectKnown } from '../known-options.js';
 
 /** The numbers of a {@link FusionGate}; see there for the formula. */
 export interface FusionParams {
@@ -143,6 +144,7 @@ const parsimony = 1;
  * @throws `ERR_ALLMREC_NUMERIC` where a score is NaN or infinite
  */
 export async function fitFusion(validation: FusionValidation): Promise<FusionGate> {
+	expectKnown('fitFusion', validation);
 	const search = new Search(validation);
 	const coarse = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 	await search.tryAll([0, 1], 0, 1);

@@ -7,6 +7,7 @@ import { isFolder } from '../data/folder.js';
 import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
 import { leaveLastOut, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import { CausalLM } from '../llm/causal-lm.js';
 import { openOptCheckpoint } from '../llm/opt-checkpoint.js';
 import { recommendationTemplate } from '../llm/prompt-template.js';
@@ -51,10 +52,9 @@ export interface TrainRunOptions extends LongCallOptions, DeviceOptions {
  *
  * @throws ERR_ALLMREC_RUN if the folder holds a run of other data or options
  */
-export async function trainRun(
-	dataset: Dataset,
-	{ out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device }: TrainRunOptions,
-): Promise<void> {
+export async function trainRun(dataset: Dataset, settings: TrainRunOptions): Promise<void> {
+	expectKnown('trainRun', settings);
+	const { out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device } = settings;
 	const config = parseRunOptions(options);
 	expectTrainable(config.llmDtype);
 	for (const source of ['llm', 'textEncoder'] as const)
@@ -165,10 +165,9 @@ export interface LoadRunOptions extends DeviceOptions, LongCallOptions {
  *
  * @throws ERR_ALLMREC_RUN if a stage is missing, ERR_ALLMREC_CHECKPOINT
  */
-export async function loadRun(
-	folder: string,
-	{ llm: source, llmDtype, encoderDtype, signal, onProgress, ...device }: LoadRunOptions = {},
-): Promise<ALLMRec> {
+export async function loadRun(folder: string, settings: LoadRunOptions = {}): Promise<ALLMRec> {
+	expectKnown('loadRun', settings);
+	const { llm: source, llmDtype, encoderDtype, signal, onProgress, ...device } = settings;
 	const { options } = await readRunFile(folder);
 	const model = join(folder, 'model');
 	const files: [StageName, string][] = [

@@ -5,6 +5,7 @@ import type { ReadableStream } from 'node:stream/web';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { downloadFile, listFiles, modelInfo } from '@huggingface/hub';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
 import type { RemoteFile } from './hub-cache.js';
 import { CorruptDownload, exists, RepositoryCache } from './hub-cache.js';
@@ -69,6 +70,7 @@ export async function resolveCheckpoint(
 	source: string,
 	options: ResolveCheckpointOptions = {},
 ): Promise<string> {
+	expectKnown('resolveCheckpoint', options);
 	options.signal?.throwIfAborted();
 	if (typeof source !== 'string' || source === '')
 		invalidArgument('source', 'a folder or a Hub id such as `facebook/opt-125m`', source);

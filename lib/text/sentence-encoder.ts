@@ -1,6 +1,7 @@
 import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { expectKnown } from '../known-options.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
 import { type DeviceOptions, guard, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
@@ -70,6 +71,7 @@ export class SentenceEncoder {
 	 * @throws ERR_ALLMREC_CHECKPOINT for another kind of model, ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_DOWNLOAD.
 	 */
 	static async load(source: string, options: SentenceEncoderOptions = {}): Promise<SentenceEncoder> {
+		expectKnown('sentenceEncoder', options);
 		const { maxTokens, dropoutRate, dtype, signal, onProgress, session: given, ...device } = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const config = encoderConfig(await readModelConfig(folder), folder);
@@ -106,6 +108,7 @@ export class SentenceEncoder {
 
 	/** Mean-pooled vectors (texts, d_t). */
 	async encode(texts: readonly string[] | TokenStore, options: LongCallOptions = {}): Promise<Float32Array> {
+		expectKnown('longCall', options);
 		const { offsets, ids } = 'offsets' in texts ? texts : await this.tokenize(texts, options);
 		return run(
 			(cancel) => this.native.encode({ offsets, values: ids }, TOKENS_PER_BATCH, cancel),

@@ -4,6 +4,8 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { cp, mkdir, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
+import { Database } from '../../lib/data/database.js';
+import * as lib from '../../lib/index.js';
 import {
 	ALLMRecError,
 	CausalLM,
@@ -17,8 +19,9 @@ import {
 	sampleCandidates,
 } from '../../lib/index.js';
 import { loadAddon } from '../../lib/native/addon.js';
-import { guard, Session } from '../../lib/native/session.js';
+import { guard, ragged, Session } from '../../lib/native/session.js';
 import { freshPath } from '../data/folders.js';
+import { command } from '../support/command.js';
 import { held } from '../support/reliability.js';
 import { tinyLlm } from '../support/tiny-checkpoints.js';
 import { type TinyRun, tinyRun, trainTinyRun } from '../support/tiny-run.js';
@@ -54,6 +57,10 @@ async function log(lines: string[]): Promise<string> {
 	return path;
 }
 
+function raise(error: unknown): never {
+	throw error;
+}
+
 const prepared = async (lines: string[], kCore = 1) =>
 	Dataset.prepare({ format: 'csv', interactions: [await log(lines)], kCore, out: freshPath('dataset') });
 
@@ -66,10 +73,10 @@ const withRun = async (use: (recommender: Awaited<ReturnType<typeof loadRun>>) =
 const SITUATIONS: Record<ErrorCode, () => unknown> = {
 	ERR_ALLMREC_INVALID_ARGUMENT: () => SASRec.train(run.dataset, { hiddenUnits: -1 }),
 	ERR_ALLMREC_FILE_NOT_FOUND: () => Dataset.open('/nowhere/at/all'),
-	ERR_ALLMREC_FILE_FORMAT: () => prepared(['one,two', '1,2']),
+	ERR_ALLMREC_FILE_FORMAT: () => prepared(['user,item,time', 'a,x,yesterday']),
 	ERR_ALLMREC_CHECKPOINT: async () => {
 		const folder = await tinyLlm();
-		writeFileSync(join(folder, 'model.safetensors'), 'not weights');
+		writeFileSync(join(folder, 'config.json'), '{ "model_type": "llama" }');
 		await CausalLM.load(folder, CPU);
 	},
 	ERR_ALLMREC_UNSUPPORTED: () =>
@@ -78,13 +85,14 @@ const SITUATIONS: Record<ErrorCode, () => unknown> = {
 	ERR_ALLMREC_UNKNOWN_USER: () => run.dataset.userIndex('no such user'),
 	ERR_ALLMREC_EMPTY_HISTORY: () => withRun((recommender) => recommender.recommend([{ history: [] }])),
 	ERR_ALLMREC_EMPTY_DATASET: () => prepared(['user,item,time', 'a,x,1', 'b,y,2'], 5),
-	ERR_ALLMREC_PROMPT_TOO_LONG: () =>
-		withRun((recommender) =>
-			recommender.recommend(
-				[{ history: [run.dataset.items[1]!.id], candidates: run.dataset.items.slice(2).map(({ id }) => id) }],
-				{ topK: 3 },
-			),
-		),
+	ERR_ALLMREC_PROMPT_TOO_LONG: async () => {
+		const llm = await CausalLM.load(await tinyLlm(), CPU);
+		try {
+			await llm.scoreCandidates('A list:', ['word '.repeat(2000)]);
+		} finally {
+			llm.dispose();
+		}
+	},
 	ERR_ALLMREC_TOO_FEW_ITEMS: () =>
 		sampleCandidates(leaveLastOut(run.dataset), { seed: 1, negatives: run.dataset.numItems }),
 	ERR_ALLMREC_DEVICE: () => Session.open({ device: 'cuda', cudaLibrary: '/nowhere/allmrec_cuda.so' }),
@@ -115,7 +123,7 @@ const SITUATIONS: Record<ErrorCode, () => unknown> = {
 		}
 	},
 	ERR_ALLMREC_NUMERIC: () =>
-		SASRec.train(tinyDataset(), { hiddenUnits: 8, epochs: 3, learningRate: 1e30 }, CPU),
+		SASRec.train(tinyDataset(), { hiddenUnits: 8, epochs: 200, learningRate: 1e6 }, CPU),
 	ERR_ALLMREC_DISPOSED: () =>
 		withRun((recommender) => {
 			recommender.dispose();
@@ -143,17 +151,37 @@ const SITUATIONS: Record<ErrorCode, () => unknown> = {
 	ERR_ALLMREC_DOWNLOAD: () =>
 		resolveCheckpoint('nobody/nothing', { cacheDir: freshPath('cache'), offline: true }),
 	ERR_ALLMREC_CANCELLED: async () => {
+		// Public calls reject with the signal's reason instead.
 		const session = Session.open(CPU);
 		const addon = loadAddon();
-		const model = new addon.Gru(session.engine, { inputSize: 1, hiddenSize: 1, numLayers: 1 });
-		session.engine.stop();
+		const shape = {
+			numItems: 9,
+			maxLength: 5,
+			hiddenUnits: 8,
+			numBlocks: 1,
+			numHeads: 1,
+			dropoutRate: 0,
+			variant: 'reference' as const,
+		};
+		const model = new addon.SasRec(session.engine, shape);
+		const flag = new addon.CancelFlag();
+		flag.cancel();
 		try {
-			await guard(() => model.setParameter(model.parameters()[0]!.name, new Float32Array(3)));
+			await model.userVectors(ragged([[1, 2, 3]]), flag).catch((error) => guard(() => raise(error)));
 		} finally {
+			model.dispose();
 			session.release();
 		}
 	},
-	ERR_ALLMREC_INTERNAL: () => guard(() => loadAddon().openTensorFile(undefined as never)),
+	ERR_ALLMREC_INTERNAL: async () => {
+		// Of the queries this library makes up itself.
+		const database = await Database.open({ memoryLimit: '1GB' });
+		try {
+			await database.rows('SELEC 1');
+		} finally {
+			database.close();
+		}
+	},
 };
 
 for (const code of ERROR_CODES)
@@ -173,5 +201,68 @@ test('every code has its cause and its remedy in docs/errors.md, and nothing els
 	t.deepEqual(rows.map(([, code]) => code).sort(), [...ERROR_CODES].sort());
 	held('Errors', 'every code is documented with cause and remedy, and a test makes it happen', {
 		codes: ERROR_CODES.length,
+	});
+});
+
+/** Every public call that takes an object of options, with one of them misspelled; nothing else is done. */
+const MISSPELLED: [name: string, near: string, call: (options: never) => unknown][] = [
+	['kcore', 'kCore', (o) => Dataset.prepare(o)],
+	['signl', 'signal', (o) => Dataset.open('/nowhere', o)],
+	['numuser', 'numUsers', (o) => lib.generateWorld(o)],
+	['negative', 'negatives', (o) => sampleCandidates(leaveLastOut(run.dataset), o)],
+	['trainUser', 'trainUsers', (o) => leaveLastOut(run.dataset, o)],
+	['testshare', 'testShare', (o) => lib.temporalSplit(run.dataset, o)],
+	['hiddenUnit', 'hiddenUnits', (o) => SASRec.train(run.dataset, o)],
+	['thread', 'threads', (o) => SASRec.train(run.dataset, {}, o)],
+	['numheads', 'numHeads', (o) => SASRec.load('/nowhere', o)],
+	['encoder_dtype', 'encoderDtype', (o) => loadRun('/nowhere', o)],
+	['dataSetPath', 'datasetPath', (o) => lib.trainRun(run.dataset, o)],
+	['dtyp', 'dtype', (o) => CausalLM.load('/nowhere', o)],
+	['maxTokns', 'maxTokens', (o) => lib.SentenceEncoder.load('/nowhere', o)],
+	['contxt', 'context', (o) => lib.languageModelMemory('/nowhere', o)],
+	['forc', 'force', (o) => lib.quantizeCheckpoint('/nowhere', o)],
+	['windw', 'window', (o) => lib.quantizationError('/nowhere', o)],
+	['ofline', 'offline', (o) => resolveCheckpoint('/nowhere', o)],
+	['resample', 'resamples', (o) => lib.evaluateModels(o)],
+	['resample', 'resamples', (o) => lib.evaluateRanks(o)],
+	[
+		'fullusers',
+		'fullUsers',
+		(o) => withRun((r) => lib.evaluateRun(r, leaveLastOut(run.dataset), undefined as never, o)),
+	],
+	['maxuser', 'maxUsers', (o) => lib.fitFusion(o)],
+	['topk', 'topK', (o) => withRun((r) => r.recommend([], o))],
+	['coldshare', 'coldShare', (o) => withRun((r) => r.scoreAll([], o).next())],
+	['restrat', 'restart', (o) => withRun((r) => lib.scoreFile(r, o))],
+	['tokensperBatch', 'tokensPerBatch', (o) => withRun((r) => r.parts.llm.scoreCandidates('a', ['b'], o))],
+	['doSampel', 'doSample', (o) => withRun((r) => r.parts.llm.generate('a', o))],
+	['topp', 'topP', (o) => withRun((r) => r.parts.llm.stream('a', o).next())],
+];
+
+test.serial('a misspelled option is answered with the nearest one', async (t) => {
+	for (const [name, near, call] of MISSPELLED) {
+		const error = (await t.throwsAsync(
+			async () => call({ [name]: 1 } as never),
+			undefined,
+			name,
+		)) as ALLMRecError;
+		t.is(error?.code, 'ERR_ALLMREC_INVALID_ARGUMENT', `${name}: ${error?.message}`);
+		t.true(
+			error?.message.includes(`\`${name}\``) && error.message.includes(`did you mean \`${near}\`?`),
+			error?.message,
+		);
+	}
+	for (const [args, near] of [
+		[['trian'], 'train'],
+		[['train', 'x', '--epoch'], undefined],
+		[['score', 'x', '--user', 'y'], '--users'],
+		[['prepare', '--kcore', '5'], '--k-core'],
+	] as const) {
+		const { code, err } = await command(args);
+		t.is(code, 2, err);
+		if (near) t.true(err.includes(`Did you mean ${near}?`), err);
+	}
+	held('Errors', 'an unknown option of any public call or verb is answered with the nearest known one', {
+		'calls tried': MISSPELLED.length + 4,
 	});
 });

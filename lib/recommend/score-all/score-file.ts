@@ -1,6 +1,7 @@
 import { access, rename, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { invalidArgument } from '../../errors.js';
+import { expectKnown } from '../../known-options.js';
 import type { LongCallOptions } from '../../progress.js';
 import type { ALLMRec } from '../a-llm-rec.js';
 import { type ListOptions, listOptions } from '../lists.js';
@@ -64,6 +65,7 @@ const CHECKPOINT_INTERVAL = 1000;
  * the job can be gone on with after each of them
  */
 export async function scoreFile(model: ALLMRec, options: ScoreFileOptions): Promise<ScoreSummary> {
+	expectKnown('scoreFile', options);
 	const { users, out, rejects = `${out}.rejects.jsonl`, signal, onProgress } = options;
 	const { inputFormat, listSeparator, batchSize, tokensPerBatch, restart = false } = options;
 	const begun = performance.now();

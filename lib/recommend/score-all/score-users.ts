@@ -1,3 +1,4 @@
+import { expectKnown } from '../../known-options.js';
 import type { LongCallOptions } from '../../progress.js';
 import type { ALLMRec, UserRequest } from '../a-llm-rec.js';
 import type { ListOptions, Recommendation } from '../lists.js';
@@ -33,6 +34,7 @@ export async function* scoreUsers(
 	users: string | Iterable<BatchUser> | AsyncIterable<BatchUser>,
 	{ inputFormat, listSeparator, onProgress, ...options }: ScoreAllOptions = {},
 ): AsyncGenerator<ScoredUser> {
+	expectKnown('scoreAll', options);
 	const { signal } = options;
 	const file =
 		typeof users === 'string' ? await openUsers(users, { inputFormat, listSeparator, signal }) : undefined;
