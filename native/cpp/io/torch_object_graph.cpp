@@ -19,7 +19,7 @@ constexpr size_t kRankLimit = 64;  // torch's own
 
 // Objects may be shared, so a small pickle can name exponentially many paths; and a stride of zero can make a
 // large tensor of one number. These bound what comes out, far above any real file.
-constexpr size_t kVisitLimit = size_t{4} << 20;
+constexpr uint64_t kVisitSlack = uint64_t{1} << 19, kVisitLimit = uint64_t{1} << 23;
 constexpr uint64_t kListingSlack = uint64_t{4} << 20, kListingLimit = uint64_t{256} << 20;
 constexpr size_t kEntryCost = 256;  // of a name in the lists, beside its text
 constexpr uint64_t kCopySlack = uint64_t{1} << 20;
@@ -38,6 +38,7 @@ class ObjectGraph {
         storages_(storages),
         listing_left_(
             static_cast<size_t>(std::min(kListingLimit, 4 * std::min(kListingLimit, file.size()) + kListingSlack))),
+        visits_left_(std::min(kVisitLimit, kVisitSlack + file.size())),
         copy_left_(4 * file.size() + kCopySlack),
         load_left_(kLoadsPerFile * file.size()) {}
 
@@ -66,7 +67,7 @@ class ObjectGraph {
 
   void visit(int depth) {
     if (depth > kDepthLimit) fail("the objects of the checkpoint are nested deeper than 64 levels");
-    if (++visits_ > kVisitLimit) fail("the checkpoint holds too many objects");
+    if (visits_left_-- == 0) fail("the checkpoint holds too many objects for its size");
   }
 
   // Every child with its slot: values of a mapping, items of a sequence.
@@ -350,9 +351,8 @@ class ObjectGraph {
   std::string outer_;                                         // the dropped prefix
   std::unique_ptr<uint8_t[]> loaded_;
   ByteRange loaded_range_;
-  size_t visits_ = 0;
   size_t listing_left_;  // bytes of names and values
-  uint64_t copy_left_, load_left_;
+  uint64_t visits_left_, copy_left_, load_left_;
 };
 
 }  // namespace
