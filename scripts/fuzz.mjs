@@ -7,7 +7,16 @@
 //   --merge    afterwards keeps in the committed corpus what covers something, the new finds among it
 // What a fuzzer stops at lies in build-fuzz/findings; mended, it belongs into native/fuzz/regressions under a telling name.
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+	mkdirSync,
+	mkdtempSync,
+	readdirSync,
+	readFileSync,
+	renameSync,
+	rmSync,
+	statSync,
+	writeFileSync,
+} from 'node:fs';
 import { availableParallelism, tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -68,7 +77,11 @@ async function fuzz(target) {
 			]
 		: ['--seconds', String(seconds), '--save', join(results, `${target}-input`)];
 	const child = spawn(program, [...options, ...corpusOf(target)], {
-		env: { ...process.env, ALLMREC_FUZZ_TARGET: target, ASAN_OPTIONS: 'detect_leaks=1:allocator_may_return_null=0' },
+		env: {
+			...process.env,
+			ALLMREC_FUZZ_TARGET: target,
+			ASAN_OPTIONS: 'detect_leaks=1:allocator_may_return_null=0',
+		},
 		stdio: ['ignore', 'pipe', 'pipe'],
 	});
 	let output = '';
@@ -102,7 +115,12 @@ function merge(target) {
 async function build() {
 	const list = JSON.parse(readFileSync(join(root, 'native', 'sources.json'), 'utf8'));
 	const { version } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'));
-	const sources = [...list.io, ...list.fuzz.readers, ...list.fuzz.targets, ...(clang ? [] : list.fuzz.driver)];
+	const sources = [
+		...list.io,
+		...list.fuzz.readers,
+		...list.fuzz.targets,
+		...(clang ? [] : list.fuzz.driver),
+	];
 	const compiler = clang ?? process.env.CXX?.split(' ') ?? ['c++'];
 	const sanitizers = `-fsanitize=address,undefined${clang ? ',fuzzer-no-link' : ''}`;
 	const options = [
@@ -155,7 +173,10 @@ function changed(path) {
 function findClang() {
 	const folder = mkdtempSync(join(tmpdir(), 'allmrec-clang-'));
 	const source = join(folder, 'probe.cpp');
-	writeFileSync(source, 'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }');
+	writeFileSync(
+		source,
+		'extern "C" int LLVMFuzzerTestOneInput(const unsigned char*, unsigned long) { return 0; }',
+	);
 	const cache = process.env.CXX?.startsWith('ccache ') ? ['ccache'] : [];
 	const args = ['-fsanitize=fuzzer,address,undefined', source, '-o', join(folder, 'probe')];
 	const versions = ['', ...[20, 19, 18, 17, 16, 15, 14].map((version) => `-${version}`)];

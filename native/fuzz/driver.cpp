@@ -2,7 +2,6 @@
 // what an input covers, so it finds less.
 // Usage: fuzz [--seconds N] [--seed N] [--save PATH] folder…, or fuzz --write-seeds folder
 
-#include <sanitizer/common_interface_defs.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -16,6 +15,7 @@
 
 #include "targets.h"
 
+extern "C" void __sanitizer_set_death_callback(void (*callback)());
 extern "C" int LLVMFuzzerInitialize(int*, char***);
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 

@@ -1,13 +1,16 @@
 // The entry that libFuzzer, or driver.cpp where there is none, calls. ALLMREC_FUZZ_TARGET chooses what is fuzzed.
 
-#include <sanitizer/allocator_interface.h>
-
 #include <atomic>
 #include <cstring>
 #include <exception>
 
 #include "../cpp/core/error.h"
 #include "targets.h"
+
+// Of the sanitizers' run time; not every compiler ships the header that declares them.
+extern "C" int __sanitizer_install_malloc_and_free_hooks(void (*malloc_hook)(const volatile void*, size_t),
+                                                         void (*free_hook)(const volatile void*));
+extern "C" size_t __sanitizer_get_allocated_size(const volatile void* memory);
 
 namespace {
 
@@ -25,7 +28,7 @@ void count_alloc(const volatile void*, size_t size) {
 
 void count_free(const volatile void* memory) {
   if (memory != nullptr)
-    live.fetch_sub(__sanitizer_get_allocated_size(const_cast<const void*>(memory)), std::memory_order_relaxed);
+    live.fetch_sub(__sanitizer_get_allocated_size(memory), std::memory_order_relaxed);
 }
 
 const Target* chosen = nullptr;

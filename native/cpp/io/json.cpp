@@ -227,7 +227,8 @@ class JsonParser {
       while (is_digit(peek())) ++at_;
     }
     constexpr auto kMax = static_cast<uint64_t>(INT64_MAX);
-    if (whole && fits && magnitude <= kMax) {
+    const bool negative_zero = negative && magnitude == 0 && fits;  // an integer has none
+    if (whole && fits && magnitude <= kMax && !negative_zero) {
       const auto value = static_cast<int64_t>(magnitude);
       return Json(negative ? -value : value);
     }
