@@ -1,6 +1,6 @@
-// What runs the targets where there is no libFuzzer: replays files, then mutates them from a seed. It does not see
-// what an input covers, so it finds less.
-// Usage: fuzz [--seconds N] [--seed N] [--save PATH] folder…, or fuzz --write-seeds folder
+// What runs the targets where there is no libFuzzer: replays files, then mutates them from a seed. It does
+// not see what an input covers, so it finds less. Usage: fuzz [--seconds N] [--seed N] [--save PATH] folder…,
+// or fuzz --write-seeds folder
 
 #include <signal.h>
 #include <unistd.h>
@@ -60,8 +60,8 @@ void put(Bytes& bytes, size_t at, T value) {
 
 void mutate(Bytes& bytes, const std::vector<Bytes>& corpus, std::mt19937_64& random) {
   const auto below = [&](size_t n) { return static_cast<size_t>(random() % std::max<size_t>(n, 1)); };
-  constexpr uint64_t kTelling[] = {0,       1,          0x7f,       0xff,         0xffff, 0x7fffffff, 0xffffffff,
-                                   1 << 20, 1ull << 40, 1ull << 62, 1ull << 63, ~0ull};
+  constexpr uint64_t kTelling[] = {0,          1,       0x7f,       0xff,       0xffff,     0x7fffffff,
+                                   0xffffffff, 1 << 20, 1ull << 40, 1ull << 62, 1ull << 63, ~0ull};
   for (size_t edits = 1 + below(6); edits > 0; --edits) {
     const size_t at = below(bytes.size()), length = 1 + below(16);
     switch (below(7)) {

@@ -1,4 +1,5 @@
-// The entry that libFuzzer, or driver.cpp where there is none, calls. ALLMREC_FUZZ_TARGET chooses what is fuzzed.
+// The entry that libFuzzer, or driver.cpp where there is none, calls. ALLMREC_FUZZ_TARGET chooses what is
+// fuzzed.
 
 #include <atomic>
 #include <cstring>
@@ -27,8 +28,7 @@ void count_alloc(const volatile void*, size_t size) {
 }
 
 void count_free(const volatile void* memory) {
-  if (memory != nullptr)
-    live.fetch_sub(__sanitizer_get_allocated_size(memory), std::memory_order_relaxed);
+  if (memory != nullptr) live.fetch_sub(__sanitizer_get_allocated_size(memory), std::memory_order_relaxed);
 }
 
 const Target* chosen = nullptr;

@@ -30,7 +30,8 @@ void read_everything(const TensorFile& file) {
       file.read_i64(tensor, integers.data());
     }
   }
-  for (const auto& [key, text] : file.metadata()) require(is_valid_utf8(key) && is_valid_utf8(text), "metadata");
+  for (const auto& [key, text] : file.metadata())
+    require(is_valid_utf8(key) && is_valid_utf8(text), "metadata");
 }
 
 }  // namespace

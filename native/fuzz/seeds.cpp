@@ -13,7 +13,8 @@ using namespace allmrec::test;
 using Files = std::map<std::string, std::string>;
 
 Files json_seeds() {
-  return {{"values", R"({"a": [1, -9223372036854775808, 2.5e-3, true, null, false], "b\u00e9\ud83d\ude00": "x"})"},
+  return {{"values",
+           R"({"a": [1, -9223372036854775808, 2.5e-3, true, null, false], "b\u00e9\ud83d\ude00": "x"})"},
           {"numbers", "[0, -0, 18446744073709551616, 1e308, 1e-400, 123456789.125, 1E+2]"},
           {"escapes", R"(["\"\\\/\b\f\n\r\t", "\ud83d\ude00", "é"])"},
           {"deep", std::string(64, '[') + std::string(64, ']')},
@@ -23,7 +24,8 @@ Files json_seeds() {
 
 Files safetensors_seeds() {
   const Samples samples;
-  const fs::path path = fs::temp_directory_path() / ("allmrec_seed_" + std::to_string(std::random_device{}()));
+  const fs::path path =
+      fs::temp_directory_path() / ("allmrec_seed_" + std::to_string(std::random_device{}()));
   write_safetensors(path.string(), samples.all(), {{"format", "pt"}, {"a", "\xc3\xa9"}});
   const std::string good = read_whole(path);
   fs::remove(path);
@@ -89,7 +91,8 @@ Files pickle_seeds() {
 }
 
 Files zip_seeds() {
-  const std::vector<std::pair<std::string, std::string>> records = {{"x/data.pkl", "abc"}, {"x/data/0", "defg"}};
+  const std::vector<std::pair<std::string, std::string>> records = {{"x/data.pkl", "abc"},
+                                                                    {"x/data/0", "defg"}};
   std::string compressed = zip(records), repeated = zip({{"../../x", "1"}, {"../../x", "2"}});
   compressed[compressed.find("PK\x01\x02") + 10] = 8;
   return {{"plain", zip(records)},
@@ -102,7 +105,8 @@ Files zip_seeds() {
 
 Files weights_seeds() {
   Files files = {{"staged", "\x01"}};
-  for (int what = 0; what < 6; ++what) files["presence-" + std::to_string(what)] = {'\0', static_cast<char>(what)};
+  for (int what = 0; what < 6; ++what)
+    files["presence-" + std::to_string(what)] = {'\0', static_cast<char>(what)};
   for (const int dtype : {0, 1, 2, 3, 4, 9})
     files["dtype-" + std::to_string(dtype)] = {'\0', '\x80', static_cast<char>(dtype)};
   files["not-a-number"] = {'\0', '\x80', '\x80', '\x80', '\xff', '\xff'};
@@ -110,16 +114,21 @@ Files weights_seeds() {
 }
 
 Files token_trie_seeds() {
-  return {{"two", "\x02\x05\x06\xff\x05\x07"}, {"equal", "\x02\x05\x06\xff\x05\x06"}, {"prefix", "\x02\x05\xff\x05\x06"}};
+  return {{"two", "\x02\x05\x06\xff\x05\x07"},
+          {"equal", "\x02\x05\x06\xff\x05\x06"},
+          {"prefix", "\x02\x05\xff\x05\x06"}};
 }
 
 }  // namespace
 
 void write_seeds(const std::string& folder) {
-  const std::map<std::string, Files> targets = {
-      {"json", json_seeds()},       {"safetensors", safetensors_seeds()}, {"torch", torch_seeds()},
-      {"pickle", pickle_seeds()},   {"zip", zip_seeds()},                 {"weights", weights_seeds()},
-      {"token-trie", token_trie_seeds()}};
+  const std::map<std::string, Files> targets = {{"json", json_seeds()},
+                                                {"safetensors", safetensors_seeds()},
+                                                {"torch", torch_seeds()},
+                                                {"pickle", pickle_seeds()},
+                                                {"zip", zip_seeds()},
+                                                {"weights", weights_seeds()},
+                                                {"token-trie", token_trie_seeds()}};
   for (const auto& [target, files] : targets) {
     fs::create_directories(fs::path(folder) / target);
     for (const auto& [name, bytes] : files) write_whole(fs::path(folder) / target / name, bytes);

@@ -26,8 +26,13 @@ void run_weights(const uint8_t* data, size_t size);
 void run_token_trie(const uint8_t* data, size_t size);
 
 inline constexpr Target kTargets[] = {
-    {"json", run_json}, {"safetensors", run_safetensors}, {"torch", run_torch},           {"pickle", run_pickle},
-    {"zip", run_zip},   {"weights", run_weights},         {"token-trie", run_token_trie},
+    {"json", run_json},
+    {"safetensors", run_safetensors},
+    {"torch", run_torch},
+    {"pickle", run_pickle},
+    {"zip", run_zip},
+    {"weights", run_weights},
+    {"token-trie", run_token_trie},
 };
 
 // Something that must hold for every input did not.

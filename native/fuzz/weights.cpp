@@ -1,5 +1,5 @@
-// Loading of weights. An input is no file but choices: each tensor a model asks for is left out, renamed, repeated,
-// of another dtype or shape, or right, so that every input gets beyond the header of its files.
+// Loading of weights. An input is no file but choices: each tensor a model asks for is left out, renamed,
+// repeated, of another dtype or shape, or right, so that every input gets beyond the header of its files.
 
 #include <cmath>
 #include <string>
@@ -39,7 +39,8 @@ class Choices {
 struct Written {
   std::string entries, data;
 
-  void add(const std::string& name, FileDType dtype, const Shape& shape, const std::string& bytes, int shift) {
+  void add(const std::string& name, FileDType dtype, const Shape& shape, const std::string& bytes,
+           int shift) {
     std::string sizes;
     for (const int64_t size : shape) sizes += (sizes.empty() ? "" : ",") + std::to_string(size);
     const size_t begin = data.size() + static_cast<size_t>(shift);
@@ -121,7 +122,9 @@ void run_weights(const uint8_t* data, size_t size) {
     }
   }
   model.load({files[0].open(), files[1].open()},
-             [](const std::string& name) { return std::vector<std::string>{name, "model." + name}; },
+             [](const std::string& name) {
+               return std::vector<std::string>{name, "model." + name};
+             },
              {&embedding});
   for (const auto& parameter : model.all())
     for (int64_t i = 0; parameter->dtype() == ALLMREC_F32 && i < parameter->value.size(); ++i)

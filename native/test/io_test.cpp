@@ -144,10 +144,8 @@ void test_safetensors_round_trip(const fs::path& folder) {
     CHECK(read.offset % dtype_size(read.dtype) == 0);
   }
   CHECK(floats(*file, "f32") == samples.f32);
-  CHECK((floats(*file, "f16") ==
-         std::vector<float>{1, -0.0f, 65504, INFINITY, 5.9604645e-8f, 0.099975586f}));
-  CHECK((floats(*file, "bf16") ==
-         std::vector<float>{1, -0.0f, 65536, 65536, 5.9604645e-8f, 0.10009765625f}));
+  CHECK((floats(*file, "f16") == std::vector<float>{1, -0.0f, 65504, INFINITY, 5.9604645e-8f, 0.099975586f}));
+  CHECK((floats(*file, "bf16") == std::vector<float>{1, -0.0f, 65536, 65536, 5.9604645e-8f, 0.10009765625f}));
   CHECK((floats(*file, "f64") == std::vector<float>{0.1f, -INFINITY}));
   CHECK((floats(*file, "i32") == std::vector<float>{-7, 16777216}));
   CHECK((floats(*file, "i16") == std::vector<float>{-32768}));
@@ -450,7 +448,8 @@ void check_same(const fs::path& path, const fs::path& reference_path, const std:
     if (half)
       for (float& value : values) value = float_from_half(half_from_float(value));
     const bool equal = found->shape == tensor.shape &&
-                       found->dtype == (half ? FileDType::F16 : tensor.dtype) && floats(*checkpoint, *found) == values;
+                       found->dtype == (half ? FileDType::F16 : tensor.dtype) &&
+                       floats(*checkpoint, *found) == values;
     CHECK_WHAT(equal, path.string() + ": " + tensor.name);
     same += equal;
   }

@@ -18,8 +18,8 @@ struct ByteRange {
   uint64_t offset = 0, size = 0;
 };
 
-// A bounded little-endian cursor: whatever a file claims, nothing is read beyond its bytes, and no more memory
-// is taken than a claim that fits into them.
+// A bounded little-endian cursor: whatever a file claims, nothing is read beyond its bytes, and no more
+// memory is taken than a claim that fits into them.
 class ByteReader {
  public:
   // Over memory that outlives this.

@@ -18,8 +18,8 @@ namespace {
 constexpr size_t kLargestRead = size_t{1} << 30;  // Linux and macOS cut a read near 2^31
 
 [[noreturn]] void fail(const std::string& path, const char* step, int error) {
-  const bool missing = error == ENOENT || error == ENOTDIR || error == EACCES || error == ELOOP ||
-                       error == ENAMETOOLONG;
+  const bool missing =
+      error == ENOENT || error == ENOTDIR || error == EACCES || error == ELOOP || error == ENAMETOOLONG;
   throw Error(missing ? ErrorCode::file_not_found : ErrorCode::checkpoint,
               path + ": " + step + ": " + std::strerror(error));
 }

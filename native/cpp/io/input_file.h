@@ -7,8 +7,8 @@
 
 namespace allmrec::io {
 
-// A file that is read in pieces, by position. It is never mapped: where another process cuts a file short, or a
-// disk or a network share fails, a read gives an error, while touching a mapping would end the process.
+// A file that is read in pieces, by position. It is never mapped: where another process cuts a file short, or
+// a disk or a network share fails, a read gives an error, while touching a mapping would end the process.
 // Threads may share it.
 class InputFile {
  public:

@@ -50,7 +50,7 @@ class JsonParser {
   [[noreturn]] void fail(const std::string& expected) const {
     const std::string found = at_ < text_.size() ? describe(text_[at_]) : "the end of the text";
     throw Error(ErrorCode::checkpoint, where_ + ": JSON: expected " + expected + " at byte " +
-                                            std::to_string(at_) + ", found " + found);
+                                           std::to_string(at_) + ", found " + found);
   }
 
   [[noreturn]] void fail_with(const std::string& reason) const {
@@ -110,9 +110,8 @@ class JsonParser {
 
   Json parse_object(int depth) {
     Json::Object members;
-    parse_members(depth, [&](std::string key, Json value) {
-      members.emplace_back(std::move(key), std::move(value));
-    });
+    parse_members(
+        depth, [&](std::string key, Json value) { members.emplace_back(std::move(key), std::move(value)); });
     return Json(std::move(members));
   }
 

@@ -33,8 +33,8 @@ class Json {
   // can become tens of bytes of memory.
   static Json parse(std::string_view text, const std::string& where, size_t value_limit = SIZE_MAX);
 
-  // Takes an object apart, one member after another, so that no more than one is in memory; `value_limit` is of
-  // each.
+  // Takes an object apart, one member after another, so that no more than one is in memory; `value_limit` is
+  // of each.
   static void parse_members(std::string_view text, const std::string& where, size_t value_limit,
                             const std::function<void(std::string key, Json value)>& take);
 

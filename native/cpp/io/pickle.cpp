@@ -438,7 +438,9 @@ PickleObjects::PickleObjects(const InputFile& file)
     : path_(file.path()),
       limit_(limit_for(file.size(), kObjectSlack, kBytesPerObject, kObjectLimit)),
       references_left_(limit_for(file.size(), kReferenceSlack, kBytesPerReference, kReferenceLimit)),
-      none_(add(Kind::none)), true_(add(Kind::boolean)), false_(add(Kind::boolean)) {
+      none_(add(Kind::none)),
+      true_(add(Kind::boolean)),
+      false_(add(Kind::boolean)) {
   true_->integer = 1;
 }
 

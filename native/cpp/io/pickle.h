@@ -48,7 +48,8 @@ class PickleObjects {
  public:
   using Kind = PickleValue::Kind;
 
-  // A byte of pickle can make a hundred of memory, so the number of objects is bounded by the size of the file.
+  // A byte of pickle can make a hundred of memory, so the number of objects is bounded by the size of the
+  // file.
   explicit PickleObjects(const InputFile& file);
 
   PickleValue* add(Kind kind);
@@ -59,8 +60,8 @@ class PickleObjects {
 
   size_t limit() const { return limit_; }
 
-  // Accounts for `count` references or bytes that objects hold of others: a reference of two bytes must not copy
-  // a megabyte time and again.
+  // Accounts for `count` references or bytes that objects hold of others: a reference of two bytes must not
+  // copy a megabyte time and again.
   void charge(size_t count);
 
   // Every storage named so far, in the order of the pickle.
@@ -68,8 +69,8 @@ class PickleObjects {
 
  private:
   const std::string& path_;
-  const size_t limit_;       // objects; and entries of the stack and the memo, each
-  size_t references_left_;   // or bytes
+  const size_t limit_;      // objects; and entries of the stack and the memo, each
+  size_t references_left_;  // or bytes
   std::deque<PickleValue> values_;
   PickleValue *none_, *true_, *false_;
 };

@@ -19,8 +19,8 @@ namespace {
 constexpr uint64_t kHeaderLimit = 100'000'000;  // the limit of the reference implementation
 // A byte of JSON can become tens of bytes of memory, so one tensor's description and the metadata are bounded. A
 // tensor takes seven values.
-constexpr size_t kRankLimit = 64;
 constexpr size_t kMemberValueLimit = size_t{1} << 16;
+constexpr size_t kRankLimit = 64;
 
 constexpr FileDType kDTypes[] = {FileDType::F64, FileDType::F32, FileDType::F16, FileDType::BF16,
                                  FileDType::I64, FileDType::I32, FileDType::I16, FileDType::I8,
@@ -59,8 +59,8 @@ std::vector<int64_t> integers(const Json& object, const char* key, const std::st
   for (const Json& item : *items) {
     const int64_t* integer = item.if_int();
     if (integer == nullptr || *integer < 0)
-      fail(where,
-           std::string("expected \"") + key + "\" to hold integers of 0 or more, found " + (integer == nullptr ? item.type_name() : std::to_string(*integer)));
+      fail(where, std::string("expected \"") + key + "\" to hold integers of 0 or more, found " +
+                      (integer == nullptr ? item.type_name() : std::to_string(*integer)));
     result.push_back(*integer);
   }
   return result;
@@ -76,9 +76,9 @@ Entry read_entry(const std::string& name, const Json& description, const std::st
     fail(where, std::string("expected \"dtype\" to be a string, found ") + dtype.type_name());
   const std::optional<FileDType> known = dtype_named(*dtype_text);
   if (!known) {
-    throw Error(
-        ErrorCode::unsupported,
-        where + ": expected dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, found " + quoted(*dtype_text));
+    throw Error(ErrorCode::unsupported,
+                where + ": expected dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, found " +
+                    quoted(*dtype_text));
   }
   Entry entry;
   entry.tensor.name = name;

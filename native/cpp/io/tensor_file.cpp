@@ -47,9 +47,9 @@ Format recognise(const InputFile& file) {
     }
   }
   throw Error(ErrorCode::checkpoint, file.path() +
-                                          ": expected a safetensors file or a torch checkpoint "
-                                          "(.bin, .pt, .pth), found " +
-                                          found);
+                                         ": expected a safetensors file or a torch checkpoint "
+                                         "(.bin, .pt, .pth), found " +
+                                         found);
 }
 
 }  // namespace

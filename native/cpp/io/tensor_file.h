@@ -51,8 +51,8 @@ class TensorFile {
   const TensorInfo* find(const std::string& name) const;                        // null when missing
   const TensorInfo& require(const std::string& name) const;  // throws ErrorCode::checkpoint
 
-  // Elements [first, first + count) of a tensor of this file, as they are stored. These and the two below throw
-  // ErrorCode::checkpoint where the file has changed under us or cannot be read.
+  // Elements [first, first + count) of a tensor of this file, as they are stored. These and the two below
+  // throw ErrorCode::checkpoint where the file has changed under us or cannot be read.
   void read(const TensorInfo& tensor, int64_t first, int64_t count, void* to) const;
   void prefetch(const TensorInfo& tensor, int64_t first, int64_t count) const noexcept;
 

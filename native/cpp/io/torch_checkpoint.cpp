@@ -27,15 +27,14 @@ std::string find_prefix(const ZipArchive& archive, const InputFile& file) {
     const std::string prefix = name.substr(0, name.size() - kPickle.size());
     if (!prefix.empty() && prefix.back() != '/') continue;
     if (any)
-      throw Error(ErrorCode::checkpoint,
-                  file.path() + ": expected one data.pkl in the zip file, found more");
+      throw Error(ErrorCode::checkpoint, file.path() + ": expected one data.pkl in the zip file, found more");
     found = prefix;
     any = true;
   }
   if (!any) {
     throw Error(ErrorCode::checkpoint, file.path() +
-                                            ": expected a torch checkpoint, found a zip file without a "
-                                            "data.pkl");
+                                           ": expected a torch checkpoint, found a zip file without a "
+                                           "data.pkl");
   }
   return found;
 }
@@ -46,8 +45,8 @@ void check_legacy_start(ByteReader& reader, PickleObjects& objects, const std::s
   const PickleValue* magic = read_pickle(reader, objects);
   if (!magic->is(Kind::big_integer) || magic->text != kMagic) {
     throw Error(ErrorCode::checkpoint, path + ": expected torch's magic number, found a pickle of " +
-                                            kind_name(magic->kind) +
-                                            " (written by pickle.dump rather than torch.save?)");
+                                           kind_name(magic->kind) +
+                                           " (written by pickle.dump rather than torch.save?)");
   }
   const PickleValue* version = read_pickle(reader, objects);
   if (!version->is(Kind::integer) || version->integer != kProtocolVersion)
@@ -76,8 +75,8 @@ StorageBytes read_legacy_storages(ByteReader& reader, PickleObjects& objects) {
     if (element_size == element_sizes.end()) reader.fail("found data of a storage that no tensor uses");
     const auto count = reader.read<uint64_t>("element count of a storage");
     if (count > reader.remaining() / element_size->second) {
-      reader.fail("expected " + std::to_string(count) + " elements of storage " + quoted(key->text) + ", found " +
-                  std::to_string(reader.remaining()) + " bytes (truncated or damaged)");
+      reader.fail("expected " + std::to_string(count) + " elements of storage " + quoted(key->text) +
+                  ", found " + std::to_string(reader.remaining()) + " bytes (truncated or damaged)");
     }
     if (!storages.emplace(key->text, reader.skip(count * element_size->second, "storage")).second)
       reader.fail("found data of storage " + quoted(key->text) + " twice");
@@ -99,9 +98,8 @@ TensorFileContents read_torch_zip(const InputFile& file) {
     ByteReader reader(file, order->bytes, file.path() + ": byteorder");
     const std::string text(reader.take_text(std::min<uint64_t>(16, reader.remaining()), "byte order"));
     if (text != "little")
-      throw Error(ErrorCode::unsupported, file.path() +
-                                              ": expected a little-endian file, found byte order " +
-                                              quoted(text));
+      throw Error(ErrorCode::unsupported,
+                  file.path() + ": expected a little-endian file, found byte order " + quoted(text));
   }
   const ZipRecord& pickle = *archive.find(prefix + "data.pkl");
   PickleObjects objects(file);
@@ -111,8 +109,7 @@ TensorFileContents read_torch_zip(const InputFile& file) {
   StorageBytes storages;
   for (const PickleValue* storage : objects.storages) {
     const std::string& key = storage->items[1]->text;
-    if (const ZipRecord* record = archive.find(prefix + "data/" + key))
-      storages.emplace(key, record->bytes);
+    if (const ZipRecord* record = archive.find(prefix + "data/" + key)) storages.emplace(key, record->bytes);
   }
   return list_tensors(file, *root, storages);
 }

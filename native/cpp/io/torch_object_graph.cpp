@@ -36,8 +36,8 @@ class ObjectGraph {
   ObjectGraph(const InputFile& file, const StorageBytes& storages)
       : file_(file),
         storages_(storages),
-        listing_left_(
-            static_cast<size_t>(std::min(kListingLimit, 4 * std::min(kListingLimit, file.size()) + kListingSlack))),
+        listing_left_(static_cast<size_t>(
+            std::min(kListingLimit, 4 * std::min(kListingLimit, file.size()) + kListingSlack))),
         visits_left_(std::min(kVisitLimit, kVisitSlack + file.size())),
         copy_left_(4 * file.size() + kCopySlack),
         load_left_(kLoadsPerFile * file.size()) {}
@@ -155,8 +155,7 @@ class ObjectGraph {
     count_listed(kEntryCost + key.size() + text.size());
     // A name already taken by a value beside the dropped container.
     if (contents_.metadata.count(key) != 0) key = outer_ + key;
-    if (!contents_.metadata.emplace(key, std::move(text)).second)
-      fail("two values are named " + quoted(key));
+    if (!contents_.metadata.emplace(key, std::move(text)).second) fail("two values are named " + quoted(key));
   }
 
   std::string to_text(const PickleValue& value) {
@@ -238,7 +237,8 @@ class ObjectGraph {
     const std::string& key = storage.items[1]->text;
     const auto found = storages_.find(key);
     if (found == storages_.end())
-      throw Error(ErrorCode::checkpoint, where + ": expected the data of storage " + quoted(key) + ", found none");
+      throw Error(ErrorCode::checkpoint,
+                  where + ": expected the data of storage " + quoted(key) + ", found none");
     const uint64_t held = found->second.size / element_size;
     uint64_t offset = 0, count = static_cast<uint64_t>(storage.items[3]->integer);
     if (storage.items.size() == 5 && !storage.items[4]->is(Kind::none)) {
@@ -252,8 +252,8 @@ class ObjectGraph {
     }
     if (offset > held || count > held - offset) {
       throw Error(ErrorCode::checkpoint, where + ": expected " + std::to_string(count) + " elements from " +
-                                              std::to_string(offset) + " of storage " + quoted(key) + ", found " +
-                                              std::to_string(held) + " in the file");
+                                             std::to_string(offset) + " of storage " + quoted(key) +
+                                             ", found " + std::to_string(held) + " in the file");
     }
     return {found->second.offset + offset * element_size, count * element_size};
   }
@@ -291,7 +291,7 @@ class ObjectGraph {
     }
     if (last >= held) {
       throw Error(ErrorCode::checkpoint, where + ": it reaches element " + std::to_string(last) +
-                                              " of a storage of " + std::to_string(held));
+                                             " of a storage of " + std::to_string(held));
     }
     tensor.offset = bytes.offset + static_cast<uint64_t>(offset) * element_size;
     if (!contiguous)
@@ -317,8 +317,8 @@ class ObjectGraph {
                         size_t offset, const std::string& where) {
     if (tensor.bytes > copy_left_) {
       throw Error(ErrorCode::checkpoint, where + ": making it contiguous takes " +
-                                              std::to_string(tensor.bytes) +
-                                              " bytes, out of proportion to the file");
+                                             std::to_string(tensor.bytes) +
+                                             " bytes, out of proportion to the file");
     }
     copy_left_ -= tensor.bytes;
     const uint8_t* from = load(storage, where) + offset;

@@ -12,7 +12,6 @@ namespace allmrec::io {
 using StorageBytes = std::unordered_map<std::string, ByteRange>;  // by storage key
 
 // Names every tensor below `root` and checks it against the bytes of its storage.
-TensorFileContents list_tensors(const InputFile& file, const PickleValue& root,
-                                const StorageBytes& storages);
+TensorFileContents list_tensors(const InputFile& file, const PickleValue& root, const StorageBytes& storages);
 
 }  // namespace allmrec::io

@@ -124,8 +124,8 @@ CentralEntry read_central_entry(ByteReader& reader) {
   const bool offset = entry.local_offset == kIn64;
   const uint8_t* extra = reader.take(extra_length, "extra field");
   if (size || stored_size || offset) {
-    read_zip64_extra(ByteReader(extra, extra_length, reader.where() + ": record " + quoted(entry.name)), entry,
-                     size, stored_size, offset);
+    read_zip64_extra(ByteReader(extra, extra_length, reader.where() + ": record " + quoted(entry.name)),
+                     entry, size, stored_size, offset);
   }
   reader.skip(comment_length, "record comment");
   return entry;
@@ -137,8 +137,8 @@ ZipRecord locate(const InputFile& file, const Directory& directory, const Centra
   if (entry.method != 0 || (entry.flags & kEncrypted) != 0) return {};
   if (entry.size != entry.stored_size) {
     throw Error(ErrorCode::checkpoint, where + ": expected equal sizes of a stored record, found " +
-                                            std::to_string(entry.size) + " and " +
-                                            std::to_string(entry.stored_size));
+                                           std::to_string(entry.size) + " and " +
+                                           std::to_string(entry.stored_size));
   }
   if (entry.local_offset > directory.offset)
     throw Error(ErrorCode::checkpoint,

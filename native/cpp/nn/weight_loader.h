@@ -12,10 +12,10 @@
 
 namespace allmrec {
 
-// Brings tensors of files into parameters of any dtype. A tensor is taken in blocks of rows: a team of threads
-// reads each in pieces, which are checked for what is not a number while they are in the cache, and the device
-// converts it. Where nothing is to be converted the pieces are read into the parameter itself. Beside the
-// parameter there is never more than one block.
+// Brings tensors of files into parameters of any dtype. A tensor is taken in blocks of rows: a team of
+// threads reads each in pieces, which are checked for what is not a number while they are in the cache, and
+// the device converts it. Where nothing is to be converted the pieces are read into the parameter itself.
+// Beside the parameter there is never more than one block.
 class WeightLoader {
  public:
   explicit WeightLoader(std::shared_ptr<Device> device);
