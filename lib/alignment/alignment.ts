@@ -6,6 +6,7 @@ import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
+import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { itemText } from '../text/item-text.js';
@@ -197,14 +198,14 @@ export class Alignment {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: AlignmentConfig;
 		try {
-			const text = file.metadata()[METADATA];
-			if (!text)
+			const stored = storedConfig<AlignmentConfig>(file, path, METADATA);
+			if (!stored)
 				throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
-			config = JSON.parse(text) as AlignmentConfig;
+			config = stored;
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Alignment(session.engine, config));
+		const native = makeStored(path, () => new session.addon.Alignment(session.engine, config));
 		await run(() => native.load([path]));
 		return new Alignment(native, config);
 	}

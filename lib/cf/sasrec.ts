@@ -7,6 +7,7 @@ import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import { expectKnown } from '../known-options.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -206,7 +207,7 @@ export class SASRec implements CollaborativeModel {
 			} finally {
 				file.close();
 			}
-			const native = guard(() => new session.addon.SasRec(session.engine, config));
+			const native = makeStored(path, () => new session.addon.SasRec(session.engine, config));
 			await run(() => native.load([path]));
 			return new SASRec(session, native, config);
 		} catch (error) {
@@ -302,9 +303,9 @@ function readConfig(
 	path: string,
 	{ normFirst, numHeads }: { normFirst: boolean | undefined; numHeads: number | undefined },
 ): SasRecConfig {
+	const own = storedConfig<SasRecConfig>(file, path, 'a-llmrec.sasrec');
+	if (own) return own;
 	const metadata = file.metadata();
-	const own = metadata['a-llmrec.sasrec'];
-	if (own) return JSON.parse(own) as SasRecConfig;
 	const shapes = new Map(file.tensors().map(({ name, shape }) => [name, shape]));
 	const items = shapes.get('item_emb.weight');
 	const positions = shapes.get('pos_emb.weight');

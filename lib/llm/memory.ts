@@ -59,7 +59,7 @@ export interface LanguageModelMemory {
  * 2 · hiddenSize numbers for every layer and position, float32 beside float32 weights, else half. With T packed tokens,
  * C and F the hidden and the feed-forward width, the arena holds x and the larger half of one layer,
  * T · (C + max(5 C, C + F)) numbers (F twice with gelu), three vectors for each row that logits are wanted of, and a
- * block of logits. Loading adds nothing to it: tensors are converted from the mapped files in blocks.
+ * block of logits. Loading adds nothing to it: tensors are converted from the files in blocks.
  *
  * @throws what `CausalLM.load` throws for a checkpoint it cannot load; ERR_ALLMREC_INVALID_ARGUMENT
  */

@@ -16,6 +16,7 @@ import type {
 	TokenTargets,
 } from '../native/addon.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
+import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -201,13 +202,13 @@ export class Projection {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: ProjectorConfig;
 		try {
-			const text = file.metadata()[METADATA];
-			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
-			config = JSON.parse(text) as ProjectorConfig;
+			const stored = storedConfig<ProjectorConfig>(file, path, METADATA);
+			if (!stored) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
+			config = stored;
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Projector(session.engine, config));
+		const native = makeStored(path, () => new session.addon.Projector(session.engine, config));
 		await run(() => native.load([path]));
 		return new Projection(native, config);
 	}

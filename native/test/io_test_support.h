@@ -40,15 +40,20 @@ inline std::shared_ptr<const TensorFile> parse(const std::string& bytes) {
   return TensorFile::from_bytes(bytes.data(), bytes.size(), "test file");
 }
 
-inline std::vector<float> floats(const TensorInfo& tensor) {
+inline std::vector<float> floats(const TensorFile& file, const TensorInfo& tensor) {
   std::vector<float> values(static_cast<size_t>(tensor.element_count()), NAN);
-  read_f32(tensor, values.data());
+  file.read_f32(tensor, values.data());
   return values;
 }
 
-inline std::vector<int64_t> integers(const TensorInfo& tensor) {
+inline std::vector<float> floats(const TensorFile& file, const char* name) {
+  return floats(file, file.require(name));
+}
+
+inline std::vector<int64_t> integers(const TensorFile& file, const char* name) {
+  const TensorInfo& tensor = file.require(name);
   std::vector<int64_t> values(static_cast<size_t>(tensor.element_count()), -77);
-  read_i64(tensor, values.data());
+  file.read_i64(tensor, values.data());
   return values;
 }
 
@@ -161,7 +166,7 @@ struct Samples {
 inline void touch(const TensorFile& file) {
   for (const TensorInfo& tensor : file.tensors()) {
     if (file.find(tensor.name) != &tensor) throw std::logic_error("a tensor is not found by its name");
-    floats(tensor);
+    floats(file, tensor);
   }
 }
 

@@ -227,10 +227,10 @@ test.serial('files that are no SASRec', async (t) => {
 	const bytes = await readFile(path);
 	await writeFile(path, bytes.subarray(0, bytes.length / 2));
 	const error = await t.throwsAsync(SASRec.load(path, CPU));
-	t.regex((error as { code?: string }).code!, /^ERR_ALLMREC_(CHECKPOINT|FILE_FORMAT)$/, error.message);
+	t.regex((error as { code?: string }).code!, /^ERR_ALLMREC_CHECKPOINT$/, error.message);
 	await writeFile(path, 'not a model at all');
 	const damaged = await t.throwsAsync(SASRec.load(path, CPU));
-	t.regex((damaged as { code?: string }).code!, /^ERR_ALLMREC_(CHECKPOINT|FILE_FORMAT)$/, damaged.message);
+	t.regex((damaged as { code?: string }).code!, /^ERR_ALLMREC_CHECKPOINT$/, damaged.message);
 });
 
 test.serial(

@@ -230,7 +230,7 @@ test('weights that are missing, damaged or of another shape', async (t) => {
 		await rejects(
 			t,
 			() => load(changed({ 'model.safetensors': bytes })),
-			'ERR_ALLMREC_FILE_FORMAT',
+			'ERR_ALLMREC_CHECKPOINT',
 			/model\.safetensors/,
 		);
 	await rejects(

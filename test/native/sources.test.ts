@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import test from 'ava';
 
 const list: Record<string, unknown> = JSON.parse(readFileSync('native/sources.json', 'utf8'));
-const { tests, benchmarks, emulator_tests, checks, cuda, emulator, ...groups } = list as Record<
+const { tests, benchmarks, emulator_tests, checks, fuzz, cuda, emulator, ...groups } = list as Record<
 	string,
 	string[]
 > & {
@@ -11,6 +11,7 @@ const { tests, benchmarks, emulator_tests, checks, cuda, emulator, ...groups } =
 	benchmarks: never;
 	emulator_tests: never;
 	checks: never;
+	fuzz: never;
 };
 const programs: Record<string, string[]> = {
 	...(tests as object),
@@ -64,4 +65,14 @@ test('both builds read the list', (t) => {
 		t.true(text.includes('native/sources.json'), file);
 		t.false(/\.cpp\b/.test(text), `${file} names a source itself`);
 	}
+});
+
+test('every source of the fuzzers is in the list, once, and no reader that does not exist', (t) => {
+	const { readers, ...own } = fuzz as Record<string, string[]>;
+	t.deepEqual(Object.values(own).flat().sort(), sources('native/fuzz'));
+	const present = sources('native/cpp');
+	t.deepEqual(
+		readers!.filter((file) => !present.includes(file)),
+		[],
+	);
 });

@@ -189,7 +189,7 @@ test.serial('folders that are no run, and damaged ones', async (t) => {
 	await rejects(t, load('model/catalogue.json', 'null'), 'ERR_ALLMREC_RUN', /catalogue\.json/);
 	await rejects(t, load('model/fusion.json', '{'), 'ERR_ALLMREC_RUN', /fusion\.json/);
 	await rejects(t, load('model/fusion.json', 'null'), 'ERR_ALLMREC_RUN', /fusion\.json/);
-	await rejects(t, load('model/cf.safetensors', 'x'), 'ERR_ALLMREC_FILE_FORMAT', /cf\.safetensors/);
+	await rejects(t, load('model/cf.safetensors', 'x'), 'ERR_ALLMREC_CHECKPOINT', /cf\.safetensors/);
 	await rejects(t, load('model/projector.safetensors', null), 'ERR_ALLMREC_RUN', /Stage `project`/);
 	await rejects(t, load('model/latents.safetensors', null), 'ERR_ALLMREC_FILE_NOT_FOUND', /latents/);
 	const without = await damaged('split.json', '{}');

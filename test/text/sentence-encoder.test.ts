@@ -135,11 +135,7 @@ test('checkpoints of other models, and damaged ones', async (t) => {
 	const files = (contents: Record<string, string | Buffer | null>) =>
 		changed(contents).then((folder) => SentenceEncoder.load(folder, CPU));
 	await rejects(t, () => files({ 'model.safetensors': null }), 'ERR_ALLMREC_FILE_NOT_FOUND', /no weights/);
-	await rejects(
-		t,
-		() => files({ 'model.safetensors': weights.subarray(0, 1000) }),
-		'ERR_ALLMREC_FILE_FORMAT',
-	);
+	await rejects(t, () => files({ 'model.safetensors': weights.subarray(0, 1000) }), code);
 	await rejects(t, () => files({ 'vocab.txt': null }), 'ERR_ALLMREC_FILE_NOT_FOUND');
 	await rejects(t, () => files({ 'config.json': '{' }), code);
 });

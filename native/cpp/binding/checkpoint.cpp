@@ -77,7 +77,7 @@ void load_optimizer(Device& device, Adam& adam, const std::string& path) {
       if (tensor == nullptr) bad("it lacks `" + moment_name(which, i) + "`.");
       if (tensor->shape != p.shape) bad("`" + tensor->name + "` has not the shape of `" + p.name + "`.");
       values.emplace_back(static_cast<size_t>(p.value.size()));
-      io::read_f32(*tensor, values.back().data());
+      file->read_f32(*tensor, values.back().data());
       for (float value : values.back())
         if (!std::isfinite(value)) bad("`" + tensor->name + "` holds a NaN or an infinity.");
     }

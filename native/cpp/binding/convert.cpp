@@ -223,8 +223,6 @@ const char* code_name(ErrorCode code) {
       return "ERR_ALLMREC_INVALID_ARGUMENT";
     case ErrorCode::file_not_found:
       return "ERR_ALLMREC_FILE_NOT_FOUND";
-    case ErrorCode::file_format:
-      return "ERR_ALLMREC_FILE_FORMAT";
     case ErrorCode::checkpoint:
       return "ERR_ALLMREC_CHECKPOINT";
     case ErrorCode::unsupported:

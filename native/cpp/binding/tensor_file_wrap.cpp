@@ -62,7 +62,7 @@ class TensorFileWrap : public Napi::ObjectWrap<TensorFileWrap> {
       const io::TensorInfo& tensor = file().require(read_string(info[0], "name"));
       Napi::Float32Array array =
           Napi::Float32Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
-      io::read_f32(tensor, array.Data());
+      file().read_f32(tensor, array.Data());
       return array;
     });
   }
@@ -72,7 +72,7 @@ class TensorFileWrap : public Napi::ObjectWrap<TensorFileWrap> {
       const io::TensorInfo& tensor = file().require(read_string(info[0], "name"));
       Napi::BigInt64Array array =
           Napi::BigInt64Array::New(info.Env(), static_cast<size_t>(tensor.element_count()));
-      io::read_i64(tensor, array.Data());
+      file().read_i64(tensor, array.Data());
       return array;
     });
   }

@@ -9,7 +9,6 @@ namespace allmrec {
 enum class ErrorCode {
   invalid_argument,
   file_not_found,
-  file_format,
   checkpoint,
   unsupported,
   unknown_item,

@@ -1,5 +1,6 @@
 #include "json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <locale>
@@ -26,24 +27,39 @@ std::string describe(char c) {
 class JsonParser {
  public:
   JsonParser(std::string_view text, const std::string& where, size_t value_limit)
-      : text_(text), where_(where), values_left_(value_limit) {}
+      : text_(text), where_(where), value_limit_(value_limit), values_left_(value_limit) {}
 
   Json parse_document() {
     Json value = parse_value(0);
-    skip_space();
-    if (at_ != text_.size()) fail("the end of the text");
+    expect_end();
     return value;
+  }
+
+  template <typename Take>
+  void parse_document_members(Take&& take) {
+    skip_space();
+    if (peek() != '{') fail("an object");
+    parse_members(0, [&](std::string key, Json value) {
+      take(std::move(key), std::move(value));
+      values_left_ = value_limit_;
+    });
+    expect_end();
   }
 
  private:
   [[noreturn]] void fail(const std::string& expected) const {
     const std::string found = at_ < text_.size() ? describe(text_[at_]) : "the end of the text";
-    throw Error(ErrorCode::file_format, where_ + ": JSON: expected " + expected + " at byte " +
-                                            std::to_string(at_) + ", found " + found);
+    throw Error(ErrorCode::checkpoint, where_ + ": JSON: expected " + expected + " at byte " +
+                                           std::to_string(at_) + ", found " + found);
   }
 
   [[noreturn]] void fail_with(const std::string& reason) const {
-    throw Error(ErrorCode::file_format, where_ + ": JSON: " + reason + " at byte " + std::to_string(at_));
+    throw Error(ErrorCode::checkpoint, where_ + ": JSON: " + reason + " at byte " + std::to_string(at_));
+  }
+
+  void expect_end() {
+    skip_space();
+    if (at_ != text_.size()) fail("the end of the text");
   }
 
   char peek() const { return at_ < text_.size() ? text_[at_] : '\0'; }
@@ -68,7 +84,7 @@ class JsonParser {
 
   Json parse_value(int depth) {
     skip_space();
-    if (values_left_-- == 0) fail_with("too many values for the size of the text");
+    if (values_left_-- == 0) fail_with("more than " + std::to_string(value_limit_) + " values");
     const char c = peek();
     if (c == '{' || c == '[') {
       if (depth >= Json::kDepthLimit) fail_with("nested deeper than 64 levels");
@@ -93,20 +109,27 @@ class JsonParser {
   }
 
   Json parse_object(int depth) {
-    ++at_;
     Json::Object members;
+    parse_members(
+        depth, [&](std::string key, Json value) { members.emplace_back(std::move(key), std::move(value)); });
+    return Json(std::move(members));
+  }
+
+  template <typename Take>
+  void parse_members(int depth, Take&& take) {
+    ++at_;
     std::unordered_set<std::string> keys;
-    if (accept('}')) return Json(std::move(members));
+    if (accept('}')) return;
     do {
       skip_space();
       if (peek() != '"') fail("a string as key");
       std::string key = parse_string();
-      if (!keys.insert(key).second) fail_with("the key \"" + key + "\" is repeated");
+      if (!keys.insert(key).second) fail_with("the key " + quoted(key) + " is repeated");
       if (!accept(':')) fail("':'");
-      members.emplace_back(std::move(key), parse_value(depth + 1));
+      Json value = parse_value(depth + 1);
+      take(std::move(key), std::move(value));
     } while (accept(','));
     if (!accept('}')) fail("',' or '}'");
-    return Json(std::move(members));
   }
 
   std::string parse_string() {
@@ -203,7 +226,8 @@ class JsonParser {
       while (is_digit(peek())) ++at_;
     }
     constexpr auto kMax = static_cast<uint64_t>(INT64_MAX);
-    if (whole && fits && magnitude <= kMax) {
+    const bool negative_zero = negative && magnitude == 0 && fits;  // an integer has none
+    if (whole && fits && magnitude <= kMax && !negative_zero) {
       const auto value = static_cast<int64_t>(magnitude);
       return Json(negative ? -value : value);
     }
@@ -224,6 +248,7 @@ class JsonParser {
 
   std::string_view text_;
   const std::string& where_;
+  const size_t value_limit_;
   size_t values_left_;
   size_t at_ = 0;
 };
@@ -258,6 +283,11 @@ void append_text(std::string& out, const Json& value) {
 
 Json Json::parse(std::string_view text, const std::string& where, size_t value_limit) {
   return JsonParser(text, where, value_limit).parse_document();
+}
+
+void Json::parse_members(std::string_view text, const std::string& where, size_t value_limit,
+                         const std::function<void(std::string key, Json value)>& take) {
+  JsonParser(text, where, value_limit).parse_document_members(take);
 }
 
 const Json* Json::find(std::string_view key) const {
@@ -333,6 +363,17 @@ void append_json_string(std::string& out, std::string_view text) {
     }
   }
   out.push_back('"');
+}
+
+std::string quoted(std::string_view name) {
+  constexpr size_t kLongest = 120;
+  std::string text;
+  if (!is_valid_utf8(name)) return "(a name that is not UTF-8)";
+  size_t length = std::min(name.size(), kLongest);
+  while (length < name.size() && (static_cast<unsigned char>(name[length]) & 0xc0) == 0x80) --length;
+  append_json_string(text, name.substr(0, length));
+  if (length < name.size()) text.insert(text.size() - 1, "…");
+  return text;
 }
 
 std::string number_to_text(double value) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -32,6 +33,11 @@ class Json {
   // can become tens of bytes of memory.
   static Json parse(std::string_view text, const std::string& where, size_t value_limit = SIZE_MAX);
 
+  // Takes an object apart, one member after another, so that no more than one is in memory; `value_limit` is
+  // of each.
+  static void parse_members(std::string_view text, const std::string& where, size_t value_limit,
+                            const std::function<void(std::string key, Json value)>& take);
+
   // The pointer is null when the value is of another type.
   const bool* if_bool() const { return std::get_if<bool>(&value_); }
   const int64_t* if_int() const { return std::get_if<int64_t>(&value_); }
@@ -58,6 +64,9 @@ void append_utf8(std::string& out, uint32_t code_point);
 
 // Appends `text` (UTF-8) in quotes, escaping only what JSON demands.
 void append_json_string(std::string& out, std::string_view text);
+
+// A name out of a file, for a message: in quotes, escaped, and cut where it is long.
+std::string quoted(std::string_view name);
 
 // The shortest of 15, 16 or 17 digits that reads back as the same double; "NaN", "Infinity" and "-Infinity"
 // as Python's json writes them.

@@ -12,12 +12,17 @@ namespace allmrec::io {
 
 namespace {
 
-// One byte of pickle can make a hundred of memory. The largest real ones (a file of thousands of tensors)
-// stay below a megabyte.
+// The pickles of files of thousands of tensors stay below a megabyte.
 constexpr size_t kPickleLimit = size_t{64} << 20;  // bytes
-constexpr size_t kObjectLimit = size_t{4} << 20;   // objects, stack entries and memo entries, each
-constexpr size_t kCopyLimit = size_t{16} << 20;    // objects or bytes
+// A tensor is some fourteen objects in a hundred bytes of pickle, and at least a hundred more of file.
+constexpr uint64_t kObjectSlack = uint64_t{1} << 17, kBytesPerObject = 8, kObjectLimit = uint64_t{1} << 21;
+constexpr uint64_t kReferenceSlack = uint64_t{1} << 20, kBytesPerReference = 4,
+                   kReferenceLimit = uint64_t{1} << 24;
 constexpr size_t kGlobalNameLimit = 256;
+
+size_t limit_for(uint64_t bytes, uint64_t slack, uint64_t bytes_per, uint64_t limit) {
+  return static_cast<size_t>(std::min(limit, slack + bytes / bytes_per));
+}
 
 using Kind = PickleValue::Kind;
 
@@ -100,7 +105,7 @@ class PickleMachine {
   }
 
   void push(PickleValue* value) {
-    if (stack_.size() >= kObjectLimit) reader_.fail("too many objects on the pickle's stack");
+    if (stack_.size() >= objects_.limit()) reader_.fail("too many objects on the pickle's stack");
     stack_.push_back(value);
   }
 
@@ -140,10 +145,7 @@ class PickleMachine {
     push_tuple(std::move(items));
   }
 
-  PickleValue* add(Kind kind) {
-    if (++made_ > kObjectLimit) reader_.fail("too many objects in the pickle");
-    return objects_.add(kind);
-  }
+  PickleValue* add(Kind kind) { return objects_.add(kind); }
 
   void push_text(Kind kind, uint64_t length) {
     const std::string_view text = reader_.take_text(length, "pickled text");
@@ -189,7 +191,7 @@ class PickleMachine {
   }
 
   void put(uint64_t index) {
-    if (memo_.size() >= kObjectLimit) reader_.fail("too many objects in the pickle's memo");
+    if (memo_.size() >= objects_.limit()) reader_.fail("too many objects in the pickle's memo");
     memo_[index] = top();
   }
 
@@ -226,6 +228,7 @@ class PickleMachine {
     PickleValue* list = top();
     if (!list->is(Kind::list))
       reader_.fail(std::string("expected a list to append to, found ") + kind_name(list->kind));
+    objects_.charge(items.size());
     list->items.insert(list->items.end(), items.begin(), items.end());
   }
 
@@ -235,6 +238,7 @@ class PickleMachine {
       reader_.fail(std::string("expected a dict to set items of, found ") + kind_name(dict->kind));
     if (items.size() % 2 != 0)
       reader_.fail("expected pairs of key and value, found an odd number of objects");
+    objects_.charge(items.size());
     dict->items.insert(dict->items.end(), items.begin(), items.end());
   }
 
@@ -245,7 +249,6 @@ class PickleMachine {
       reader_.fail(std::string("expected a global and its arguments, found ") + kind_name(callable->kind) +
                    " and " + kind_name(arguments->kind));
     }
-    ++made_;
     push(call_global(reader_, objects_, *callable, *arguments));
   }
 
@@ -256,7 +259,6 @@ class PickleMachine {
       reader_.fail(std::string("expected a class and its arguments, found ") + kind_name(type->kind) +
                    " and " + kind_name(arguments->kind));
     }
-    ++made_;
     push(new_object(reader_, objects_, *type, *arguments));
   }
 
@@ -383,7 +385,7 @@ class PickleMachine {
   }
 
   void push_mark() {
-    if (marks_.size() >= kObjectLimit) reader_.fail("too many marks on the pickle's stack");
+    if (marks_.size() >= objects_.limit()) reader_.fail("too many marks on the pickle's stack");
     marks_.push_back(stack_.size());
   }
 
@@ -417,11 +419,10 @@ class PickleMachine {
 
   ByteReader& reader_;
   PickleObjects& objects_;
-  const size_t begin_;
+  const uint64_t begin_;
   std::vector<PickleValue*> stack_;
   std::vector<size_t> marks_;  // heights of stack_
   std::unordered_map<uint64_t, PickleValue*> memo_;
-  size_t made_ = 0;
 };
 
 }  // namespace
@@ -433,12 +434,19 @@ const char* kind_name(Kind kind) {
   return kNames[static_cast<size_t>(kind)];
 }
 
-PickleObjects::PickleObjects()
-    : none_(add(Kind::none)), true_(add(Kind::boolean)), false_(add(Kind::boolean)) {
+PickleObjects::PickleObjects(const InputFile& file)
+    : path_(file.path()),
+      limit_(limit_for(file.size(), kObjectSlack, kBytesPerObject, kObjectLimit)),
+      references_left_(limit_for(file.size(), kReferenceSlack, kBytesPerReference, kReferenceLimit)),
+      none_(add(Kind::none)),
+      true_(add(Kind::boolean)),
+      false_(add(Kind::boolean)) {
   true_->integer = 1;
 }
 
 PickleValue* PickleObjects::add(Kind kind) {
+  if (values_.size() >= limit_)
+    throw Error(ErrorCode::checkpoint, path_ + ": too many objects in the pickle for the size of the file");
   values_.emplace_back();
   values_.back().kind = kind;
   return &values_.back();
@@ -456,9 +464,11 @@ PickleValue* PickleObjects::text(Kind kind, std::string value) {
   return added;
 }
 
-void PickleObjects::charge(const ByteReader& reader, size_t count) {
-  copied_ += count;
-  if (copied_ > kCopyLimit) reader.fail("the pickle copies its own objects too often");
+void PickleObjects::charge(size_t count) {
+  if (count > references_left_)
+    throw Error(ErrorCode::checkpoint,
+                path_ + ": the pickle refers to its own objects too often for the size of the file");
+  references_left_ -= count;
 }
 
 PickleValue* read_pickle(ByteReader& reader, PickleObjects& objects) {

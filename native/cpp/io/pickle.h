@@ -48,7 +48,9 @@ class PickleObjects {
  public:
   using Kind = PickleValue::Kind;
 
-  PickleObjects();
+  // A byte of pickle can make a hundred of memory, so the number of objects is bounded by the size of the
+  // file.
+  explicit PickleObjects(const InputFile& file);
 
   PickleValue* add(Kind kind);
   PickleValue* none() { return none_; }
@@ -56,17 +58,21 @@ class PickleObjects {
   PickleValue* integer(int64_t value);
   PickleValue* text(Kind kind, std::string value);
 
-  // Accounts for `count` objects or bytes copied out of other objects: a reference of two bytes must not copy
-  // a megabyte time and again.
-  void charge(const ByteReader& reader, size_t count);
+  size_t limit() const { return limit_; }
+
+  // Accounts for `count` references or bytes that objects hold of others: a reference of two bytes must not
+  // copy a megabyte time and again.
+  void charge(size_t count);
 
   // Every storage named so far, in the order of the pickle.
   std::vector<PickleValue*> storages;
 
  private:
+  const std::string& path_;
+  const size_t limit_;      // objects; and entries of the stack and the memo, each
+  size_t references_left_;  // or bytes
   std::deque<PickleValue> values_;
   PickleValue *none_, *true_, *false_;
-  size_t copied_ = 0;
 };
 
 // Reads one pickle (protocols 2 to 5) and leaves `reader` behind its STOP. Interprets, and executes nothing:

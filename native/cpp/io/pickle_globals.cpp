@@ -88,12 +88,11 @@ PickleValue* rebuild_tensor(PickleObjects& objects, const std::vector<PickleValu
   return tensor;
 }
 
-PickleValue* ordered_dict(const ByteReader& reader, PickleObjects& objects,
-                          const std::vector<PickleValue*>& arguments) {
+PickleValue* ordered_dict(PickleObjects& objects, const std::vector<PickleValue*>& arguments) {
   if (arguments.size() > 1 || (arguments.size() == 1 && !arguments[0]->is(Kind::list))) return nullptr;
   PickleValue* dict = objects.add(Kind::dict);
   if (arguments.empty()) return dict;
-  objects.charge(reader, 2 * arguments[0]->items.size());
+  objects.charge(2 * arguments[0]->items.size());
   for (const PickleValue* pair : arguments[0]->items) {
     if (!pair->is_sequence() || pair->items.size() != 2) return nullptr;
     dict->items.insert(dict->items.end(), pair->items.begin(), pair->items.end());
@@ -111,13 +110,12 @@ PickleValue* torch_device(PickleObjects& objects, const std::vector<PickleValue*
 }
 
 // Protocol 2 has no bytes; Python writes them as text whose code points are the bytes.
-PickleValue* encode_latin1(const ByteReader& reader, PickleObjects& objects,
-                           const std::vector<PickleValue*>& arguments) {
+PickleValue* encode_latin1(PickleObjects& objects, const std::vector<PickleValue*>& arguments) {
   if (arguments.size() != 2 || !arguments[0]->is(Kind::text) || !arguments[1]->is(Kind::text) ||
       arguments[1]->text != "latin1")
     return nullptr;
   const std::string& text = arguments[0]->text;
-  objects.charge(reader, text.size());
+  objects.charge(text.size());
   std::string bytes;
   for (size_t i = 0; i < text.size(); ++i) {
     const auto lead = static_cast<unsigned char>(text[i]);
@@ -164,7 +162,7 @@ PickleValue* numpy_scalar(PickleObjects& objects, const std::vector<PickleValue*
   return nullptr;
 }
 
-PickleValue* call(const ByteReader& reader, PickleObjects& objects, const std::string& callable,
+PickleValue* call(PickleObjects& objects, const std::string& callable,
                   const std::vector<PickleValue*>& arguments) {
   const auto sole = [&](auto matches) {
     return arguments.size() == 1 && matches(*arguments[0]) ? arguments[0] : nullptr;
@@ -173,12 +171,12 @@ PickleValue* call(const ByteReader& reader, PickleObjects& objects, const std::s
     return rebuild_tensor(objects, arguments);
   if (callable == "torch._utils._rebuild_parameter")
     return !arguments.empty() && arguments[0]->is(Kind::tensor) ? arguments[0] : nullptr;
-  if (callable == "collections.OrderedDict") return ordered_dict(reader, objects, arguments);
+  if (callable == "collections.OrderedDict") return ordered_dict(objects, arguments);
   if (callable == "torch.Size") return sole(is_tuple_of_integers);
   if (callable == "torch.device") return torch_device(objects, arguments);
   if (callable == "__builtin__.set" || callable == "builtins.set")
     return sole([](const PickleValue& items) { return items.is(Kind::list); });
-  if (callable == "_codecs.encode") return encode_latin1(reader, objects, arguments);
+  if (callable == "_codecs.encode") return encode_latin1(objects, arguments);
   if (callable == "numpy.dtype")
     return !arguments.empty() && arguments[0]->is(Kind::text) && arguments[0]->text.size() <= 8
                ? objects.text(Kind::numpy_dtype, arguments[0]->text)
@@ -198,15 +196,13 @@ PickleValue* find_global(const ByteReader& reader, PickleObjects& objects, const
       std::any_of(std::begin(kTorchDTypes), std::end(kTorchDTypes), is_full) || find_storage_dtype(full))
     return objects.text(Kind::global, full);
 
-  std::string printable;
-  append_json_string(printable, is_valid_utf8(full) ? full : "(not UTF-8)");
   // A class is most often a model saved whole.
   const bool is_class =
       !name.empty() && name[0] >= 'A' && name[0] <= 'Z' && name.find("Storage") == std::string::npos;
   const char* hint = is_class ? "; save model.state_dict() instead of the model itself" : "";
-  throw Error(ErrorCode::unsupported,
+  throw Error(ErrorCode::checkpoint,
               reader.where() + ": at byte " + std::to_string(reader.position()) + ": the pickle asks for " +
-                  printable +
+                  quoted(full) +
                   ", which is not on the list of what a checkpoint of tensors needs; nothing was "
                   "executed" +
                   hint);
@@ -214,7 +210,7 @@ PickleValue* find_global(const ByteReader& reader, PickleObjects& objects, const
 
 PickleValue* call_global(const ByteReader& reader, PickleObjects& objects, const PickleValue& callable,
                          PickleValue& arguments) {
-  PickleValue* result = call(reader, objects, callable.text, arguments.items);
+  PickleValue* result = call(objects, callable.text, arguments.items);
   if (result == nullptr) fail_arguments(reader, callable, arguments);
   return result;
 }
@@ -231,7 +227,7 @@ PickleValue* new_object(const ByteReader& reader, PickleObjects& objects, const 
 void set_state(const ByteReader& reader, PickleObjects& objects, PickleValue& object,
                const PickleValue& state) {
   if (object.is(Kind::name_space) && state.is(Kind::dict)) {
-    objects.charge(reader, state.items.size());
+    objects.charge(state.items.size());
     object.items.insert(object.items.end(), state.items.begin(), state.items.end());
     return;
   }

@@ -17,6 +17,10 @@ namespace allmrec::io {
 namespace {
 
 constexpr uint64_t kHeaderLimit = 100'000'000;  // the limit of the reference implementation
+// A byte of JSON can become tens of bytes of memory, so one tensor's description and the metadata are bounded. A
+// tensor takes seven values.
+constexpr size_t kMemberValueLimit = size_t{1} << 16;
+constexpr size_t kRankLimit = 64;
 
 constexpr FileDType kDTypes[] = {FileDType::F64, FileDType::F32, FileDType::F16, FileDType::BF16,
                                  FileDType::I64, FileDType::I32, FileDType::I16, FileDType::I8,
@@ -34,7 +38,7 @@ struct Entry {
 };
 
 [[noreturn]] void fail(const std::string& where, const std::string& reason) {
-  throw Error(ErrorCode::file_format, where + ": " + reason);
+  throw Error(ErrorCode::checkpoint, where + ": " + reason);
 }
 
 const Json& member(const Json& object, const char* key, const std::string& where) {
@@ -49,18 +53,21 @@ std::vector<int64_t> integers(const Json& object, const char* key, const std::st
   if (items == nullptr)
     fail(where, std::string("expected \"") + key + "\" to be an array, found " + value.type_name());
   std::vector<int64_t> result;
+  if (items->size() > kRankLimit)
+    fail(where, "expected at most 64 numbers in \"" + std::string(key) + "\", found " +
+                    std::to_string(items->size()));
   for (const Json& item : *items) {
     const int64_t* integer = item.if_int();
     if (integer == nullptr || *integer < 0)
-      fail(where,
-           std::string("expected \"") + key + "\" to hold integers of 0 or more, found " + item.to_text());
+      fail(where, std::string("expected \"") + key + "\" to hold integers of 0 or more, found " +
+                      (integer == nullptr ? item.type_name() : std::to_string(*integer)));
     result.push_back(*integer);
   }
   return result;
 }
 
 Entry read_entry(const std::string& name, const Json& description, const std::string& path) {
-  const std::string where = path + ": tensor \"" + name + "\"";
+  const std::string where = path + ": tensor " + quoted(name);
   if (description.if_object() == nullptr)
     fail(where, std::string("expected an object, found ") + description.type_name());
   const Json& dtype = member(description, "dtype", where);
@@ -69,9 +76,9 @@ Entry read_entry(const std::string& name, const Json& description, const std::st
     fail(where, std::string("expected \"dtype\" to be a string, found ") + dtype.type_name());
   const std::optional<FileDType> known = dtype_named(*dtype_text);
   if (!known) {
-    throw Error(
-        ErrorCode::unsupported,
-        where + ": expected dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, found " + *dtype_text);
+    throw Error(ErrorCode::unsupported,
+                where + ": expected dtype F64, F32, F16, BF16, I64, I32, I16, I8, U8 or BOOL, found " +
+                    quoted(*dtype_text));
   }
   Entry entry;
   entry.tensor.name = name;
@@ -97,7 +104,7 @@ std::map<std::string, std::string> read_metadata(const Json& value, const std::s
   std::map<std::string, std::string> metadata;
   for (const auto& [key, text] : *members) {
     if (text.if_string() == nullptr)
-      fail(where, "expected \"" + key + "\" to be a string, found " + text.type_name());
+      fail(where, "expected " + quoted(key) + " to be a string, found " + text.type_name());
     metadata.emplace(key, *text.if_string());
   }
   return metadata;
@@ -180,31 +187,25 @@ void write_produced(AtomicFile& file, const TensorToWrite& tensor, size_t bytes,
 
 }  // namespace
 
-TensorFileContents read_safetensors(const MappedFile& file) {
+TensorFileContents read_safetensors(const InputFile& file) {
   const std::string& path = file.path();
-  ByteReader reader(file.data(), file.size(), path);
+  ByteReader reader(file, {0, file.size()}, path);
   const auto header_size = reader.read<uint64_t>("header length");
   if (header_size > reader.remaining() || header_size > kHeaderLimit) {
     fail(path, "expected a header of at most " +
                    std::to_string(std::min<uint64_t>(reader.remaining(), kHeaderLimit)) +
                    " bytes, found a length of " + std::to_string(header_size));
   }
-  // A tensor takes seven values in fifty bytes of header, so this is far from any real one.
-  const size_t value_limit = static_cast<size_t>(header_size) / 2 + 16;
-  const Json header = Json::parse(reader.take_text(header_size, "header"), path, value_limit);
-  const uint8_t* data = file.data() + reader.position();
-  const uint64_t data_size = reader.remaining();
-
   TensorFileContents contents;
   std::vector<Entry> entries;
-  if (header.if_object() == nullptr)
-    fail(path, std::string("expected an object as header, found ") + header.type_name());
-  for (const auto& [name, description] : *header.if_object()) {
-    if (name == "__metadata__")
-      contents.metadata = read_metadata(description, path);
-    else
-      entries.push_back(read_entry(name, description, path));
-  }
+  Json::parse_members(reader.take_text(header_size, "header"), path, kMemberValueLimit,
+                      [&](const std::string& name, const Json& description) {
+                        if (name == "__metadata__")
+                          contents.metadata = read_metadata(description, path);
+                        else
+                          entries.push_back(read_entry(name, description, path));
+                      });
+  const uint64_t data_begin = reader.position(), data_size = reader.remaining();
 
   // The format allows neither holes nor overlaps, so that no byte of the file is unaccounted for.
   std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
@@ -213,7 +214,7 @@ TensorFileContents read_safetensors(const MappedFile& file) {
   uint64_t end = 0;
   for (const Entry& entry : entries) {
     if (entry.begin != end || entry.end > data_size) {
-      fail(path + ": tensor \"" + entry.tensor.name + "\"",
+      fail(path + ": tensor " + quoted(entry.tensor.name),
            "expected its data at offset " + std::to_string(end) + " of " + std::to_string(data_size) +
                ", found offsets " + std::to_string(entry.begin) + " to " + std::to_string(entry.end));
     }
@@ -226,9 +227,8 @@ TensorFileContents read_safetensors(const MappedFile& file) {
 
   contents.tensors.reserve(entries.size());
   for (Entry& entry : entries) {
-    TensorInfo& tensor = entry.tensor;
-    tensor.data = data + entry.begin;
-    contents.tensors.push_back(std::move(tensor));
+    entry.tensor.offset = data_begin + entry.begin;
+    contents.tensors.push_back(std::move(entry.tensor));
   }
   return contents;
 }

@@ -10,7 +10,7 @@
 
 namespace allmrec::io {
 
-TensorFileContents read_safetensors(const MappedFile& file);
+TensorFileContents read_safetensors(const InputFile& file);
 
 // Takes the next bytes of a file.
 using Sink = std::function<void(const void* bytes, size_t count)>;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <string_view>
 
 #include "../core/error.h"
@@ -20,8 +21,11 @@ namespace {
 
 enum class Format { safetensors, torch_zip, torch_legacy };
 
-Format recognise(const MappedFile& file) {
-  const std::string_view bytes(reinterpret_cast<const char*>(file.data()), file.size());
+Format recognise(const InputFile& file) {
+  char start[512];
+  const auto known = static_cast<size_t>(std::min<uint64_t>(file.size(), sizeof start));
+  file.read(0, known, start);
+  const std::string_view bytes(start, known);
   const auto starts_with = [&](std::string_view prefix) { return bytes.substr(0, prefix.size()) == prefix; };
   // The length of a safetensors header may look like anything, so its brace is looked at first: byte 8 of
   // a zip file is a compression method, of a torch pickle a byte of its magic number or frame length.
@@ -29,7 +33,7 @@ Format recognise(const MappedFile& file) {
   if (starts_with("PK\x03\x04") || starts_with("PK\x05\x06")) return Format::torch_zip;
   if (bytes.size() > 1 && bytes[0] == '\x80' && bytes[1] >= 2 && bytes[1] <= 5) return Format::torch_legacy;
 
-  std::string found = "a file of " + std::to_string(bytes.size()) + " bytes";
+  std::string found = "a file of " + std::to_string(file.size()) + " bytes";
   if (starts_with("version https://git-lfs")) {
     found = "a Git LFS pointer (run `git lfs pull` to get the file itself)";
   } else if (bytes.size() > 262 && bytes.substr(257, 5) == "ustar") {
@@ -42,20 +46,10 @@ Format recognise(const MappedFile& file) {
       found += std::string(" ") + kHex[byte >> 4] + kHex[byte & 15];
     }
   }
-  throw Error(ErrorCode::file_format, file.path() +
-                                          ": expected a safetensors file or a torch checkpoint "
-                                          "(.bin, .pt, .pth), found " +
-                                          found);
-}
-
-template <typename T, typename Convert>
-void convert(const TensorInfo& tensor, int64_t first, int64_t count, Convert to_out) {
-  const auto* from = static_cast<const unsigned char*>(tensor.data) + first * static_cast<int64_t>(sizeof(T));
-  for (int64_t i = 0; i < count; ++i) {
-    T value;  // may be unaligned
-    std::memcpy(&value, from + i * static_cast<int64_t>(sizeof(T)), sizeof(T));
-    to_out(i, value);
-  }
+  throw Error(ErrorCode::checkpoint, file.path() +
+                                         ": expected a safetensors file or a torch checkpoint "
+                                         "(.bin, .pt, .pth), found " +
+                                         found);
 }
 
 }  // namespace
@@ -91,28 +85,28 @@ int64_t checked_element_count(const std::vector<int64_t>& shape, FileDType dtype
   bool empty = false;
   for (const int64_t size : shape) {
     if (size < 0)
-      throw Error(ErrorCode::file_format,
+      throw Error(ErrorCode::checkpoint,
                   where + ": expected sizes of 0 or more in the shape, found " + std::to_string(size));
     if (size == 0) {
       empty = true;
       continue;
     }
     if (count > limit / size)
-      throw Error(ErrorCode::file_format, where + ": the product of the shape overflows");
+      throw Error(ErrorCode::checkpoint, where + ": the product of the shape overflows");
     count *= size;
   }
   return empty ? 0 : count;
 }
 
 std::shared_ptr<const TensorFile> TensorFile::open(const std::string& path) {
-  return read(MappedFile::open(path));
+  return parse(InputFile::open(path));
 }
 
 std::shared_ptr<const TensorFile> TensorFile::from_bytes(const void* bytes, size_t size, std::string label) {
-  return read(MappedFile::from_bytes(bytes, size, std::move(label)));
+  return parse(InputFile::from_bytes(bytes, size, std::move(label)));
 }
 
-std::shared_ptr<const TensorFile> TensorFile::read(std::shared_ptr<const MappedFile> file) {
+std::shared_ptr<const TensorFile> TensorFile::parse(std::shared_ptr<const InputFile> file) {
   std::shared_ptr<TensorFile> result(new TensorFile);
   result->file_ = std::move(file);
   switch (recognise(*result->file_)) {
@@ -132,8 +126,8 @@ std::shared_ptr<const TensorFile> TensorFile::read(std::shared_ptr<const MappedF
   const std::vector<TensorInfo>& tensors = result->contents_.tensors;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (!result->index_.emplace(tensors[i].name, i).second) {
-      throw Error(ErrorCode::file_format,
-                  result->path() + ": two tensors are named \"" + tensors[i].name + "\"");
+      throw Error(ErrorCode::checkpoint,
+                  result->path() + ": two tensors are named " + quoted(tensors[i].name));
     }
   }
   return result;
@@ -148,30 +142,53 @@ const TensorInfo& TensorFile::require(const std::string& name) const {
   if (const TensorInfo* tensor = find(name)) return *tensor;
   std::string found = std::to_string(tensors().size()) + " others";
   for (size_t i = 0; i < std::min<size_t>(3, tensors().size()); ++i)
-    found += (i == 0 ? ": " : ", ") + tensors()[i].name;
+    found += (i == 0 ? ": " : ", ") + quoted(tensors()[i].name);
   if (tensors().size() > 3) found += ", …";
-  throw Error(ErrorCode::checkpoint, path() + ": expected a tensor \"" + name + "\", found " + found);
+  throw Error(ErrorCode::checkpoint, path() + ": expected a tensor " + quoted(name) + ", found " + found);
 }
 
-void read_f32(const TensorInfo& tensor, float* out) {
+void TensorFile::read(const TensorInfo& tensor, int64_t first, int64_t count, void* to) const {
+  if (first < 0 || count < 0 || first > tensor.element_count() - count) {
+    throw Error(ErrorCode::invalid_argument, path() + ": expected a range of the " +
+                                                 std::to_string(tensor.element_count()) + " elements of " +
+                                                 quoted(tensor.name) + ", got " + std::to_string(count) +
+                                                 " from " + std::to_string(first));
+  }
+  const size_t size = dtype_size(tensor.dtype);
+  const size_t from = static_cast<size_t>(first) * size, bytes = static_cast<size_t>(count) * size;
+  if (bytes == 0) return;
+  if (tensor.gathered != nullptr)
+    std::memcpy(to, tensor.gathered + from, bytes);
+  else
+    file_->read(tensor.offset + from, bytes, to);
+}
+
+void TensorFile::prefetch(const TensorInfo& tensor, int64_t first, int64_t count) const noexcept {
+  const auto size = static_cast<int64_t>(dtype_size(tensor.dtype));
+  if (tensor.gathered == nullptr)
+    file_->prefetch(tensor.offset + static_cast<uint64_t>(first * size), static_cast<uint64_t>(count * size));
+}
+
+template <typename T, typename Convert>
+void TensorFile::convert(const TensorInfo& tensor, int64_t first, int64_t count, Convert to_out) const {
+  T block[8192];
+  constexpr auto kBlock = static_cast<int64_t>(std::size(block));
+  for (int64_t done = 0; done < count; done += kBlock) {
+    const int64_t here = std::min(kBlock, count - done);
+    read(tensor, first + done, here, block);
+    for (int64_t i = 0; i < here; ++i) to_out(done + i, block[i]);
+  }
+}
+
+void TensorFile::read_f32(const TensorInfo& tensor, float* out) const {
   read_f32(tensor, 0, tensor.element_count(), out);
 }
 
-void read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out) {
-  if (first < 0 || count < 0 || first > tensor.element_count() - count) {
-    throw Error(ErrorCode::invalid_argument, "read_f32: expected a range of the " +
-                                                 std::to_string(tensor.element_count()) + " elements of \"" +
-                                                 tensor.name + "\", got " + std::to_string(count) + " from " +
-                                                 std::to_string(first));
-  }
-  if (count == 0) return;
+void TensorFile::read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out) const {
   const auto as_float = [out](int64_t i, auto value) { out[i] = static_cast<float>(value); };
   switch (tensor.dtype) {
     case FileDType::F32:
-      std::memcpy(
-          out, static_cast<const unsigned char*>(tensor.data) + first * static_cast<int64_t>(sizeof(float)),
-          static_cast<size_t>(count) * sizeof(float));
-      return;
+      return read(tensor, first, count, out);
     case FileDType::F16:
       return convert<uint16_t>(tensor, first, count,
                                [out](int64_t i, uint16_t bits) { out[i] = float_from_half(bits); });
@@ -196,14 +213,12 @@ void read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out
   }
 }
 
-void read_i64(const TensorInfo& tensor, int64_t* out) {
+void TensorFile::read_i64(const TensorInfo& tensor, int64_t* out) const {
   const int64_t count = tensor.element_count();
-  if (count == 0) return;
   const auto as_int = [out](int64_t i, auto value) { out[i] = value; };
   switch (tensor.dtype) {
     case FileDType::I64:
-      std::memcpy(out, tensor.data, tensor.bytes);
-      return;
+      return read(tensor, 0, count, out);
     case FileDType::I32:
       return convert<int32_t>(tensor, 0, count, as_int);
     case FileDType::I16:
@@ -220,8 +235,8 @@ void read_i64(const TensorInfo& tensor, int64_t* out) {
     case FileDType::BF16:
       break;
   }
-  throw Error(ErrorCode::checkpoint,
-              "expected an integer tensor \"" + tensor.name + "\", found dtype " + dtype_name(tensor.dtype));
+  throw Error(ErrorCode::checkpoint, path() + ": expected an integer tensor " + quoted(tensor.name) +
+                                         ", found dtype " + dtype_name(tensor.dtype));
 }
 
 }  // namespace allmrec::io

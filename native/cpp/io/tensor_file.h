@@ -8,7 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "mapped_file.h"
+#include "input_file.h"
 
 namespace allmrec::io {
 
@@ -21,10 +21,10 @@ struct TensorInfo {
   std::string name;
   FileDType dtype = FileDType::F32;
   std::vector<int64_t> shape;
-  // Row-major elements. Into the mapping, or into memory the TensorFile owns where a torch checkpoint holds
-  // them strided or unaligned; valid as long as the TensorFile lives. Tied weights share it. Aligned to their
-  // size, but for safetensors files of early writers.
-  const void* data = nullptr;
+  // Where its elements lie in the file, row-major and of any alignment. Tied weights share them.
+  uint64_t offset = 0;
+  // Not null where a torch checkpoint holds them strided: a row-major copy that the TensorFile owns.
+  const uint8_t* gathered = nullptr;
   size_t bytes = 0;
 
   int64_t element_count() const { return static_cast<int64_t>(bytes / dtype_size(dtype)); }
@@ -51,9 +51,17 @@ class TensorFile {
   const TensorInfo* find(const std::string& name) const;                        // null when missing
   const TensorInfo& require(const std::string& name) const;  // throws ErrorCode::checkpoint
 
-  // See MappedFile.
-  void prefetch(const void* from, size_t bytes) const noexcept { file_->prefetch(from, bytes); }
-  void release(const void* from, size_t bytes) const noexcept { file_->release(from, bytes); }
+  // Elements [first, first + count) of a tensor of this file, as they are stored. These and the two below
+  // throw ErrorCode::checkpoint where the file has changed under us or cannot be read.
+  void read(const TensorInfo& tensor, int64_t first, int64_t count, void* to) const;
+  void prefetch(const TensorInfo& tensor, int64_t first, int64_t count) const noexcept;
+
+  // Converted to float32; every F16 and BF16 value exactly, F64 and integers rounded to nearest even.
+  void read_f32(const TensorInfo& tensor, float* out) const;
+  void read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out) const;
+
+  // Integer and BOOL tensors only.
+  void read_i64(const TensorInfo& tensor, int64_t* out) const;
 
   // safetensors: its __metadata__. torch: the values that are no tensors, keyed like tensors ("args.lr");
   // text as it is, everything else as JSON.
@@ -61,20 +69,16 @@ class TensorFile {
 
  private:
   TensorFile() = default;
-  static std::shared_ptr<const TensorFile> read(std::shared_ptr<const MappedFile> file);
+  static std::shared_ptr<const TensorFile> parse(std::shared_ptr<const InputFile> file);
 
-  std::shared_ptr<const MappedFile> file_;
+  template <typename T, typename Convert>
+  void convert(const TensorInfo& tensor, int64_t first, int64_t count, Convert to_out) const;
+
+  std::shared_ptr<const InputFile> file_;
   const char* format_ = "";
   TensorFileContents contents_;
   std::unordered_map<std::string, size_t> index_;
 };
-
-// Converts to float32; every F16 and BF16 value exactly, F64 and integers rounded to nearest even.
-void read_f32(const TensorInfo& tensor, float* out);
-void read_f32(const TensorInfo& tensor, int64_t first, int64_t count, float* out);  // a range of elements
-
-// Integer and BOOL tensors only.
-void read_i64(const TensorInfo& tensor, int64_t* out);
 
 // The elements a shape holds. Throws with `where` when a size is negative or the product or its bytes
 // overflow, whatever the order of the sizes (a zero among them hides no overflow).

@@ -1,9 +1,11 @@
 #include "torch_checkpoint.h"
 
+#include <algorithm>
 #include <unordered_map>
 
 #include "../core/error.h"
 #include "byte_reader.h"
+#include "json.h"
 #include "pickle.h"
 #include "pickle_globals.h"
 #include "torch_object_graph.h"
@@ -16,7 +18,7 @@ namespace {
 using Kind = PickleValue::Kind;
 
 // The record torch.save writes as "<name of the file>/data.pkl"; gives the part before "data.pkl".
-std::string find_prefix(const ZipArchive& archive, const MappedFile& file) {
+std::string find_prefix(const ZipArchive& archive, const InputFile& file) {
   constexpr std::string_view kPickle = "data.pkl";
   std::string found;
   bool any = false;
@@ -25,15 +27,14 @@ std::string find_prefix(const ZipArchive& archive, const MappedFile& file) {
     const std::string prefix = name.substr(0, name.size() - kPickle.size());
     if (!prefix.empty() && prefix.back() != '/') continue;
     if (any)
-      throw Error(ErrorCode::file_format,
-                  file.path() + ": expected one data.pkl in the zip file, found more");
+      throw Error(ErrorCode::checkpoint, file.path() + ": expected one data.pkl in the zip file, found more");
     found = prefix;
     any = true;
   }
   if (!any) {
-    throw Error(ErrorCode::file_format, file.path() +
-                                            ": expected a torch checkpoint, found a zip file without a "
-                                            "data.pkl");
+    throw Error(ErrorCode::checkpoint, file.path() +
+                                           ": expected a torch checkpoint, found a zip file without a "
+                                           "data.pkl");
   }
   return found;
 }
@@ -43,9 +44,9 @@ void check_legacy_start(ByteReader& reader, PickleObjects& objects, const std::s
   constexpr int64_t kProtocolVersion = 1001;
   const PickleValue* magic = read_pickle(reader, objects);
   if (!magic->is(Kind::big_integer) || magic->text != kMagic) {
-    throw Error(ErrorCode::file_format, path + ": expected torch's magic number, found a pickle of " +
-                                            kind_name(magic->kind) +
-                                            " (written by pickle.dump rather than torch.save?)");
+    throw Error(ErrorCode::checkpoint, path + ": expected torch's magic number, found a pickle of " +
+                                           kind_name(magic->kind) +
+                                           " (written by pickle.dump rather than torch.save?)");
   }
   const PickleValue* version = read_pickle(reader, objects);
   if (!version->is(Kind::integer) || version->integer != kProtocolVersion)
@@ -74,19 +75,18 @@ StorageBytes read_legacy_storages(ByteReader& reader, PickleObjects& objects) {
     if (element_size == element_sizes.end()) reader.fail("found data of a storage that no tensor uses");
     const auto count = reader.read<uint64_t>("element count of a storage");
     if (count > reader.remaining() / element_size->second) {
-      reader.fail("expected " + std::to_string(count) + " elements of storage " + key->text + ", found " +
-                  std::to_string(reader.remaining()) + " bytes (truncated or damaged)");
+      reader.fail("expected " + std::to_string(count) + " elements of storage " + quoted(key->text) +
+                  ", found " + std::to_string(reader.remaining()) + " bytes (truncated or damaged)");
     }
-    const size_t bytes = static_cast<size_t>(count) * element_size->second;
-    if (!storages.emplace(key->text, Bytes{reader.take(bytes, "storage"), bytes}).second)
-      reader.fail("found data of storage " + key->text + " twice");
+    if (!storages.emplace(key->text, reader.skip(count * element_size->second, "storage")).second)
+      reader.fail("found data of storage " + quoted(key->text) + " twice");
   }
   return storages;
 }
 
 }  // namespace
 
-TensorFileContents read_torch_zip(const MappedFile& file) {
+TensorFileContents read_torch_zip(const InputFile& file) {
   const ZipArchive archive(file);
   const std::string prefix = find_prefix(archive, file);
   if (archive.records().count(prefix + "constants.pkl") != 0) {
@@ -95,29 +95,28 @@ TensorFileContents read_torch_zip(const MappedFile& file) {
                                             "TorchScript archive");
   }
   if (const ZipRecord* order = archive.find(prefix + "byteorder")) {
-    const std::string_view text(reinterpret_cast<const char*>(order->data), order->size);
+    ByteReader reader(file, order->bytes, file.path() + ": byteorder");
+    const std::string text(reader.take_text(std::min<uint64_t>(16, reader.remaining()), "byte order"));
     if (text != "little")
-      throw Error(ErrorCode::unsupported, file.path() +
-                                              ": expected a little-endian file, found byte order \"" +
-                                              std::string(text.substr(0, 16)) + "\"");
+      throw Error(ErrorCode::unsupported,
+                  file.path() + ": expected a little-endian file, found byte order " + quoted(text));
   }
   const ZipRecord& pickle = *archive.find(prefix + "data.pkl");
-  PickleObjects objects;
-  ByteReader reader(pickle.data, pickle.size, file.path() + ": data.pkl");
+  PickleObjects objects(file);
+  ByteReader reader(file, pickle.bytes, file.path() + ": data.pkl");
   const PickleValue* root = read_pickle(reader, objects);
 
   StorageBytes storages;
   for (const PickleValue* storage : objects.storages) {
     const std::string& key = storage->items[1]->text;
-    if (const ZipRecord* record = archive.find(prefix + "data/" + key))
-      storages.emplace(key, Bytes{record->data, record->size});
+    if (const ZipRecord* record = archive.find(prefix + "data/" + key)) storages.emplace(key, record->bytes);
   }
   return list_tensors(file, *root, storages);
 }
 
-TensorFileContents read_torch_legacy(const MappedFile& file) {
-  PickleObjects objects;
-  ByteReader reader(file.data(), file.size(), file.path());
+TensorFileContents read_torch_legacy(const InputFile& file) {
+  PickleObjects objects(file);
+  ByteReader reader(file, {0, file.size()}, file.path());
   check_legacy_start(reader, objects, file.path());
   const PickleValue* root = read_pickle(reader, objects);
   return list_tensors(file, *root, read_legacy_storages(reader, objects));

@@ -1,6 +1,8 @@
 #include "torch_object_graph.h"
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
 
 #include "../core/error.h"
 #include "json.h"
@@ -17,9 +19,11 @@ constexpr size_t kRankLimit = 64;  // torch's own
 
 // Objects may be shared, so a small pickle can name exponentially many paths; and a stride of zero can make a
 // large tensor of one number. These bound what comes out, far above any real file.
-constexpr size_t kVisitLimit = size_t{4} << 20;
-constexpr size_t kTextLimit = size_t{64} << 20;
-constexpr size_t kCopySlack = size_t{1} << 20;
+constexpr uint64_t kVisitSlack = uint64_t{1} << 19, kVisitLimit = uint64_t{1} << 23;
+constexpr uint64_t kListingSlack = uint64_t{4} << 20, kListingLimit = uint64_t{256} << 20;
+constexpr size_t kEntryCost = 256;  // of a name in the lists, beside its text
+constexpr uint64_t kCopySlack = uint64_t{1} << 20;
+constexpr uint64_t kLoadsPerFile = 64;
 
 // The sole child of a container that holds tensors.
 struct Child {
@@ -29,8 +33,14 @@ struct Child {
 
 class ObjectGraph {
  public:
-  ObjectGraph(const MappedFile& file, const StorageBytes& storages)
-      : file_(file), storages_(storages), copy_left_(4 * file.size() + kCopySlack) {}
+  ObjectGraph(const InputFile& file, const StorageBytes& storages)
+      : file_(file),
+        storages_(storages),
+        listing_left_(static_cast<size_t>(
+            std::min(kListingLimit, 4 * std::min(kListingLimit, file.size()) + kListingSlack))),
+        visits_left_(std::min(kVisitLimit, kVisitSlack + file.size())),
+        copy_left_(4 * file.size() + kCopySlack),
+        load_left_(kLoadsPerFile * file.size()) {}
 
   TensorFileContents list(const PickleValue& root) {
     const PickleValue* top = &root;
@@ -48,12 +58,16 @@ class ObjectGraph {
 
  private:
   [[noreturn]] void fail(const std::string& reason) const {
-    throw Error(ErrorCode::file_format, file_.path() + ": " + reason);
+    throw Error(ErrorCode::checkpoint, file_.path() + ": " + reason);
+  }
+
+  [[noreturn]] static void fail_at(const std::string& where, const std::string& reason) {
+    throw Error(ErrorCode::checkpoint, where + ": " + reason);
   }
 
   void visit(int depth) {
     if (depth > kDepthLimit) fail("the objects of the checkpoint are nested deeper than 64 levels");
-    if (++visits_ > kVisitLimit) fail("the checkpoint holds too many objects");
+    if (visits_left_-- == 0) fail("the checkpoint holds too many objects for its size");
   }
 
   // Every child with its slot: values of a mapping, items of a sequence.
@@ -107,7 +121,7 @@ class ObjectGraph {
     if (!parent.is_mapping()) return std::to_string(slot);
     const PickleValue& key = *parent.items[2 * slot];
     if (key.is(Kind::text)) {
-      if (key.text.size() > kTextLimit - text_) fail("the names in the checkpoint are too long");
+      if (key.text.size() > listing_left_) fail_size();
       return key.text;
     }
     return to_text(key);
@@ -118,7 +132,7 @@ class ObjectGraph {
     if (value.is(Kind::tensor)) return add_tensor(value, name.empty() ? "tensor" : name);
     if (value.is(Kind::storage))
       throw Error(ErrorCode::unsupported,
-                  file_.path() + ": expected tensors, found a bare storage at \"" + name + "\"");
+                  file_.path() + ": expected tensors, found a bare storage at " + quoted(name));
     const bool listed =
         value.is_mapping() ? !value.items.empty() : value.is_sequence() && holds_tensors(value);
     if (!listed) return add_metadata(name.empty() ? "value" : name, to_text(value));
@@ -128,17 +142,20 @@ class ObjectGraph {
     });
   }
 
-  void count_text(size_t bytes) {
-    text_ += bytes;
-    if (text_ > kTextLimit) fail("the names and values in the checkpoint are too long");
+  [[noreturn]] void fail_size() const {
+    fail("the names and values in the checkpoint are too long for the size of the file");
+  }
+
+  void count_listed(size_t bytes) {
+    if (bytes > listing_left_) fail_size();
+    listing_left_ -= bytes;
   }
 
   void add_metadata(std::string key, std::string text) {
-    count_text(key.size() + text.size());
+    count_listed(kEntryCost + key.size() + text.size());
     // A name already taken by a value beside the dropped container.
     if (contents_.metadata.count(key) != 0) key = outer_ + key;
-    if (!contents_.metadata.emplace(key, std::move(text)).second)
-      fail("two values are named \"" + key + "\"");
+    if (!contents_.metadata.emplace(key, std::move(text)).second) fail("two values are named " + quoted(key));
   }
 
   std::string to_text(const PickleValue& value) {
@@ -150,8 +167,7 @@ class ObjectGraph {
 
   void append_json(std::string& out, const PickleValue& value, int depth) {
     visit(depth);
-    if (out.size() + value.text.size() > kTextLimit - text_)
-      fail("the values in the checkpoint are too long");
+    if (out.size() > listing_left_ || value.text.size() > listing_left_ - out.size()) fail_size();
     switch (value.kind) {
       case Kind::none:
         out += "null";
@@ -209,19 +225,20 @@ class ObjectGraph {
   }
 
   void add_tensor(const PickleValue& value, const std::string& name) {
-    count_text(name.size());
+    count_listed(kEntryCost + name.size() + 8 * std::min(kRankLimit, value.items[2]->items.size()));
     const auto [at, fresh] = built_.emplace(&value, TensorInfo{});
-    if (fresh) at->second = build(value, file_.path() + ": tensor \"" + name + "\"");
+    if (fresh) at->second = build(value, file_.path() + ": tensor " + quoted(name));
     contents_.tensors.push_back(at->second);
     contents_.tensors.back().name = name;
   }
 
   // The bytes of a storage, or of the part an old view names: key, offset and size in elements.
-  Bytes storage_bytes(const PickleValue& storage, size_t element_size, const std::string& where) const {
+  ByteRange storage_bytes(const PickleValue& storage, size_t element_size, const std::string& where) const {
     const std::string& key = storage.items[1]->text;
     const auto found = storages_.find(key);
     if (found == storages_.end())
-      throw Error(ErrorCode::file_format, where + ": expected the data of storage " + key + ", found none");
+      throw Error(ErrorCode::checkpoint,
+                  where + ": expected the data of storage " + quoted(key) + ", found none");
     const uint64_t held = found->second.size / element_size;
     uint64_t offset = 0, count = static_cast<uint64_t>(storage.items[3]->integer);
     if (storage.items.size() == 5 && !storage.items[4]->is(Kind::none)) {
@@ -229,16 +246,16 @@ class ObjectGraph {
       const bool known = storage.items[4]->is(Kind::tuple) && view.size() == 3 &&
                          view[1]->is(Kind::integer) && view[2]->is(Kind::integer) && view[1]->integer >= 0 &&
                          view[2]->integer >= 0;
-      if (!known) throw Error(ErrorCode::file_format, where + ": expected the view of a storage");
+      if (!known) throw Error(ErrorCode::checkpoint, where + ": expected the view of a storage");
       offset = static_cast<uint64_t>(view[1]->integer);
       count = static_cast<uint64_t>(view[2]->integer);
     }
     if (offset > held || count > held - offset) {
-      throw Error(ErrorCode::file_format, where + ": expected " + std::to_string(count) + " elements from " +
-                                              std::to_string(offset) + " of storage " + key + ", found " +
-                                              std::to_string(held) + " in the file");
+      throw Error(ErrorCode::checkpoint, where + ": expected " + std::to_string(count) + " elements from " +
+                                             std::to_string(offset) + " of storage " + quoted(key) +
+                                             ", found " + std::to_string(held) + " in the file");
     }
-    return {found->second.data + offset * element_size, static_cast<size_t>(count * element_size)};
+    return {found->second.offset + offset * element_size, count * element_size};
   }
 
   TensorInfo build(const PickleValue& value, const std::string& where) {
@@ -247,21 +264,17 @@ class ObjectGraph {
     tensor.dtype = storage_dtype(*storage.items[0], where);
     std::vector<int64_t> strides;
     if (value.items[2]->items.size() > kRankLimit)
-      throw Error(ErrorCode::file_format, where + ": expected at most 64 dimensions");
+      throw Error(ErrorCode::checkpoint, where + ": expected at most 64 dimensions");
     for (const PickleValue* size : value.items[2]->items) tensor.shape.push_back(size->integer);
     for (const PickleValue* stride : value.items[3]->items) strides.push_back(stride->integer);
 
     const size_t element_size = dtype_size(tensor.dtype);
     const int64_t count = checked_element_count(tensor.shape, tensor.dtype, where);
-    const Bytes bytes = storage_bytes(storage, element_size, where);
+    const ByteRange bytes = storage_bytes(storage, element_size, where);
     const auto held = static_cast<int64_t>(bytes.size / element_size);
     const int64_t offset = value.items[1]->integer;
     tensor.bytes = static_cast<size_t>(count) * element_size;
-    if (count == 0) {
-      static const int64_t nothing = 0;
-      tensor.data = &nothing;
-      return tensor;
-    }
+    if (count == 0) return tensor;
 
     int64_t last = offset;  // the farthest element reached
     bool contiguous = true;
@@ -270,32 +283,45 @@ class ObjectGraph {
       const int64_t steps = tensor.shape[i] - 1;
       if (steps == 0) continue;
       if (strides[i] < 0 || strides[i] > (INT64_MAX - last) / steps)
-        throw Error(ErrorCode::file_format,
+        throw Error(ErrorCode::checkpoint,
                     where + ": found a stride of " + std::to_string(strides[i]) + ", out of range");
       last += strides[i] * steps;
       contiguous = contiguous && strides[i] == row_major;
       row_major *= tensor.shape[i];
     }
     if (last >= held) {
-      throw Error(ErrorCode::file_format, where + ": it reaches element " + std::to_string(last) +
-                                              " of a storage of " + std::to_string(held));
+      throw Error(ErrorCode::checkpoint, where + ": it reaches element " + std::to_string(last) +
+                                             " of a storage of " + std::to_string(held));
     }
-    const uint8_t* first = bytes.data + static_cast<size_t>(offset) * element_size;
-    tensor.data = first;
-    // The older format packs storages without regard to alignment.
-    const bool aligned = reinterpret_cast<uintptr_t>(first) % element_size == 0;
-    if (!contiguous || !aligned) tensor.data = gather(tensor, strides, first, where);
+    tensor.offset = bytes.offset + static_cast<uint64_t>(offset) * element_size;
+    if (!contiguous)
+      tensor.gathered = gather(tensor, strides, bytes, static_cast<size_t>(offset) * element_size, where);
     return tensor;
   }
 
-  const void* gather(const TensorInfo& tensor, const std::vector<int64_t>& strides, const uint8_t* from,
-                     const std::string& where) {
+  // The bytes of a storage, kept until another is asked for: views of one storage follow each other.
+  const uint8_t* load(ByteRange storage, const std::string& where) {
+    if (loaded_ && loaded_range_.offset == storage.offset && loaded_range_.size == storage.size)
+      return loaded_.get();
+    if (storage.size > load_left_)
+      fail_at(where, "its elements are scattered over more of the file than can be read");
+    load_left_ -= storage.size;
+    loaded_.reset();
+    loaded_.reset(new uint8_t[storage.size]);
+    file_.read(storage.offset, static_cast<size_t>(storage.size), loaded_.get());
+    loaded_range_ = storage;
+    return loaded_.get();
+  }
+
+  const uint8_t* gather(const TensorInfo& tensor, const std::vector<int64_t>& strides, ByteRange storage,
+                        size_t offset, const std::string& where) {
     if (tensor.bytes > copy_left_) {
-      throw Error(ErrorCode::file_format, where + ": making it contiguous takes " +
-                                              std::to_string(tensor.bytes) +
-                                              " bytes, out of proportion to the file");
+      throw Error(ErrorCode::checkpoint, where + ": making it contiguous takes " +
+                                             std::to_string(tensor.bytes) +
+                                             " bytes, out of proportion to the file");
     }
     copy_left_ -= tensor.bytes;
+    const uint8_t* from = load(storage, where) + offset;
     contents_.owned.emplace_back(new uint8_t[tensor.bytes]);
     uint8_t* out = contents_.owned.back().get();
 
@@ -317,18 +343,21 @@ class ObjectGraph {
     return out;
   }
 
-  const MappedFile& file_;
+  const InputFile& file_;
   const StorageBytes& storages_;
   TensorFileContents contents_;
   std::unordered_map<const PickleValue*, char> holders_;
   std::unordered_map<const PickleValue*, TensorInfo> built_;  // tied weights are one object under two names
   std::string outer_;                                         // the dropped prefix
-  size_t visits_ = 0, text_ = 0, copy_left_;
+  std::unique_ptr<uint8_t[]> loaded_;
+  ByteRange loaded_range_;
+  size_t listing_left_;  // bytes of names and values
+  uint64_t visits_left_, copy_left_, load_left_;
 };
 
 }  // namespace
 
-TensorFileContents list_tensors(const MappedFile& file, const PickleValue& root,
+TensorFileContents list_tensors(const InputFile& file, const PickleValue& root,
                                 const StorageBytes& storages) {
   return ObjectGraph(file, storages).list(root);
 }

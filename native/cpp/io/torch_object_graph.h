@@ -9,15 +9,9 @@
 
 namespace allmrec::io {
 
-struct Bytes {
-  const uint8_t* data = nullptr;
-  size_t size = 0;
-};
-
-using StorageBytes = std::unordered_map<std::string, Bytes>;  // by storage key
+using StorageBytes = std::unordered_map<std::string, ByteRange>;  // by storage key
 
 // Names every tensor below `root` and checks it against the bytes of its storage.
-TensorFileContents list_tensors(const MappedFile& file, const PickleValue& root,
-                                const StorageBytes& storages);
+TensorFileContents list_tensors(const InputFile& file, const PickleValue& root, const StorageBytes& storages);
 
 }  // namespace allmrec::io

@@ -4,20 +4,20 @@
 #include <string>
 #include <unordered_map>
 
-#include "mapped_file.h"
+#include "byte_reader.h"
 
 namespace allmrec::io {
 
 struct ZipRecord {
-  const uint8_t* data = nullptr;  // into the mapping; null where the record is compressed
-  size_t size = 0;
+  ByteRange bytes;      // in the file
+  bool stored = false;  // neither compressed nor encrypted
 };
 
 // A zip file with stored (uncompressed) records, as torch.save writes it; zip64 included. Checksums are not
 // compared: torch itself does not, and can be told to write none.
 class ZipArchive {
  public:
-  explicit ZipArchive(const MappedFile& file);
+  explicit ZipArchive(const InputFile& file);
 
   // Null when missing; throws ErrorCode::unsupported when the record is compressed or encrypted.
   const ZipRecord* find(const std::string& name) const;

@@ -5,13 +5,18 @@
 #include <cmath>
 #include <cstring>
 
+#include "../io/json.h"
+
 namespace allmrec {
 namespace {
 
 using io::FileDType;
 
 constexpr int64_t kBlockBytes = 8 << 20;
-constexpr int64_t kCheckBytes = 256 << 10;  // of one task
+constexpr int64_t kPieceBytes = 256 << 10;  // of one task
+
+constexpr const char *kNotFinite = "a NaN or an infinity", *kBadQuant = "a quant of −128",
+                     *kTooLarge = "a value that float16 cannot hold (use bfloat16)";
 
 bool is_cpu(const Device& device) {
   return std::strcmp(device.backend_name(), "cpu") == 0;
@@ -57,6 +62,11 @@ bool has_bad(FileDType dtype, const void* data, int64_t n, bool to_half) {
     default:
       return reaches<uint32_t>(data, n, 0x7fffffff, to_half ? 0x477ff000 : 0x7f800000);  // 65520
   }
+}
+
+[[noreturn]] void fail(const io::TensorFile& file, const io::TensorInfo& tensor, const char* what) {
+  throw Error(ErrorCode::numeric,
+              file.path() + ": tensor " + io::quoted(tensor.name) + " holds " + what + ".");
 }
 
 }  // namespace
@@ -120,41 +130,25 @@ WeightLoader::WeightLoader(std::shared_ptr<Device> device)
       host_memory_(is_cpu(*device_)),
       pool_(host_memory_ ? device_->info().threads : 0) {}
 
-template <typename Fn>
-void WeightLoader::blocks(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows,
-                          int64_t numbers, Fn&& fn) {
-  const auto row_bytes = numbers * static_cast<int64_t>(io::dtype_size(tensor.dtype));
-  if (row_bytes == 0) return;
-  const int64_t step = std::max<int64_t>(1, kBlockBytes / row_bytes);
-  const auto* data = static_cast<const unsigned char*>(tensor.data);
-  for (int64_t row = 0; row < rows; row += step) {
-    const int64_t count = std::min(step, rows - row);
-    const unsigned char* block = data + row * row_bytes;
-    const auto bytes = static_cast<size_t>(count * row_bytes);
-    file.prefetch(block + bytes, static_cast<size_t>(std::min(step, rows - row - count) * row_bytes));
-    const void* readable = block;
-    if (reinterpret_cast<uintptr_t>(block) % io::dtype_size(tensor.dtype) != 0) {
-      aligned_.assign(block, block + bytes);
-      readable = aligned_.data();
-    }
-    fn(row, count, readable);
-    file.release(block, bytes);
-  }
+void WeightLoader::fetch(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t first,
+                         int64_t numbers, bool to_half, void* to) {
+  const auto size = static_cast<int64_t>(io::dtype_size(tensor.dtype));
+  std::atomic<bool> bad{false}, too_large{false};
+  pool_.parallel_for(numbers, kPieceBytes / size, [&](int64_t begin, int64_t end, int) {
+    auto* piece = static_cast<unsigned char*>(to) + begin * size;
+    file.read(tensor, first + begin, end - begin, piece);
+    if (has_bad(tensor.dtype, piece, end - begin, false)) bad = true;
+    if (to_half && has_bad(tensor.dtype, piece, end - begin, true)) too_large = true;
+  });
+  if (bad) fail(file, tensor, tensor.dtype == FileDType::I8 ? kBadQuant : kNotFinite);
+  if (too_large) fail(file, tensor, kTooLarge);
 }
 
-void WeightLoader::check(const io::TensorFile& file, const io::TensorInfo& tensor, const void* data,
-                         int64_t numbers, FileDType dtype, bool to_half) {
-  const auto size = static_cast<int64_t>(io::dtype_size(dtype));
-  std::atomic<bool> bad{false};
-  pool_.parallel_for(numbers, kCheckBytes / size, [&](int64_t begin, int64_t end, int) {
-    if (has_bad(dtype, static_cast<const unsigned char*>(data) + begin * size, end - begin, to_half))
-      bad = true;
-  });
-  if (!bad) return;
-  const std::string what = dtype == FileDType::I8 ? "a quant of −128"
-                           : to_half              ? "a value that float16 cannot hold (use bfloat16)"
-                                                  : "a NaN or an infinity";
-  throw Error(ErrorCode::numeric, file.path() + ": tensor `" + tensor.name + "` holds " + what + ".");
+void WeightLoader::fetch_wide(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t first,
+                              int64_t numbers, bool to_half, float* to) {
+  file.read_f32(tensor, first, numbers, to);
+  if (has_bad(FileDType::F32, to, numbers, false)) fail(file, tensor, kNotFinite);
+  if (to_half && has_bad(FileDType::F32, to, numbers, true)) fail(file, tensor, kTooLarge);
 }
 
 const void* WeightLoader::on_device(const void* host, size_t bytes) {
@@ -164,46 +158,51 @@ const void* WeightLoader::on_device(const void* host, size_t bytes) {
   return staging_.as<void>();
 }
 
-void WeightLoader::copy(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows,
-                        int64_t numbers, void* to) {
+void WeightLoader::copy(const io::TensorFile& file, const io::TensorInfo& tensor, void* to) {
+  const auto size = static_cast<int64_t>(io::dtype_size(tensor.dtype));
+  const int64_t numbers = tensor.element_count(), step = kBlockBytes / size;
   auto* out = static_cast<unsigned char*>(to);
-  blocks(file, tensor, rows, numbers, [&](int64_t, int64_t count, const void* data) {
-    check(file, tensor, data, count * numbers, tensor.dtype, false);
-    const auto bytes = static_cast<size_t>(count * numbers) * io::dtype_size(tensor.dtype);
-    device_->upload(out, data, bytes);
-    out += bytes;
-  });
+  if (!host_memory_) block_.resize(static_cast<size_t>(kBlockBytes) / sizeof(float));
+  for (int64_t at = 0; at < numbers; at += step, out += step * size) {
+    const int64_t count = std::min(step, numbers - at);
+    file.prefetch(tensor, at + count, std::min(step, numbers - at - count));
+    fetch(file, tensor, at, count, false, host_memory_ ? out : static_cast<void*>(block_.data()));
+    if (!host_memory_) device_->upload(out, block_.data(), static_cast<size_t>(count * size));
+  }
 }
 
 void WeightLoader::read(const io::TensorFile& file, const io::TensorInfo& tensor,
                         const io::TensorInfo* scales, Parameter& parameter) {
   const Tensor& value = parameter.value;
   if (scales) {
-    const int64_t numbers = quant_file_shape(value.dtype, value.rows, value.cols).back();
-    copy(file, tensor, value.rows, numbers, value.data);
-    return copy(file, *scales, value.rows,
-                scale_bytes(value.dtype, 1, value.cols) / static_cast<int64_t>(io::dtype_size(scales->dtype)),
-                parameter.scales);
+    copy(file, tensor, value.data);
+    return copy(file, *scales, parameter.scales);
   }
-  blocks(file, tensor, value.rows, value.cols, [&](int64_t row, int64_t count, const void* data) {
-    const int64_t n = count * value.cols;
-    FileDType dtype = tensor.dtype;
-    if (!is_device_dtype(dtype)) {
-      wide_.resize(static_cast<size_t>(n));
-      io::read_f32(tensor, row * value.cols, n, wide_.data());
-      data = wide_.data();
-      dtype = FileDType::F32;
-    }
-    check(file, tensor, data, n, dtype, false);
-    if (value.dtype == ALLMREC_F16) check(file, tensor, data, n, dtype, true);
-    const void* x = on_device(data, static_cast<size_t>(n) * io::dtype_size(dtype));
+  if (value.size() == 0) return;
+  const bool to_half = value.dtype == ALLMREC_F16, known = is_device_dtype(tensor.dtype);
+  const FileDType dtype = known ? tensor.dtype : FileDType::F32;
+  const bool in_place = host_memory_ && !parameter.scales && device_dtype(dtype) == value.dtype;
+  const auto row_bytes = value.cols * static_cast<int64_t>(io::dtype_size(dtype));
+  const int64_t step = std::max<int64_t>(1, kBlockBytes / row_bytes);
+  for (int64_t row = 0; row < value.rows; row += step) {
+    const int64_t count = std::min(step, value.rows - row), n = count * value.cols;
+    const int64_t ahead = std::min(step, value.rows - row - count) * value.cols;
+    file.prefetch(tensor, (row + count) * value.cols, ahead);
+    if (!in_place) block_.resize(static_cast<size_t>((count * row_bytes + 3) / 4));
+    void* data = in_place ? value.at(row) : static_cast<void*>(block_.data());
+    if (known)
+      fetch(file, tensor, row * value.cols, n, to_half, data);
+    else
+      fetch_wide(file, tensor, row * value.cols, n, to_half, static_cast<float*>(data));
+    if (in_place) continue;
+    const void* x = on_device(data, static_cast<size_t>(count * row_bytes));
     if (parameter.scales)
       device_->quantize(
           {count, value.cols, x, device_dtype(dtype), value.dtype, value.at(row),
            static_cast<unsigned char*>(parameter.scales) + scale_bytes(value.dtype, row, value.cols)});
     else
       device_->cast({n, x, device_dtype(dtype), value.at(row), value.dtype});
-  });
+  }
 }
 
 }  // namespace allmrec

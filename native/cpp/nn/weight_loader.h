@@ -12,10 +12,10 @@
 
 namespace allmrec {
 
-// Brings tensors of mapped files into parameters of any dtype. A tensor is taken in blocks of rows: each is
-// checked for what is not a number by a team of threads (which also brings its pages in), converted by the
-// device straight from the mapping, and its pages are given back. Beside the parameter there is never more
-// than one block.
+// Brings tensors of files into parameters of any dtype. A tensor is taken in blocks of rows: a team of
+// threads reads each in pieces, which are checked for what is not a number while they are in the cache, and
+// the device converts it. Where nothing is to be converted the pieces are read into the parameter itself.
+// Beside the parameter there is never more than one block.
 class WeightLoader {
  public:
   explicit WeightLoader(std::shared_ptr<Device> device);
@@ -27,22 +27,21 @@ class WeightLoader {
             Parameter& parameter);
 
  private:
-  // Rows of `numbers` elements each of one tensor, in blocks: fn(first row, rows, the file's bytes).
-  template <typename Fn>
-  void blocks(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows, int64_t numbers,
-              Fn&& fn);
-  void check(const io::TensorFile& file, const io::TensorInfo& tensor, const void* data, int64_t numbers,
-             io::FileDType dtype, bool to_half);
+  // Elements [first, first + numbers) of a tensor, as the file has them, checked.
+  void fetch(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t first, int64_t numbers,
+             bool to_half, void* to);
+  // The same as float32, for dtypes that devices do not know.
+  void fetch_wide(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t first, int64_t numbers,
+                  bool to_half, float* to);
   // The same bytes where the device can read them.
   const void* on_device(const void* host, size_t bytes);
-  void copy(const io::TensorFile& file, const io::TensorInfo& tensor, int64_t rows, int64_t numbers,
-            void* to);
+  // All elements into memory of the device.
+  void copy(const io::TensorFile& file, const io::TensorInfo& tensor, void* to);
 
   std::shared_ptr<Device> device_;
   bool host_memory_;
   ThreadPool pool_;
-  std::vector<unsigned char> aligned_;
-  std::vector<float> wide_;
+  std::vector<float> block_;  // float: aligned for every dtype
   DeviceBuffer staging_;
 };
 
