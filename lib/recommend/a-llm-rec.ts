@@ -254,13 +254,13 @@ export class ALLMRec {
 		const token = await projection.items(q);
 		const table = await this.#cfTable();
 		// Nothing is changed before everything is computed, so a failure leaves the catalogue as it was.
-		this.catalogue.add(item);
+		const { title } = this.catalogue.item(this.catalogue.add(item));
 		latents.e = append(latents.e, new Float32Array(latents.size));
 		latents.q = append(latents.q, q);
 		this.#itemTable = Promise.resolve(append(table, decoded));
 		this.#dropRetriever();
 		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
-		for (const prompts of this.#prompts) prompts.titles.append(item.title || item.id);
+		for (const prompts of this.#prompts) prompts.titles.append(title);
 	}
 
 	/**

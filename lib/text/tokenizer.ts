@@ -267,6 +267,26 @@ export function tokensAt(store: TokenStore, i: number): Int32Array {
 	return store.ids.subarray(store.offsets[i]!, store.offsets[i + 1]!);
 }
 
+/** Words longer than this are not remembered. */
+const CACHED_WORD_LENGTH = 32;
+const CACHED_WORDS = 1 << 17;
+
+/** Ids of the words met so far. */
+export class WordCache {
+	readonly #ids = new Map<string, readonly number[]>();
+
+	get(word: string): readonly number[] | undefined {
+		return this.#ids.get(word);
+	}
+
+	set(word: string, ids: readonly number[]): void {
+		if (word.length > CACHED_WORD_LENGTH) return;
+		if (this.#ids.size >= CACHED_WORDS) this.#ids.clear();
+		// A copy: what was cut out of a text keeps all of it in memory.
+		this.#ids.set(Buffer.from(word, 'utf16le').toString('utf16le'), ids);
+	}
+}
+
 class GrowingIds {
 	length = 0;
 	#ids: Int32Array;

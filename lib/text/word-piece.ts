@@ -2,7 +2,7 @@ import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import { LibraryModel } from './library-model.js';
 import type { TokenizerModel } from './tokenizer.js';
-import { Tokenizer } from './tokenizer.js';
+import { Tokenizer, WordCache } from './tokenizer.js';
 import type { JsonObject, RoleTokens, TokenizerFolder } from './tokenizer-files.js';
 import {
 	corrupt,
@@ -27,9 +27,6 @@ export interface BertNormalization {
 	/** Default: as `lowerCase`. */
 	stripAccents?: boolean | undefined;
 }
-
-const CACHED_WORD_LENGTH = 32;
-const CACHED_WORDS = 1 << 17;
 
 /**
  * BERT's normalisation, as `BertNormalizer` of `tokenizers` does it: in this order, lower case one character
@@ -82,7 +79,7 @@ export class WordPiece implements TokenizerModel {
 	readonly #prefix: string;
 	readonly #maxWordCharacters: number;
 	readonly #normalization: BertNormalization;
-	readonly #words = new Map<string, readonly number[]>();
+	readonly #words = new WordCache();
 
 	/**
 	 * @param options.unknown token of a word that cannot be spelt. Default `[UNK]`.
@@ -137,10 +134,7 @@ export class WordPiece implements TokenizerModel {
 			let known = this.#words.get(word);
 			if (known === undefined) {
 				known = this.#encodeWord(word);
-				if (word.length <= CACHED_WORD_LENGTH) {
-					if (this.#words.size >= CACHED_WORDS) this.#words.clear();
-					this.#words.set(word, known);
-				}
+				this.#words.set(word, known);
 			}
 			for (let i = 0; i < known.length; i++) ids.push(known[i]!);
 			if (ids.length >= limit) break;

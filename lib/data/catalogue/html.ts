@@ -31,10 +31,7 @@ export function cleanText(raw: string): string {
 }
 
 function stripTags(text: string): string {
-	return stripHidden(text)
-		.replaceAll(inline, '')
-		.replaceAll(anyTag, ' ')
-		.replaceAll(tagWithLooseQuotes, ' ');
+	return stripHidden(text).replaceAll(inline, '').replaceAll(anyTag, ' ').replaceAll(tagWithLooseQuotes, ' ');
 }
 
 /** What is not shown becomes a space; what has no end stays. Linear in the text's length, whatever stands in it. */
