@@ -103,7 +103,8 @@ export class ALLMRec {
 	}
 
 	/**
-	 * Ranked lists, one for each user.
+	 * Ranked lists, one for each user; shorter than `topK` where there are fewer candidates, and empty for a user whose
+	 * history holds the whole catalogue.
 	 *
 	 * @throws ERR_ALLMREC_UNKNOWN_ITEM, ERR_ALLMREC_EMPTY_HISTORY, ERR_ALLMREC_PROMPT_TOO_LONG
 	 */
@@ -339,7 +340,7 @@ export class ALLMRec {
 		tokens: Float32Array | undefined,
 	): ScoreRequest[] {
 		const width = this.parts.llm.tokenSize;
-		const groups = Math.max(1, Math.ceil(candidates.length / PROMPT_CANDIDATES));
+		const groups = Math.ceil(candidates.length / PROMPT_CANDIDATES); // none where nothing is left to recommend
 		return Array.from({ length: groups }, (_, g) => ({
 			history,
 			user: tokens?.subarray(user * width, (user + 1) * width),
