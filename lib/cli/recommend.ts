@@ -22,7 +22,11 @@ export function register(program: Command): void {
 			.command('recommend')
 			.description('recommend to one user')
 			.argument('<run>', 'run folder')
-			.requiredOption('--history <id,...>', "the user's item ids, oldest first", ids)
+			.requiredOption(
+				'--history <id,...>',
+				"the user's item ids, oldest first; a JSON array where ids hold commas",
+				ids,
+			)
 			.option('--candidates <id,...>', 'rank these items only (default: the best of the catalogue)', ids)
 			.option('--top-k <n>', 'length of the list', wholeNumber, 10)
 			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)

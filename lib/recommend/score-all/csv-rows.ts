@@ -100,7 +100,7 @@ class RecordJoiner {
 		if (this.#open.length === 0 && line.text.trim() === '') return;
 		this.#open.push(line);
 		this.#length += line.text.length + 1;
-		const fields = this.#record.add(line.text);
+		const fields = this.#record.add(line.text, line.ending);
 		if (fields === 'open') {
 			if (this.#length > MAX_RECORD) this.#giveUp(rows);
 			return;
@@ -163,14 +163,17 @@ class RecordParser {
 	readonly #fields: string[] = [];
 	/** What the open quotes hold so far. */
 	#quoted: string[] | undefined;
+	/** Of the line before. */
+	#ending = '';
 
 	constructor(delimiter: string) {
 		this.#delimiter = delimiter;
 	}
 
 	/** The fields, when this line ends the record; `open` when it ends inside quotes. */
-	add(line: string): string[] | 'open' | 'malformed' {
-		this.#quoted?.push('\n');
+	add(line: string, ending: string): string[] | 'open' | 'malformed' {
+		this.#quoted?.push(this.#ending);
+		this.#ending = ending;
 		for (let at = 0; ; ) {
 			if (!this.#quoted && line[at] === '"') {
 				this.#quoted = [];
