@@ -9,6 +9,11 @@ export interface TokenizerModel {
 	readonly kind: string;
 	/** One more than the largest id of the model's own vocabulary. */
 	readonly size: number;
+	/**
+	 * A text in parts that can be normalised and encoded one after the other, so that of a long text no more is read than
+	 * its first ids need. Default: whole.
+	 */
+	parts?(text: string): Iterable<string>;
 	/** What happens to text before it is cut into words (lower case, accents); identity where nothing does. */
 	normalize(text: string): string;
 	/**
@@ -242,7 +247,10 @@ export class Tokenizer {
 	}
 
 	#encodeInto(text: string, ids: number[], limit: number): void {
-		if (text !== '') this.#model.encode(this.#model.normalize(text), ids, limit);
+		for (const part of this.#model.parts?.(text) ?? [text]) {
+			if (ids.length >= limit) break;
+			if (part !== '') this.#model.encode(this.#model.normalize(part), ids, limit);
+		}
 		if (ids.length > limit) ids.length = limit;
 	}
 

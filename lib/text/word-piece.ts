@@ -28,6 +28,9 @@ export interface BertNormalization {
 	stripAccents?: boolean | undefined;
 }
 
+/** Least characters of a part of a text. */
+const PART_LENGTH = 4096;
+
 /**
  * BERT's normalisation, as `BertNormalizer` of `tokenizers` does it: in this order, lower case one character
  * at a time (no final sigma), with its character classes, which are those of an older Unicode.
@@ -121,6 +124,16 @@ export class WordPiece implements TokenizerModel {
 			longest = Math.max(longest, token.length);
 		}
 		this.#longest = longest;
+	}
+
+	/** Words end at spaces before and after normalisation, which looks at nothing on the other side of one. */
+	*parts(text: string): Generator<string> {
+		for (let begin = 0; begin < text.length; ) {
+			const space = text.indexOf(' ', begin + PART_LENGTH);
+			const end = space < 0 ? text.length : space;
+			yield text.slice(begin, end);
+			begin = end;
+		}
 	}
 
 	normalize(text: string): string {

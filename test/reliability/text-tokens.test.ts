@@ -1,4 +1,4 @@
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { setFlagsFromString } from 'node:v8';
@@ -64,6 +64,38 @@ function words(json: TokenizerJson): void {
 	addSpecial(json, '[UserRep]');
 }
 
+/** Unigram, as multilingual encoders have it, with pieces that begin as special tokens do. */
+function unigram(): string {
+	const special = ['<s>', '<pad>', '</s>', '<unk>'];
+	const pieces = [...'▁abcehnost.,"<>/[]|', '▁the', '▁game', 'ing', '</s>x', '▁<', '</', '"]'];
+	const vocab = [...special, ...pieces].map((piece, i) => [piece, i < special.length ? 0 : -3 - i / 10]);
+	const token = (content: string, id: number) => ({ id, content, special: true, normalized: false });
+	const wrapped = Object.fromEntries(
+		[0, 2].map((id) => [special[id]!, { id: special[id], ids: [id], tokens: [special[id]] }]),
+	);
+	const json = {
+		version: '1.0',
+		added_tokens: [
+			...special.map(token),
+			token('<mask>', vocab.length),
+			token('[UserRep]', vocab.length + 1),
+		],
+		normalizer: { type: 'NFKC' },
+		pre_tokenizer: { type: 'Metaspace', replacement: '▁', prepend_scheme: 'always', split: true },
+		post_processor: {
+			type: 'TemplateProcessing',
+			single: [{ SpecialToken: { id: '<s>' } }, { Sequence: { id: 'A' } }, { SpecialToken: { id: '</s>' } }],
+			special_tokens: wrapped,
+		},
+		decoder: { type: 'Metaspace', replacement: '▁' },
+		model: { type: 'Unigram', unk_id: 3, vocab, byte_fallback: false },
+	};
+	const folder = freshPath('unigram');
+	mkdirSync(folder, { recursive: true });
+	writeFileSync(join(folder, 'tokenizer.json'), JSON.stringify(json));
+	return folder;
+}
+
 const tokenizers = (async () => {
 	const [bpe, wordPiece] = [freshPath('bpe'), freshPath('word-piece')];
 	// Trained on the hostile texts themselves, so that merges of their pieces exist.
@@ -80,17 +112,19 @@ const tokenizers = (async () => {
 		'WordPiece of tokenizer.json': await loadSentenceTokenizer(join(fixtures, 'tok_wordpiece')),
 		'WordPiece with special words': await loadSentenceTokenizer(changed('tok_wordpiece', words)),
 	};
-	return { lossless, all: { ...lossless, ...lossy } };
+	const native = { ...lossless, ...lossy };
+	return { lossless, native, all: { ...native, Unigram: await loadSentenceTokenizer(unigram()) } };
 })();
 
-/** Ids that no text may become; [UNK] is what WordPiece gives for a word it cannot spell. */
+/** Ids that no text may become; [UNK] is what WordPiece and Unigram give for what they cannot spell. */
 function specials(tokenizer: Tokenizer): Set<number> {
 	const { bosId, eosId, padId, unkId, clsId, sepId, maskId } = tokenizer;
 	const ids = [bosId, eosId, padId, clsId, sepId, maskId, ...tokenizer.prefixIds, ...tokenizer.suffixIds];
 	for (let id = 0; id < tokenizer.vocabSize; id++) if (tokenizer.isSpecial(id)) ids.push(id);
 	for (const token of ['<s>', '<pad>', '</s>', '<unk>', '<mask>']) ids.push(tokenizer.idOf(token));
 	const set = new Set(ids.filter((id) => id !== undefined));
-	if (tokenizer.kind === 'word-piece') set.delete(unkId!);
+	for (const id of [unkId, tokenizer.idOf('<unk>')])
+		if (tokenizer.kind !== 'byte-level-bpe' && id !== undefined) set.delete(id);
 	return set;
 }
 
@@ -121,9 +155,9 @@ test('no text becomes a special token, and byte-level BPE gives every text back'
 });
 
 test('a limit keeps the first ids, in one call as in many', async (t) => {
-	const { all } = await tokenizers;
+	const { native } = await tokenizers;
 	const texts = [...Object.values(HUGE), ...hostileTexts(100, 3), 'ab'.repeat(30_000)];
-	for (const [name, tokenizer] of Object.entries(all)) {
+	for (const [name, tokenizer] of Object.entries(native)) {
 		const whole = texts.map((text) => tokenizer.encodeText(text));
 		for (const limit of [1, 7, 129]) {
 			const store = await tokenizer.encodeMany(texts, { maxTokens: limit });
@@ -137,7 +171,7 @@ test('a limit keeps the first ids, in one call as in many', async (t) => {
 });
 
 test('100 kB of anything is read in time that grows with its length alone', async (t) => {
-	const { all } = await tokenizers;
+	const { native, all } = await tokenizers;
 	// Of this process, so that others on the machine do not count.
 	const seconds = (work: () => void) => {
 		const before = process.cpuUsage();
@@ -156,7 +190,9 @@ test('100 kB of anything is read in time that grows with its length alone', asyn
 					{ descriptionIsJson: true, genreLayout: 'separated' },
 				),
 		};
-		for (const [name, tokenizer] of Object.entries(all)) work[name] = () => tokenizer.encodeText(text);
+		for (const [name, tokenizer] of Object.entries(native)) work[name] = () => tokenizer.encodeText(text);
+		for (const [name, tokenizer] of Object.entries(all))
+			work[`${name}, 128 tokens`] = () => tokenizer.encodeText(text, 128);
 		for (const [step, run] of Object.entries(work)) {
 			const taken = seconds(run);
 			most = Math.max(most, taken);
