@@ -1,5 +1,5 @@
 import type { CatalogueItem, Dataset } from '../data/dataset.js';
-import { nearest } from '../data/nearest.js';
+import { nearest, shownId } from '../data/nearest.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 
 /** An item to add by its text. */
@@ -59,7 +59,7 @@ export class Catalogue {
 		const near = nearest(id, this.#indices.keys());
 		throw new ALLMRecError(
 			'ERR_ALLMREC_UNKNOWN_ITEM',
-			`Item \`${id}\` is not in the catalogue.${near ? ` Did you mean \`${near}\`?` : ''} New items are added with addItem().`,
+			`Item ${shownId(id)} is not in the catalogue.${near ? ` Did you mean ${shownId(near)}?` : ''} New items are added with addItem().`,
 		);
 	}
 
