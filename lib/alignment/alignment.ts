@@ -112,7 +112,7 @@ export class Alignment {
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_EMPTY_DATASET',
-				'No user has a training item with a history before it, so stage 1 has nothing to learn from.',
+				'No user has a training item with a history before it and an item never interacted with to tell it from, so stage 1 has nothing to learn from; users need four interactions or more, and the catalogue more items.',
 			);
 		const batches = new Batches(
 			examples,

@@ -109,7 +109,8 @@ export class SASRec implements CollaborativeModel {
 	/**
 	 * Trains on the training part of a split, validating by NDCG@10 over the whole catalogue; the best weights are kept.
 	 *
-	 * @throws ERR_ALLMREC_INVALID_ARGUMENT for unusable options, ERR_ALLMREC_NUMERIC if the loss is not finite.
+	 * @throws ERR_ALLMREC_INVALID_ARGUMENT for unusable options, ERR_ALLMREC_EMPTY_DATASET without anything to learn,
+	 * ERR_ALLMREC_NUMERIC if the loss is not finite.
 	 */
 	static async train(
 		dataset: Dataset,
@@ -128,6 +129,7 @@ export class SASRec implements CollaborativeModel {
 			dropoutRate: o.dropoutRate,
 			variant: 'reference',
 		};
+		expectExamples(dataset, split, o.loss);
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const native = guard(() => new session.addon.SasRec(session.engine, config));
@@ -279,6 +281,21 @@ export class SASRec implements CollaborativeModel {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+/** @throws ERR_ALLMREC_EMPTY_DATASET */
+function expectExamples(dataset: Dataset, split: Split, loss: 'bce' | 'softmax'): void {
+	let longEnough = false;
+	for (let u = 0; u < dataset.numUsers; u++) {
+		if (split.trainSequence(u).length < 2) continue;
+		longEnough = true;
+		// The binary loss needs a negative.
+		if (loss === 'softmax' || new Set(dataset.sequence(u)).size < dataset.numItems) return;
+	}
+	const reason = longEnough
+		? `Every user with two training items or more has interacted with all ${dataset.numItems} items, so there is no negative to tell theirs from and nothing to train SASRec on; prepare a larger data set.`
+		: 'No user has two training items or more, so there is nothing to train SASRec on; beside the validation and the test item a user needs two interactions, so prepare a data set with longer histories.';
+	throw new ALLMRecError('ERR_ALLMREC_EMPTY_DATASET', reason);
 }
 
 const VALIDATION_USERS = 10_000;

@@ -6,8 +6,12 @@ export function wholeNumber(text: string): number {
 	return Number(text);
 }
 
-/** `id,id,…`; several options add up. */
+/** `id,id,…`, or a JSON array for ids with commas or spaces of their own; several options add up. */
 export function ids(text: string, before: string[] = []): string[] {
+	if (text.startsWith('[')) {
+		const list = parsed(text);
+		if (Array.isArray(list) && list.every((id) => typeof id === 'string')) return [...before, ...list];
+	}
 	return [
 		...before,
 		...text
@@ -15,6 +19,14 @@ export function ids(text: string, before: string[] = []): string[] {
 			.map((id) => id.trim())
 			.filter((id) => id !== ''),
 	];
+}
+
+function parsed(text: string): unknown {
+	try {
+		return JSON.parse(text);
+	} catch {
+		return undefined; // an id may begin with a bracket
+	}
 }
 
 /** `--device` and `--threads`. */

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
 import { Command, CommanderError } from 'commander';
+import { printableError, printableLines } from './printable.js';
 
 /** A verb of the command: one file of this folder, loaded when the command starts. */
 interface Verb {
@@ -65,8 +66,9 @@ function report(error: unknown, debug: boolean): number {
 		console.error('interrupted');
 		return 130;
 	}
-	console.error(code ? `error ${code}: ${message}` : `error: ${message ?? String(error)}`);
-	if (debug || !code) console.error(error);
+	const text = printableLines(message ?? String(error));
+	console.error(code ? `error ${code}: ${text}` : `error: ${text}`);
+	if (debug || !code) console.error(printableError(error));
 	return 1;
 }
 

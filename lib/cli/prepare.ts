@@ -1,6 +1,7 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type PrepareOptions, prepare } from '../data/dataset.js';
 import { summaryRows } from '../data/summary.js';
+import { printable } from './printable.js';
 import { formatTable, progressPrinter } from './terminal.js';
 
 type Flags = Omit<PrepareOptions, 'signal' | 'onProgress'>;
@@ -48,7 +49,7 @@ async function run(flags: Flags): Promise<void> {
 			onProgress: printer.onProgress,
 		});
 		printer.stop();
-		console.log(`data set ${name} in ${flags.out}`);
+		console.log(`data set ${printable(name)} in ${flags.out}`);
 		if (summary) console.log(formatTable(summaryRows(summary)));
 	} finally {
 		printer.stop();

@@ -2,6 +2,7 @@ import { type Command, Option } from 'commander';
 import { loadRun, type Recommendation } from '../index.js';
 import { ids, type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
+import { fit, printable, printableJson } from './printable.js';
 import { formatTable } from './terminal.js';
 
 interface Flags extends ModelFlags {
@@ -21,7 +22,11 @@ export function register(program: Command): void {
 			.command('recommend')
 			.description('recommend to one user')
 			.argument('<run>', 'run folder')
-			.requiredOption('--history <id,...>', "the user's item ids, oldest first", ids)
+			.requiredOption(
+				'--history <id,...>',
+				"the user's item ids, oldest first; a JSON array where ids hold commas",
+				ids,
+			)
 			.option('--candidates <id,...>', 'rank these items only (default: the best of the catalogue)', ids)
 			.option('--top-k <n>', 'length of the list', wholeNumber, 10)
 			.option('--retrieve <n>', 'candidates taken from the catalogue', wholeNumber, 20)
@@ -62,14 +67,20 @@ async function run(folder: string, flags: Flags): Promise<void> {
 		}
 	});
 	if (json)
-		console.log(JSON.stringify({ recommendations: list, ...(text === undefined ? {} : { genres: text }) }));
+		console.log(printableJson({ recommendations: list, ...(text === undefined ? {} : { genres: text }) }));
 	else {
 		console.log(formatTable(list.map(row), { head: ['#', 'item', 'title', 'score', 'CF', 'LLM'] }));
-		if (text !== undefined) console.log(`favourite genres: ${text}`);
+		if (text !== undefined) console.log(`favourite genres: ${printable(text)}`);
 	}
 }
 
 function row({ rank, id, title, score, cf, llm }: Recommendation): (string | number)[] {
-	const short = title.length > 60 ? `${title.slice(0, 59)}…` : title;
-	return [rank, id, short, score.toFixed(3), cf.toFixed(3), llm.toFixed(3)];
+	return [
+		rank,
+		fit(printable(id), 40),
+		fit(printable(title), 60),
+		score.toFixed(3),
+		cf.toFixed(3),
+		llm.toFixed(3),
+	];
 }

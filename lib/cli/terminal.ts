@@ -1,5 +1,6 @@
 import cliProgress from 'cli-progress';
 import type { Progress } from '../progress.js';
+import { displayWidth, printable } from './printable.js';
 
 export interface ProgressPrinter {
 	onProgress: (progress: Progress) => void;
@@ -70,7 +71,7 @@ function linePrinter(stream: NodeJS.WriteStream): ProgressPrinter {
 }
 
 function describe({ message, rate, unit, secondsLeft, metrics }: Progress): string {
-	const parts = [message ?? ''];
+	const parts = [printable(message ?? '')];
 	if (rate !== undefined) parts.push(`${trim(rate)} ${unit}/s`);
 	if (secondsLeft !== undefined && Number.isFinite(secondsLeft)) parts.push(`${duration(secondsLeft)} left`);
 	for (const [name, value] of Object.entries(metrics ?? {})) parts.push(`${name} ${value.toPrecision(4)}`);
@@ -104,16 +105,16 @@ export interface TableOptions {
 
 const numeric = /^[−+-]?[\d.,]+(?:[eE][+-]?\d+)?(?:\s?[%×xsMGkKB]{1,2})?$/;
 
-/** A text table; columns whose cells are all numbers are aligned to the right. */
+/** A text table; columns whose cells are all numbers are aligned to the right. Cells may be data: see {@link printable}. */
 export function formatTable(
 	rows: readonly (readonly (string | number)[])[],
 	{ head, indent = 0 }: TableOptions = {},
 ): string {
-	const cells = rows.map((row) => row.map(String));
+	const cells = rows.map((row) => row.map((cell) => printable(String(cell))));
 	const lines = head ? [[...head], ...cells] : cells;
 	const columns = Math.max(0, ...lines.map((row) => row.length));
 	const widths = Array.from({ length: columns }, (_, c) =>
-		Math.max(...lines.map((row) => (row[c] ?? '').length)),
+		lines.reduce((most, row) => Math.max(most, displayWidth(row[c] ?? '')), 0),
 	);
 	const right = widths.map((_, c) =>
 		cells.every((row) => ['', '–', '-', undefined].includes(row[c]) || numeric.test(row[c]!)),
@@ -121,7 +122,11 @@ export function formatTable(
 	const print = (row: readonly string[]) =>
 		' '.repeat(indent) +
 		widths
-			.map((width, c) => (right[c] ? (row[c] ?? '').padStart(width) : (row[c] ?? '').padEnd(width)))
+			.map((width, c) => {
+				const cell = row[c] ?? '';
+				const blanks = ' '.repeat(width - displayWidth(cell));
+				return right[c] ? blanks + cell : cell + blanks;
+			})
 			.join('  ')
 			.trimEnd();
 	const printed = lines.map(print);

@@ -5,7 +5,7 @@ import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
 import { Database, fileList } from './database.js';
 import { assertReadable, DATASET_FORMAT, isFolder, MANIFEST } from './folder.js';
-import { nearest } from './nearest.js';
+import { nearest, shownId } from './nearest.js';
 
 export type { LogFormat, PrepareOptions } from './prepare.js';
 
@@ -154,10 +154,14 @@ export class Dataset {
 		if (index !== undefined) return index;
 		const titled = this.items.find(({ title }) => title !== '' && title.toLowerCase() === id.toLowerCase());
 		const near = titled?.id ?? nearest(id, this.#itemIndices.keys());
-		const hint = titled ? ` It is the title of item \`${near}\`.` : near ? ` Did you mean \`${near}\`?` : '';
+		const hint = !near
+			? ''
+			: titled
+				? ` It is the title of item ${shownId(near)}.`
+				: ` Did you mean ${shownId(near)}?`;
 		throw new ALLMRecError(
 			'ERR_ALLMREC_UNKNOWN_ITEM',
-			`Item \`${id}\` is not in data set ${this.name}.${hint}`,
+			`Item ${shownId(id)} is not in data set ${this.name}.${hint}`,
 		);
 	}
 
@@ -173,7 +177,7 @@ export class Dataset {
 		const near = nearest(id, this.userIds);
 		throw new ALLMRecError(
 			'ERR_ALLMREC_UNKNOWN_USER',
-			`User \`${id}\` is not in data set ${this.name}.${near ? ` Did you mean \`${near}\`?` : ''}`,
+			`User ${shownId(id)} is not in data set ${this.name}.${near ? ` Did you mean ${shownId(near)}?` : ''}`,
 		);
 	}
 

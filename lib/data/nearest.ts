@@ -1,3 +1,8 @@
+/** An id as messages show it: between back ticks, its end cut off where it is no id that anyone would read. */
+export function shownId(id: string): string {
+	return `\`${id.length <= 200 ? id : `${id.slice(0, 200)}…`}\``;
+}
+
 /**
  * The text of `known` nearest to `wanted` by edit distance, if it is near enough to be a slip: at most two
  * edits, and fewer than half of the characters.

@@ -11,6 +11,9 @@ const columns: { title: string; metric: TestedMetric; interval: boolean }[] = [
 	{ title: 'MRR', metric: 'mrr', interval: false },
 ];
 
+/** Fewer cannot differ significantly, however they differ, and their bootstrap intervals mean nothing. */
+const fewestUsers = 6;
+
 /** Level of the marks, after Holm's adjustment. */
 const level = 0.05;
 
@@ -30,7 +33,10 @@ export function formatEvaluation(result: EvaluationResult, options: FormatEvalua
 	for (const slice of slices) {
 		const about = result.slices[slice];
 		if (!about) continue;
-		lines.push('', `${slice} (${about.users} users): ${about.description}`);
+		lines.push(
+			'',
+			`${slice} (${about.users} user${about.users === 1 ? '' : 's'}${about.users < fewestUsers ? ', not enough for intervals and tests' : ''}): ${about.description}`,
+		);
 		const rows = Object.keys(result.models).map((model) => [
 			model === reference ? `${model} (reference)` : model,
 			...columns.map((column) => cell(result, slice, model, column)),
@@ -48,7 +54,10 @@ function cell(
 ): string {
 	const estimate = result.models[model]!.slices[slice]?.metrics[metric];
 	if (!estimate) return '–';
-	const range = interval ? ` [${estimate.low.toFixed(4)}, ${estimate.high.toFixed(4)}]` : '';
+	const range =
+		interval && result.slices[slice]!.users >= fewestUsers
+			? ` [${estimate.low.toFixed(4)}, ${estimate.high.toFixed(4)}]`
+			: '';
 	return `${estimate.value.toFixed(4)}${range}${mark(result, slice, model, metric)}`;
 }
 

@@ -57,7 +57,7 @@ export async function evaluateRun(
 	if (test.users.length === 0)
 		throw new ALLMRecError(
 			'ERR_ALLMREC_EMPTY_DATASET',
-			`No user has a test item and ${test.negatives} items never interacted with, so there is nothing to evaluate.`,
+			`No user has a test item and ${test.negatives} items never interacted with, so there is nothing to evaluate; train a run with fewer \`negatives\`, or prepare a larger data set.`,
 		);
 	const width = test.negatives + 1;
 	const rows = spread(test.users.length, limit);
@@ -147,9 +147,10 @@ async function evaluateCatalogue(
 	const { cf } = model.parts;
 	const vectors = await model.userVectors(histories, calls.signal);
 	const cfRanks = await cf.rankTargets(vectors, targets, histories, calls.signal);
-	const { items } = await cf.retrieve(vectors, histories, rerank, calls.signal);
+	const length = Math.min(rerank, cf.numItems);
+	const { items } = await cf.retrieve(vectors, histories, length, calls.signal);
 	const lists = Array.from(users, (_, u) =>
-		items.subarray(u * rerank, (u + 1) * rerank).filter((item) => item > 0),
+		items.subarray(u * length, (u + 1) * length).filter((item) => item > 0),
 	);
 	const d = cf.size;
 	const models: Record<string, TargetRanks> = { [MODEL_NAMES.cf]: cfRanks };

@@ -92,12 +92,16 @@ export function itemSlices(trainingCounts: Int32Array, targetItems: Int32Array, 
 		where(
 			'warm',
 			(item) => warm[item] === 1,
-			`target among the top ${percent} of items (at least ${warmMinimum} training interactions)`,
+			Number.isFinite(warmMinimum)
+				? `target among the top ${percent} of items (at least ${warmMinimum} training interactions)`
+				: 'no item has more training interactions than the others',
 		),
 		where(
 			'cold',
 			(item) => cold[item] === 1,
-			`target among the bottom ${percent} of items (at most ${coldMaximum} training interactions)`,
+			coldMaximum >= 0
+				? `target among the bottom ${percent} of items (at most ${coldMaximum} training interactions)`
+				: 'no item has fewer training interactions than the others',
 		),
 		where('neverSeen', (item) => trainingCounts[item] === 0, 'target without training interactions'),
 	];

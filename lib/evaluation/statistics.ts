@@ -20,7 +20,8 @@ export interface BootstrapOptions {
 /**
  * A paired bootstrap of a mean difference. `pValue` is twice the smaller tail of the resampled differences on either
  * side of zero, counted with (1 + n) / (1 + resamples): it is below 1 − confidence where the interval leaves out zero,
- * and cannot fall below 2 / (resamples + 1).
+ * and cannot fall below 2 / (resamples + 1). Nor does it fall below 2^(1 − m) of m users that differ, what the exact
+ * test of random signs could reach: resamples of two users say nothing that two users do not.
  */
 export interface PairedBootstrap {
 	/** Mean of `a − b`. */
@@ -81,7 +82,10 @@ export function pairedBootstrap(
 	b: Float64Array,
 	options: BootstrapOptions = {},
 ): PairedBootstrap {
-	const { mean, means, low, high } = resample(differences(a, b), options);
+	const pairs = differences(a, b);
+	const { mean, means, low, high } = resample(pairs, options);
+	const differing = pairs.reduce((count, difference) => count + (difference === 0 ? 0 : 1), 0);
+	const floor = 2 ** (1 - Math.min(differing, 64));
 	let below = 0;
 	let above = 0;
 	for (const difference of means) {
@@ -92,7 +96,7 @@ export function pairedBootstrap(
 		difference: mean,
 		low: quantile(means, low),
 		high: quantile(means, high),
-		pValue: Math.min(1, (2 * (1 + Math.min(below, above))) / (means.length + 1)),
+		pValue: Math.min(1, Math.max(floor, (2 * (1 + Math.min(below, above))) / (means.length + 1))),
 	};
 }
 

@@ -142,7 +142,7 @@ export class PromptBuilder {
 		const told = kept.length;
 		const { maxTokens, minTokens } = this.titles;
 		const length = (limit: number) => this.#length(kept, listed, limit);
-		while (kept.length > 1 && length(maxTokens) > room) kept = kept.slice(1);
+		if (kept.length > 1 && length(maxTokens) > room) kept = this.#latest(kept, listed, room);
 		let limit = maxTokens;
 		if (length(limit) > room) {
 			if (length(minTokens) > room && this.#has('history')) kept = [];
@@ -181,6 +181,18 @@ export class PromptBuilder {
 		}
 		if (candidates.length === 0) return DEFAULT_RESERVE;
 		return candidates.reduce((most, item) => Math.max(most, this.titles.title(item, 'answer').length + 1), 0);
+	}
+
+	/** The last items of a history that fit with whole titles; at least one. Length grows with their number. */
+	#latest(history: readonly number[], candidates: readonly number[], room: number): number[] {
+		let fitting = 1;
+		let above = history.length;
+		while (above - fitting > 1) {
+			const middle = (fitting + above) >> 1;
+			if (this.#length(history.slice(-middle), candidates, this.titles.maxTokens) > room) above = middle;
+			else fitting = middle;
+		}
+		return history.slice(-fitting);
 	}
 
 	/** Positions of a prompt whose titles are cut to `limit` tokens. */

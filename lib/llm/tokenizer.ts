@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { TokenizerModel } from '../text/tokenizer.js';
-import { Tokenizer } from '../text/tokenizer.js';
+import { Tokenizer, WordCache } from '../text/tokenizer.js';
 import type { JsonObject, RoleTokens, TokenizerFolder } from '../text/tokenizer-files.js';
 import {
 	corrupt,
@@ -30,9 +30,8 @@ export const BYTE_CHARACTERS: readonly string[] = (() => {
 })();
 const BYTE_OF = new Map(BYTE_CHARACTERS.map((character, byte) => [character, byte]));
 
-/** Words no longer than this are remembered, up to so many. */
-const CACHED_WORD_LENGTH = 32;
-const CACHED_WORDS = 1 << 17;
+/** Characters of a word that are read beyond those its wanted ids can cover. */
+const LOOK_AHEAD = 1024;
 /** Above so many symbols a heap finds the next merge, so that a word of n symbols costs n log n. */
 const SCAN_SYMBOLS = 48;
 
@@ -61,11 +60,14 @@ export class ByteLevelBpe implements TokenizerModel {
 	/** left · size + right → rank */
 	readonly #ranks = new Map<number, number>();
 	readonly #merged: Int32Array;
-	readonly #words = new Map<string, readonly number[]>();
+	/** Longest token, in characters. */
+	readonly #longest: number;
+	readonly #words = new WordCache();
 
 	/**
 	 * @param merges pairs in order of rank
-	 * @param forbidden ids no text may become (special tokens); merges that end in one are ignored
+	 * @param forbidden ids no text may become (special tokens); merges that end in one are ignored, and a byte that is
+	 * one is dropped
 	 * @throws ERR_ALLMREC_CHECKPOINT when a merge names a token the vocabulary lacks
 	 */
 	constructor(
@@ -82,7 +84,11 @@ export class ByteLevelBpe implements TokenizerModel {
 		this.size = this.#tokens.length;
 		this.#addPrefixSpace = addPrefixSpace;
 		// A byte outside the alphabet is dropped, as `tokenizers` does without an unknown token.
-		this.#byteIds = Int32Array.from(BYTE_CHARACTERS, (character) => vocabulary.get(character) ?? -1);
+		this.#byteIds = Int32Array.from(BYTE_CHARACTERS, (character) => {
+			const id = vocabulary.get(character) ?? -1;
+			return forbidden.has(id) ? -1 : id;
+		});
+		this.#longest = this.#tokens.reduce((most, token) => Math.max(most, token?.length ?? 0), 1);
 		this.#merged = new Int32Array(merges.length);
 		for (const [rank, [left, right]] of merges.entries()) {
 			const [a, b, ab] = [vocabulary.get(left), vocabulary.get(right), vocabulary.get(left + right)];
@@ -107,15 +113,7 @@ export class ByteLevelBpe implements TokenizerModel {
 		const source = this.#addPrefixSpace && !text.startsWith(' ') ? ` ${text}` : text;
 		GPT2_PATTERN.lastIndex = 0;
 		for (let match = GPT2_PATTERN.exec(source); match !== null; match = GPT2_PATTERN.exec(source)) {
-			const word = match[0];
-			let known = this.#words.get(word);
-			if (known === undefined) {
-				known = this.#encodeWord(word);
-				if (word.length <= CACHED_WORD_LENGTH) {
-					if (this.#words.size >= CACHED_WORDS) this.#words.clear();
-					this.#words.set(word, known);
-				}
-			}
+			const known = this.#words.get(match[0]) ?? this.#encodeNewWord(match[0], limit - ids.length);
 			for (let i = 0; i < known.length; i++) ids.push(known[i]!);
 			if (ids.length >= limit) break;
 		}
@@ -132,6 +130,16 @@ export class ByteLevelBpe implements TokenizerModel {
 
 	idOf(token: string): number | undefined {
 		return this.#vocabulary.get(token);
+	}
+
+	/** @param limit only so many ids are wanted */
+	#encodeNewWord(word: string, limit: number): readonly number[] {
+		// What the wanted ids can cover, and so far beyond that no chain of merges reaches back.
+		const enough = limit * this.#longest + LOOK_AHEAD;
+		if (word.length > enough) return this.#encodeWord(word.slice(0, enough));
+		const ids = this.#encodeWord(word);
+		this.#words.set(word, ids);
+		return ids;
 	}
 
 	#encodeWord(word: string): number[] {
@@ -290,6 +298,8 @@ function isOptLayout(vocabulary: ReadonlyMap<string, number>): boolean {
 	return vocabulary.get('<pad>') === 1 && vocabulary.get('</s>') === 2;
 }
 
+const OPT_SPECIALS = ['<s>', '<pad>', '</s>', '<unk>', '<mask>'];
+
 function assemble(
 	source: TokenizerFolder,
 	vocabulary: ReadonlyMap<string, number>,
@@ -305,6 +315,8 @@ function assemble(
 	const added = readAddedTokens(source, roles, vocabulary);
 	const special = roleIds(roles, vocabulary, added);
 	const forbidden = new Set(added.filter((token) => token.special).map(({ id }) => id));
+	// A bare vocabulary lists OPT's other special tokens as words.
+	if (isOptLayout(vocabulary)) for (const token of OPT_SPECIALS) forbidden.add(vocabulary.get(token) ?? -1);
 	const { path, addPrefixSpace, suffixIds } = options;
 	const model = new ByteLevelBpe(vocabulary, merges, { path, addPrefixSpace, forbidden });
 	return new Tokenizer({ model, added, special, prefixIds: options.prefixIds(special.bosId), suffixIds });

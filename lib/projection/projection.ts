@@ -102,7 +102,7 @@ export class Projection {
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_EMPTY_DATASET',
-				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from.`,
+				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from; lower \`projection.candidates\`, or prepare a larger data set.`,
 			);
 		const native = guard(() => new session.addon.Projector(session.engine, config));
 		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);

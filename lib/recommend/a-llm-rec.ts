@@ -104,7 +104,8 @@ export class ALLMRec {
 	}
 
 	/**
-	 * Ranked lists, one for each user.
+	 * Ranked lists, one for each user; shorter than `topK` where there are fewer candidates, and empty for a user whose
+	 * history holds the whole catalogue.
 	 *
 	 * @throws ERR_ALLMREC_UNKNOWN_ITEM, ERR_ALLMREC_EMPTY_HISTORY, ERR_ALLMREC_PROMPT_TOO_LONG
 	 */
@@ -256,13 +257,13 @@ export class ALLMRec {
 		const token = await projection.items(q);
 		const table = await this.#cfTable();
 		// Nothing is changed before everything is computed, so a failure leaves the catalogue as it was.
-		this.catalogue.add(item);
+		const { title } = this.catalogue.item(this.catalogue.add(item));
 		latents.e = append(latents.e, new Float32Array(latents.size));
 		latents.q = append(latents.q, q);
 		this.#itemTable = Promise.resolve(append(table, decoded));
 		this.#dropRetriever();
 		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
-		for (const prompts of this.#prompts) prompts.titles.append(item.title || item.id);
+		for (const prompts of this.#prompts) prompts.titles.append(title);
 	}
 
 	/**
@@ -341,7 +342,7 @@ export class ALLMRec {
 		tokens: Float32Array | undefined,
 	): ScoreRequest[] {
 		const width = this.parts.llm.tokenSize;
-		const groups = Math.max(1, Math.ceil(candidates.length / PROMPT_CANDIDATES));
+		const groups = Math.ceil(candidates.length / PROMPT_CANDIDATES); // none where nothing is left to recommend
 		return Array.from({ length: groups }, (_, g) => ({
 			history,
 			user: tokens?.subarray(user * width, (user + 1) * width),

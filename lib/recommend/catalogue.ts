@@ -1,18 +1,27 @@
 import type { CatalogueItem, Dataset } from '../data/dataset.js';
-import { nearest } from '../data/nearest.js';
+import { nearest, shownId } from '../data/nearest.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 
 /** An item to add by its text. */
 export interface NewItem {
 	/** Not in the catalogue yet. */
 	id: string;
+	/** The id stands for one without a visible character. */
 	title: string;
 	/** Default empty. */
 	description?: string | undefined;
 	genres?: readonly string[] | undefined;
 }
 
-/** The items a recommender knows: those of its data set, by dense id from 1, and those added since. */
+/** Nothing but white space, controls and what is never shown. */
+function isBlank(title: string): boolean {
+	return !/[^\p{White_Space}\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}]/u.test(title);
+}
+
+/**
+ * The items a recommender knows: those of its data set, by dense id from 1, and those added since. An item without a
+ * title is named by its id, in prompts, answers and lists.
+ */
 export class Catalogue {
 	readonly #items: CatalogueItem[];
 	readonly #indices: Map<string, number>;
@@ -20,7 +29,7 @@ export class Catalogue {
 
 	/** @param trainingCounts (items.length), training interactions by dense id; entry 0 is padding */
 	constructor(items: readonly CatalogueItem[], trainingCounts: ArrayLike<number>) {
-		this.#items = [...items];
+		this.#items = items.map((item, i) => (i > 0 && isBlank(item.title) ? { ...item, title: item.id } : item));
 		this.#counts = Array.from(trainingCounts);
 		this.#indices = new Map(this.#items.slice(1).map(({ id }, i) => [id, i + 1]));
 	}
@@ -50,7 +59,7 @@ export class Catalogue {
 		const near = nearest(id, this.#indices.keys());
 		throw new ALLMRecError(
 			'ERR_ALLMREC_UNKNOWN_ITEM',
-			`Item \`${id}\` is not in the catalogue.${near ? ` Did you mean \`${near}\`?` : ''} New items are added with addItem().`,
+			`Item ${shownId(id)} is not in the catalogue.${near ? ` Did you mean ${shownId(near)}?` : ''} New items are added with addItem().`,
 		);
 	}
 
@@ -69,7 +78,7 @@ export class Catalogue {
 		if (typeof title !== 'string') invalidArgument('title', 'a string', title);
 		if (typeof description !== 'string') invalidArgument('description', 'a string', description);
 		if (!Array.isArray(genres)) invalidArgument('genres', 'a list of strings', genres);
-		const index = this.#items.push({ id, title: title || id, description, genres }) - 1;
+		const index = this.#items.push({ id, title: isBlank(title) ? id : title, description, genres }) - 1;
 		this.#counts.push(0);
 		this.#indices.set(id, index);
 		return index;

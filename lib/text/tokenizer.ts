@@ -9,6 +9,11 @@ export interface TokenizerModel {
 	readonly kind: string;
 	/** One more than the largest id of the model's own vocabulary. */
 	readonly size: number;
+	/**
+	 * A text in parts that can be normalised and encoded one after the other, so that of a long text no more is read than
+	 * its first ids need. Default: whole.
+	 */
+	parts?(text: string): Iterable<string>;
 	/** What happens to text before it is cut into words (lower case, accents); identity where nothing does. */
 	normalize(text: string): string;
 	/**
@@ -242,7 +247,10 @@ export class Tokenizer {
 	}
 
 	#encodeInto(text: string, ids: number[], limit: number): void {
-		if (text !== '') this.#model.encode(this.#model.normalize(text), ids, limit);
+		for (const part of this.#model.parts?.(text) ?? [text]) {
+			if (ids.length >= limit) break;
+			if (part !== '') this.#model.encode(this.#model.normalize(part), ids, limit);
+		}
 		if (ids.length > limit) ids.length = limit;
 	}
 
@@ -265,6 +273,26 @@ export class Tokenizer {
 /** Ids of text i of a store, without copying. */
 export function tokensAt(store: TokenStore, i: number): Int32Array {
 	return store.ids.subarray(store.offsets[i]!, store.offsets[i + 1]!);
+}
+
+/** Words longer than this are not remembered. */
+const CACHED_WORD_LENGTH = 32;
+const CACHED_WORDS = 1 << 17;
+
+/** Ids of the words met so far. */
+export class WordCache {
+	readonly #ids = new Map<string, readonly number[]>();
+
+	get(word: string): readonly number[] | undefined {
+		return this.#ids.get(word);
+	}
+
+	set(word: string, ids: readonly number[]): void {
+		if (word.length > CACHED_WORD_LENGTH) return;
+		if (this.#ids.size >= CACHED_WORDS) this.#ids.clear();
+		// A copy: what was cut out of a text keeps all of it in memory.
+		this.#ids.set(Buffer.from(word, 'utf16le').toString('utf16le'), ids);
+	}
 }
 
 class GrowingIds {

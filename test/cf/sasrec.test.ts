@@ -336,7 +336,7 @@ test.serial('users of one item train nothing and are no harm', async (t) => {
 	await rejects(
 		t,
 		() => SASRec.train(datasetOf([[1], [2], [3]], 3), tiny, CPU),
-		'ERR_ALLMREC_INVALID_ARGUMENT',
+		'ERR_ALLMREC_EMPTY_DATASET',
 		/nothing to train/,
 	);
 });

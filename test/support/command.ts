@@ -17,6 +17,7 @@ export function command(
 ): Promise<CommandResult> {
 	const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
 	let [out, err] = ['', ''];
+	for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8'); // characters may span chunks
 	child.stdout.on('data', (data) => {
 		out += data;
 	});

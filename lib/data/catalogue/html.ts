@@ -5,7 +5,8 @@ const inline =
 	/<\/?(?:a|abbr|b|bdi|bdo|big|cite|code|del|dfn|em|font|i|ins|kbd|mark|q|s|samp|small|span|strike|strong|sub|sup|tt|u|var|wbr)(?:\s(?:"[^"]*"|'[^']*'|[^'"<>])*)?\/?>/gi;
 const anyTag = /<\/?[a-z](?:"[^"]*"|'[^']*'|[^'"<>])*>/gi;
 const tagWithLooseQuotes = /<\/?[a-z][^<>]*>/gi;
-const hidden = /<!--.*?-->|<(script|style)\b[^>]*>.*?<\/\1\s*>|<!doctype[^>]*>|<!\[CDATA\[|\]\]>/gis;
+/** Where something begins that is not shown: a comment, a script, a style sheet, a document type, a mark of CDATA. */
+const hiddenBeginning = /<!--|<(script|style)\b|<!doctype|<!\[CDATA\[|\]\]>/gi;
 const entity = /&(?:#(\d{1,7})|#x([\da-f]{1,6})|([a-z][a-z\d]{1,31}));?/gi;
 
 /** What browsers make of `&#128;` … `&#159;`: the characters of windows-1252. */
@@ -30,11 +31,60 @@ export function cleanText(raw: string): string {
 }
 
 function stripTags(text: string): string {
-	return text
-		.replaceAll(hidden, ' ')
-		.replaceAll(inline, '')
-		.replaceAll(anyTag, ' ')
-		.replaceAll(tagWithLooseQuotes, ' ');
+	return stripHidden(text).replaceAll(inline, '').replaceAll(anyTag, ' ').replaceAll(tagWithLooseQuotes, ' ');
+}
+
+/** What is not shown becomes a space; what has no end stays. Linear in the text's length, whatever stands in it. */
+function stripHidden(text: string): string {
+	const commentEnd = new NextMatch(text, /-->/g);
+	const tagEnd = new NextMatch(text, />/g);
+	const elementEnd = {
+		script: new NextMatch(text, /<\/script\s*>/gi),
+		style: new NextMatch(text, /<\/style\s*>/gi),
+	};
+	let shown = '';
+	let kept = 0;
+	hiddenBeginning.lastIndex = 0;
+	for (let match = hiddenBeginning.exec(text); match !== null; match = hiddenBeginning.exec(text)) {
+		const begin = match[0].toLowerCase();
+		const behind = hiddenBeginning.lastIndex;
+		let end: number | undefined = behind;
+		if (begin === '<!--') end = commentEnd.endFrom(behind);
+		else if (begin === '<!doctype') end = tagEnd.endFrom(behind);
+		else if (match[1] !== undefined) {
+			end = tagEnd.endFrom(behind);
+			if (end !== undefined) end = elementEnd[match[1].toLowerCase() as 'script' | 'style'].endFrom(end);
+		}
+		if (end === undefined) continue;
+		shown += `${text.slice(kept, match.index)} `;
+		kept = end;
+		hiddenBeginning.lastIndex = end;
+	}
+	return shown + text.slice(kept);
+}
+
+/** The first match behind places that only move forward: no part of the text is searched twice. */
+class NextMatch {
+	readonly #text: string;
+	readonly #pattern: RegExp;
+	#start = -1;
+	#end: number | undefined = 0;
+
+	constructor(text: string, pattern: RegExp) {
+		this.#text = text;
+		this.#pattern = pattern;
+	}
+
+	/** Where the first match that begins at `place` or behind it ends. */
+	endFrom(place: number): number | undefined {
+		if (this.#end !== undefined && this.#start < place) {
+			this.#pattern.lastIndex = place;
+			const match = this.#pattern.exec(this.#text);
+			this.#start = match?.index ?? 0;
+			this.#end = match ? this.#pattern.lastIndex : undefined;
+		}
+		return this.#end;
+	}
 }
 
 /** Decodes numeric and named entities; an unknown name (`R&D;`) stays as it is. */

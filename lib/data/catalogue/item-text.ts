@@ -126,9 +126,10 @@ function parseGenres(text: string | null, layout: GenreLayout): string[] {
 function splitGenres(text: string, layout: GenreLayout): string[] {
 	// A Python list, as some tables of Amazon's catalogue hold: ['Toys & Games', "Men's"].
 	if (/^\[.*\]$/s.test(text))
-		return [...text.matchAll(/'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)"/gs)].map(([, a, b]) =>
-			(a ?? b ?? '').replaceAll(/\\(.)/gs, '$1'),
-		);
+		// A string without its end runs to the end of the text, or each quote in it would be tried anew.
+		return [...text.matchAll(/'((?:[^'\\]|\\.)*)('?)|"((?:[^"\\]|\\.)*)("?)/gs)]
+			.filter(([, , single, , double]) => single || double)
+			.map(([, a, , b]) => (a ?? b ?? '').replaceAll(/\\(.)/gs, '$1'));
 	if (text.includes('|')) return text.split('|');
 	return text.split(layout === 'words' ? /\s+/ : /[,;]/);
 }

@@ -128,7 +128,11 @@ export function numberFromText(column: string): string {
 	return `CASE WHEN isfinite(TRY_CAST(${column} AS DOUBLE)) THEN TRY_CAST(${column} AS DOUBLE) END`;
 }
 
-/** SQL that makes NULL of an empty text. */
+/** Unicode's spaces, and the byte order mark, which readers of text take away. */
+const BLANKS =
+	'\u0020\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\ufeff';
+
+/** SQL of an id without blanks around it, NULL where nothing is left. */
 export function textOrNull(column: string): string {
-	return `nullif(trim(${column}), '')`;
+	return `nullif(trim(${column}, '${BLANKS}'), '')`;
 }

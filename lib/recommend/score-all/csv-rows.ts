@@ -72,9 +72,11 @@ class RecordJoiner {
 	/** Lines of a record whose last quote is open. */
 	#open: Line[] = [];
 	#length = 0;
+	#record: RecordParser;
 
 	constructor(layout: CsvLayout) {
 		this.#layout = layout;
+		this.#record = new RecordParser(layout.delimiter);
 	}
 
 	take(lines: readonly Line[]): InputRow[] {
@@ -98,25 +100,29 @@ class RecordJoiner {
 		if (this.#open.length === 0 && line.text.trim() === '') return;
 		this.#open.push(line);
 		this.#length += line.text.length + 1;
-		const text = this.#open.map((each) => each.text).join('\n');
-		const fields = parseRecord(text, this.#layout.delimiter);
+		const fields = this.#record.add(line.text, line.ending);
 		if (fields === 'open') {
 			if (this.#length > MAX_RECORD) this.#giveUp(rows);
 			return;
 		}
-		const first = this.#open[0]!;
-		this.#open = [];
-		this.#length = 0;
-		rows.push(this.#row(fields, text, first.number, position(line)));
+		const lines = this.#open;
+		this.#begin();
+		const text = lines.map((each) => each.text).join('\n');
+		rows.push(this.#row(fields, text, lines[0]!.number, position(line)));
 	}
 
 	/** The first line opens a quote that nothing closes: it is bad, and those behind it are read anew. */
 	#giveUp(rows: InputRow[]): void {
 		const [first, ...others] = this.#open as [Line, ...Line[]];
-		this.#open = [];
-		this.#length = 0;
+		this.#begin();
 		rows.push(badRow('A quote is not closed.', first.number, first.text, position(first)));
 		for (const line of others) this.#add(line, rows);
+	}
+
+	#begin(): void {
+		this.#open = [];
+		this.#length = 0;
+		this.#record = new RecordParser(this.#layout.delimiter);
 	}
 
 	#row(fields: string[] | 'malformed', raw: string, number: number, end: InputPosition): InputRow {
@@ -141,7 +147,7 @@ function position({ number, end }: Line): InputPosition {
 	return { rows: number, bytes: end };
 }
 
-/** Ids of a cell; what is no list of them is given as it is, to be refused. */
+/** Ids of a cell; one that begins as a JSON array and is none is given as it is, to be refused. */
 export function parseList(cell: string, separator: string): unknown {
 	if (!cell.startsWith('[')) return cell.split(separator);
 	try {
@@ -151,29 +157,54 @@ export function parseList(cell: string, separator: string): unknown {
 	}
 }
 
-/** Fields of a record; `open` when it ends inside quotes. A quote counts at a field's beginning alone. */
-export function parseRecord(text: string, delimiter: string): string[] | 'open' | 'malformed' {
-	const fields: string[] = [];
-	for (let at = 0; ; ) {
-		let field = '';
-		if (text[at] === '"') {
-			for (at++; ; ) {
-				const quote = text.indexOf('"', at);
-				if (quote < 0) return 'open';
-				field += text.slice(at, quote);
-				at = quote + 1;
-				if (text[at] !== '"') break;
-				field += '"';
+/** Fields of a record that comes line by line, each read once. A quote counts at a field's beginning alone. */
+class RecordParser {
+	readonly #delimiter: string;
+	readonly #fields: string[] = [];
+	/** What the open quotes hold so far. */
+	#quoted: string[] | undefined;
+	/** Of the line before. */
+	#ending = '';
+
+	constructor(delimiter: string) {
+		this.#delimiter = delimiter;
+	}
+
+	/** The fields, when this line ends the record; `open` when it ends inside quotes. */
+	add(line: string, ending: string): string[] | 'open' | 'malformed' {
+		this.#quoted?.push(this.#ending);
+		this.#ending = ending;
+		for (let at = 0; ; ) {
+			if (!this.#quoted && line[at] === '"') {
+				this.#quoted = [];
 				at++;
 			}
-			if (at < text.length && !text.startsWith(delimiter, at)) return 'malformed';
-		} else {
-			const end = text.indexOf(delimiter, at);
-			field = text.slice(at, end < 0 ? text.length : end);
-			at += field.length;
+			if (this.#quoted) {
+				const end = this.#readQuoted(line, at);
+				if (end === undefined) return 'open';
+				at = end;
+				this.#fields.push(this.#quoted.join(''));
+				this.#quoted = undefined;
+				if (at < line.length && !line.startsWith(this.#delimiter, at)) return 'malformed';
+			} else {
+				const end = line.indexOf(this.#delimiter, at);
+				this.#fields.push(line.slice(at, end < 0 ? line.length : end));
+				at = end < 0 ? line.length : end;
+			}
+			if (at >= line.length) return this.#fields;
+			at += this.#delimiter.length;
 		}
-		fields.push(field);
-		if (at >= text.length) return fields;
-		at += delimiter.length;
+	}
+
+	/** The place behind the closing quote; undefined where there is none. */
+	#readQuoted(line: string, from: number): number | undefined {
+		for (let at = from; ; at += 2) {
+			const quote = line.indexOf('"', at);
+			this.#quoted!.push(line.slice(at, quote < 0 ? line.length : quote));
+			if (quote < 0) return undefined;
+			if (line[quote + 1] !== '"') return quote + 1;
+			this.#quoted!.push('"');
+			at = quote;
+		}
 	}
 }

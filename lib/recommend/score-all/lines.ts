@@ -8,6 +8,8 @@ import type { InputPosition } from './rows.js';
 /** A line of a text without its end. */
 export interface Line {
 	text: string;
+	/** What stood behind it. */
+	ending: '\n' | '\r\n' | '';
 	/** From 1. */
 	number: number;
 	/** Where the next line begins, in bytes of the decompressed text. */
@@ -134,15 +136,19 @@ class LineCutter {
 		return this.#pending.length > 0 || this.#dropped ? [this.#line(this.#pending, 0)] : [];
 	}
 
-	#line(bytes: Buffer, ending: number): Line {
+	#line(bytes: Buffer, newline: number): Line {
 		this.#number++;
-		this.#end += bytes.length + ending;
+		this.#end += bytes.length + newline;
 		const tooLong = this.#dropped !== undefined;
 		const kept = this.#dropped ?? bytes;
 		this.#dropped = undefined;
 		let text = kept.toString('utf8');
-		if (text.endsWith('\r')) text = text.slice(0, -1);
+		let ending: Line['ending'] = newline > 0 ? '\n' : '';
+		if (text.endsWith('\r')) {
+			text = text.slice(0, -1);
+			ending = '\r\n';
+		}
 		if (this.#number === 1 && text.startsWith('\uFEFF')) text = text.slice(1);
-		return { text, number: this.#number, end: this.#end, tooLong };
+		return { text, ending, number: this.#number, end: this.#end, tooLong };
 	}
 }

@@ -17,7 +17,7 @@ export function resultFormatOf(path: string): { format: ResultFormat; gzip: bool
 	return invalidArgument('outputFormat', 'given (`jsonl` or `parquet`) where the name does not tell', path);
 }
 
-/** Lines of one user in the partial file. */
+/** Lines of one user in the partial file. For Parquet, whose texts are UTF-8, lone surrogates become U+FFFD. */
 export function resultLines(
 	format: ResultFormat,
 	user: string,
@@ -25,9 +25,14 @@ export function resultLines(
 ): string {
 	if (format === 'jsonl') return `${JSON.stringify({ user, recommendations })}\n`;
 	let lines = '';
+	const name = wellFormed(user);
 	for (const { id, rank, score, cf, llm, fused } of recommendations)
-		lines += `${JSON.stringify({ user, rank, item: id, score, cf, llm, fused })}\n`;
+		lines += `${JSON.stringify({ user: name, rank, item: wellFormed(id), score, cf, llm, fused })}\n`;
 	return lines;
+}
+
+function wellFormed(text: string): string {
+	return /\p{Cs}/u.test(text) ? Buffer.from(text).toString() : text;
 }
 
 const COLUMNS = {

@@ -35,6 +35,8 @@ export interface InputRow extends ScoreRow {
 
 /** Most characters of a row that are kept to be shown. */
 const RAW_LENGTH = 1000;
+/** Most characters of a user's name, so that a line of results stays within what readers of JSON take. */
+const USER_LENGTH = 1 << 16;
 
 /** A row that can be read, with whatever its values are. */
 export function inputRow(value: unknown, row: number, raw: string, end: InputPosition): InputRow {
@@ -63,16 +65,27 @@ export function parseUser(value: unknown, name: string): UserRequest & { user: s
 	if (typeof value !== 'object' || value === null || Array.isArray(value))
 		throw new RowError('expected a user with a history: {"user": "id", "history": ["id", …]}.');
 	const { user, history, candidates } = value as Record<string, unknown>;
-	if (!isStrings(history)) throw new RowError('`history` has to be a list of item ids.');
+	if (!isStrings(history))
+		throw new RowError(`\`history\` has to be a list of item ids.${brokenList(history)}`);
 	if (candidates !== undefined && candidates !== null && !(isStrings(candidates) && candidates.length > 0))
-		throw new RowError('`candidates` has to be a list of at least one item id, or left out.');
+		throw new RowError(
+			`\`candidates\` has to be a list of at least one item id, or left out.${brokenList(candidates)}`,
+		);
 	if (user !== undefined && user !== null && typeof user !== 'string' && typeof user !== 'number')
 		throw new RowError('`user` has to be a text or a number.');
+	if (typeof user === 'string' && user.length > USER_LENGTH)
+		throw new RowError(`\`user\` has ${user.length} characters; at most ${USER_LENGTH} are taken.`);
 	return {
 		user: user === undefined || user === null ? name : String(user),
 		history,
 		candidates: (candidates as string[] | null | undefined) ?? undefined,
 	};
+}
+
+/** Of a cell of a table. */
+function brokenList(cell: unknown): string {
+	if (typeof cell !== 'string' || !cell.startsWith('[')) return '';
+	return ' A cell that begins with `[` is read as a JSON array, which this is not; ids that begin with `[` go into one: ["[id]"].';
 }
 
 function isStrings(list: unknown): list is string[] {

@@ -142,7 +142,7 @@ type ColumnTypes = Awaited<ReturnType<typeof columnTypes>>;
 
 function userColumn(types: ColumnTypes): string {
 	const column = types.get('user');
-	return column ? `${identifier(column.name)}::VARCHAR` : 'NULL';
+	return column ? `to_json(${identifier(column.name)}::VARCHAR)::VARCHAR` : 'NULL';
 }
 
 function listColumn(types: ColumnTypes, name: string): string {
@@ -155,7 +155,9 @@ function listColumn(types: ColumnTypes, name: string): string {
 function tableRow([index, user, history, candidates]: (string | bigint | null)[]): InputRow {
 	const row = Number(index) + 1;
 	const end = { rows: row, bytes: 0 };
-	const raw = `${user ?? ''}\t${history ?? ''}\t${candidates ?? ''}`;
+	// As JSON, for DuckDB's client takes a byte order mark away.
+	const name = typeof user === 'string' ? (JSON.parse(user) as string) : undefined;
+	const raw = `${name ?? ''}\t${history ?? ''}\t${candidates ?? ''}`;
 	const list = (cell: string | bigint | null | undefined): unknown => {
 		if (cell === null || cell === undefined) return undefined;
 		try {
@@ -164,10 +166,5 @@ function tableRow([index, user, history, candidates]: (string | bigint | null)[]
 			return cell;
 		}
 	};
-	return inputRow(
-		{ user: user ?? undefined, history: list(history), candidates: list(candidates) },
-		row,
-		raw,
-		end,
-	);
+	return inputRow({ user: name, history: list(history), candidates: list(candidates) }, row, raw, end);
 }
