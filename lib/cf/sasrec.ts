@@ -5,7 +5,7 @@ import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, ragged, run, runOrCancel, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -43,6 +43,8 @@ export interface SASRecTrainOptions extends LongCallOptions, DeviceOptions {
 	split?: Split | undefined;
 	/** Folder for checkpoints; training goes on from what it holds. */
 	folder?: string | undefined;
+	/** Seconds between checkpoints. Default 60. */
+	checkpointSeconds?: number | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -103,6 +105,7 @@ export class SASRec implements CollaborativeModel {
 		{
 			split = leaveLastOut(dataset),
 			folder,
+			checkpointSeconds,
 			signal,
 			onProgress,
 			session: given,
@@ -146,7 +149,14 @@ export class SASRec implements CollaborativeModel {
 						stepsPerEpoch: trainer.stepsPerEpoch(),
 						unit: 'sequences',
 						unitsPerEpoch: trainer.sequencesPerEpoch(),
-						run: async (_first, count, s) => ({ loss: await run((cancel) => trainer.run(count, cancel), s) }),
+						run: async (_first, count, s) => {
+							const before = trainer.steps();
+							const loss = await runOrCancel((cancel) => trainer.run(count, cancel), s);
+							return {
+								steps: trainer.steps() - before,
+								losses: loss === undefined ? undefined : { loss },
+							};
+						},
 						validate: async (s) => {
 							const users = await model.userVectors(validation.histories, s);
 							const ranks = await model.rankTargets(users, validation.targets, validation.histories, s);
@@ -166,6 +176,7 @@ export class SASRec implements CollaborativeModel {
 						validateEvery: validation.targets.length > 0 ? o.validateEvery : 0,
 						patience: o.patience,
 						folder,
+						checkpointSeconds,
 						signal,
 						onProgress,
 					},

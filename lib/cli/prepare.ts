@@ -1,7 +1,8 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type PrepareOptions, prepare } from '../data/dataset.js';
 import { summaryRows } from '../data/summary.js';
-import { formatTable, progressPrinter } from './terminal.js';
+import { interruptible } from './interrupt.js';
+import { formatTable } from './terminal.js';
 
 type Flags = Omit<PrepareOptions, 'signal' | 'onProgress'>;
 
@@ -37,23 +38,11 @@ export function register(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-	const interrupt = new AbortController();
-	const stop = () => interrupt.abort();
-	process.once('SIGINT', stop);
-	const printer = progressPrinter();
-	try {
-		const { name, summary } = await prepare({
-			...flags,
-			signal: interrupt.signal,
-			onProgress: printer.onProgress,
-		});
-		printer.stop();
-		console.log(`data set ${name} in ${flags.out}`);
-		if (summary) console.log(formatTable(summaryRows(summary)));
-	} finally {
-		printer.stop();
-		process.removeListener('SIGINT', stop);
-	}
+	const { name, summary } = await interruptible((signal, onProgress) =>
+		prepare({ ...flags, signal, onProgress }),
+	);
+	console.log(`data set ${name} in ${flags.out}`);
+	if (summary) console.log(formatTable(summaryRows(summary)));
 }
 
 function wholeNumber(text: string): number {

@@ -1,6 +1,7 @@
-import { open } from 'node:fs/promises';
 import { Database, literal } from '../../data/database.js';
 import { invalidArgument } from '../../errors.js';
+import { syncFile } from '../../files/atomic.js';
+import { writing } from '../../files/write-error.js';
 import type { Recommendation } from '../lists.js';
 
 /** Layout of the results. */
@@ -58,10 +59,5 @@ export async function writeParquet(
 	} finally {
 		database.close();
 	}
-	const file = await open(path, 'r+');
-	try {
-		await file.sync();
-	} finally {
-		await file.close();
-	}
+	await writing(path, () => syncFile(path));
 }
