@@ -74,8 +74,14 @@ export async function syncFile(path: string): Promise<void> {
 /** Waits until a folder's names are on the disk. Some file systems cannot; their own order has to do there. */
 export async function syncFolder(path: string): Promise<void> {
 	const folder = await open(path, 'r').catch(() => undefined);
-	await folder?.sync().catch(() => {});
-	await folder?.close();
+	try {
+		await folder?.sync();
+	} catch (error) {
+		const { code = '' } = error as NodeJS.ErrnoException;
+		if (['EIO', 'ENOSPC', 'EDQUOT'].includes(code)) throw error;
+	} finally {
+		await folder?.close();
+	}
 }
 
 /**

@@ -10,12 +10,19 @@ export interface CommandResult {
 	err: string;
 }
 
-/** Runs `a-llmrec` in a process of its own. `onStart` gets the process, e.g. to interrupt it. */
+/**
+ * Runs `a-llmrec` in a process of its own. `onStart` gets the process, e.g. to interrupt it; `env` is put to the
+ * environment.
+ */
 export function command(
 	args: readonly string[],
 	onStart: (child: ChildProcess) => void = () => {},
+	env: NodeJS.ProcessEnv = {},
 ): Promise<CommandResult> {
-	const child = spawn(process.execPath, [program, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+	const child = spawn(process.execPath, [program, ...args], {
+		stdio: ['ignore', 'pipe', 'pipe'],
+		env: { ...process.env, ...env },
+	});
 	let [out, err] = ['', ''];
 	child.stdout.on('data', (data) => {
 		out += data;

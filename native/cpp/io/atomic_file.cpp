@@ -107,14 +107,16 @@ void AtomicFile::commit() {
     fail_to_write(path_, "cannot rename the file into place", errno);
   temporary_.clear();
 
-  // Without this the rename itself can be lost in a crash. Some file systems cannot sync a folder; then
+  // Without this the rename itself can be lost in a power cut. Some file systems cannot sync a folder; then
   // the file is still whole, under one name or the other.
   const size_t slash = path_.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path_.substr(0, slash + 1);
   const int folder_fd = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC);
   if (folder_fd >= 0) {
-    ::fsync(folder_fd);
+    const int error = ::fsync(folder_fd) == 0 ? 0 : errno;
     ::close(folder_fd);
+    if (error == EIO || error == ENOSPC || error == EDQUOT)
+      fail_to_write(path_, "cannot flush its folder", error);
   }
 }
 
