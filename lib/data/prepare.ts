@@ -128,6 +128,7 @@ async function writeInto(
 	const work = join(folder, 'work');
 	const database = await Database.open({
 		path: `${work}.duckdb`,
+		output: folder,
 		memoryLimit: options.memoryLimit ?? '1GB',
 		spillFolder: `${work}.spill`,
 		...(options.threads && { threads: options.threads }),

@@ -50,7 +50,7 @@ export async function writeParquet(
 	const columns = Object.entries(COLUMNS).map(([name, type]) => `"${name}": ${literal(type)}`);
 	const files = literal(lines.replaceAll(/[*?[]/g, '[$&]'));
 	// One thread: row groups are cut at the same rows every time.
-	const database = await Database.open({ memoryLimit: '1GB', threads: 1, signal });
+	const database = await Database.open({ output: path, memoryLimit: '1GB', threads: 1, signal });
 	try {
 		await database.run(
 			`COPY (SELECT * FROM read_json(${files}, format = 'newline_delimited', columns = {${columns.join(', ')}}))
