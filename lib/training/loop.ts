@@ -124,6 +124,7 @@ async function train(
 	const { epochs, validateEvery = 1, patience, folder, checkpointSeconds = 60, signal, onProgress } = options;
 	const totalSteps = epochs * stage.stepsPerEpoch;
 	const state = (folder && (await resume(stage, folder, fingerprint))) || freshState(fingerprint);
+	if (folder) await removeOthers(folder, state);
 	if (folder && !state.done) await cutLog(folder, state.epochs);
 	const started = performance.now() - state.seconds * 1000;
 	const firstStep = state.step;

@@ -19,7 +19,9 @@ export function buildFaultyDisk(): { missing: string | undefined } {
 	if (library) return { missing: undefined };
 	const path = freshPath('faulty-disk.so');
 	mkdirSync(dirname(path), { recursive: true });
-	const build = spawnSync('cc', ['-shared', '-fPIC', '-O1', '-o', path, source, '-ldl'], { encoding: 'utf8' });
+	const build = spawnSync('cc', ['-shared', '-fPIC', '-O1', '-o', path, source, '-ldl'], {
+		encoding: 'utf8',
+	});
 	if (build.status !== 0) return { missing: `no C compiler (cc): ${build.error?.message ?? build.stderr}` };
 	library = path;
 	return { missing: undefined };
