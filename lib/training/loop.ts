@@ -1,8 +1,8 @@
-import { appendFile, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
-import { makeFolder, removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
+import { removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
 import { withLock } from '../files/lock.js';
 import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
@@ -341,7 +341,8 @@ async function removeOthers(folder: string, { checkpoint, bestWeights }: State):
 }
 
 async function saveInto(folder: string, write: (path: string) => Promise<void>, name: string): Promise<void> {
-	await makeFolder(folder);
+	// In a folder that must be there: one that has vanished is not begun again without what it held.
+	await writing(folder, () => mkdir(folder).catch(unlessPresent));
 	await removeTemporaries(folder);
 	await writing(join(folder, name), () => write(join(folder, name)));
 }
@@ -351,7 +352,6 @@ function removeFolder(path: string): Promise<void> {
 }
 
 async function log(folder: string, entry: object): Promise<void> {
-	await makeFolder(folder);
 	const path = join(folder, LOG);
 	await writing(path, () => appendFile(path, `${JSON.stringify(entry)}\n`));
 }
@@ -370,6 +370,10 @@ async function cutLog(folder: string, epochs: number): Promise<void> {
 		}
 	});
 	if (kept.length < lines.length) await writeFileAtomic(path, kept);
+}
+
+function unlessPresent(error: NodeJS.ErrnoException): undefined {
+	if (error.code !== 'EEXIST') throw error;
 }
 
 function unlessAbsent(error: NodeJS.ErrnoException): undefined {
