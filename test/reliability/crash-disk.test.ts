@@ -97,7 +97,7 @@ const trained = briefOptions().then((options) => tinyRun(undefined, options));
 
 test('training, on a disk that fails at any call', async (t) => {
 	const options = await briefOptions();
-	const sum = await sweep(t, { job: 'train', input: { options }, points: times(5, 120) });
+	const sum = await sweep(t, { job: 'train', input: { options }, points: times(5, 60) });
 	if (!sum) return;
 	held('Crash safety', 'A disk that fails at any moment of a training costs nothing that was good.', {
 		'faults put in': sum.faults,
@@ -114,7 +114,7 @@ test('scoring, on a disk that fails at any call', async (t) => {
 	const users = await fixture('users.jsonl', `${lines.join('\n')}\n`);
 	const sum = { faults: 0, refused: 0 };
 	for (const out of ['lists.jsonl.gz', 'lists.parquet']) {
-		const part = await sweep(t, { job: 'score', input: { run: folder, users, out }, points: times(3, 40) });
+		const part = await sweep(t, { job: 'score', input: { run: folder, users, out }, points: times(3, 25) });
 		if (!part) return;
 		sum.faults += part.faults;
 		sum.refused += part.refused;
@@ -142,7 +142,7 @@ test('prepare and quantize, on a disk that fails at any call', async (t) => {
 		job: 'prepare',
 		input: { log: [log.interactions, log.items] },
 		before,
-		points: times(5, 80),
+		points: times(4, 45),
 	});
 	if (!prepared) return;
 	const { options } = await trained;
@@ -152,7 +152,7 @@ test('prepare and quantize, on a disk that fails at any call', async (t) => {
 		job: 'quantize',
 		input: { llm: options.llm! },
 		before: stored,
-		points: times(4, 60),
+		points: times(3, 35),
 	});
 	held('Crash safety', 'A disk that fails while a folder is replaced leaves the old one whole.', {
 		'faults put in': prepared.faults + quantized!.faults,

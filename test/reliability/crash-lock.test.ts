@@ -84,7 +84,12 @@ test('a lock says who has it, within a process too, and is free with its owner',
 	});
 	t.false(existsSync(path));
 	// What a dead process wrote, on this machine or another, or whose number lives again.
-	for (const text of ['', '{', JSON.stringify({ pid: process.ppid, host: hostname() }), '{"pid":1,"host":"x"}']) {
+	for (const text of [
+		'',
+		'{',
+		JSON.stringify({ pid: process.ppid, host: hostname() }),
+		'{"pid":1,"host":"x"}',
+	]) {
 		await writeFile(path, text);
 		t.is(await withLock(path, 'The run', async () => 'taken'), 'taken');
 	}
@@ -100,7 +105,10 @@ test('a lock says who has it, within a process too, and is free with its owner',
 test('a second training, scoring, preparing or quantizing of the same output is refused', async (t) => {
 	const { folder, dataset, options } = await trained;
 	const model = await loadRun(folder, CPU);
-	const users = await fixture('users.jsonl', `${JSON.stringify({ user: 'u', history: [dataset.items[1]!.id] })}\n`);
+	const users = await fixture(
+		'users.jsonl',
+		`${JSON.stringify({ user: 'u', history: [dataset.items[1]!.id] })}\n`,
+	);
 	const log = await writeWorldCsv(freshPath('log'), tinyWorld());
 	const [run, out, set, stored] = [freshPath('run'), freshPath('out.jsonl'), freshPath(), freshPath()];
 	await mkdir(join(out, '..'), { recursive: true });
@@ -162,7 +170,8 @@ test('the command: the process that trains is named, and gone with kill -9; read
 	t.is(first.code, null, first.err);
 	t.is(readJson(join(out, '.lock'))?.pid, pid, 'a killed process leaves its file');
 	const third = await command(args, async (training) => {
-		while (readJson(join(out, 'cf/.lock'))?.pid !== training.pid && training.exitCode === null) await sleep(5);
+		while (readJson(join(out, 'cf/.lock'))?.pid !== training.pid && training.exitCode === null)
+			await sleep(5);
 		training.kill('SIGTERM');
 	});
 	t.is(third.code, 143, third.err);

@@ -184,13 +184,14 @@ class Writer {
 		{ format, gzip }: { format: ResultFormat; gzip: boolean },
 	): Promise<Writer> {
 		const output = await PartFile.open(paths.part, state.outputBytes, { gzip });
+		let rejects: PartFile | undefined;
 		try {
-			const rejects = await PartFile.open(paths.rejectsPart, state.rejectsBytes);
+			rejects = await PartFile.open(paths.rejectsPart, state.rejectsBytes);
 			const writer = new Writer(state, paths, format, output, rejects);
 			await writer.#checkpoint();
 			return writer;
 		} catch (error) {
-			await output.close();
+			for (const file of [output, rejects]) await file?.close().catch(() => {});
 			throw error;
 		}
 	}
