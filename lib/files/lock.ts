@@ -1,10 +1,8 @@
 import { hostname } from 'node:os';
-import { dirname, resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ALLMRecError } from '../errors.js';
 import { loadAddon } from '../native/addon.js';
 import { guard } from '../native/session.js';
-import { makeFolder } from './atomic.js';
 
 /** What the lock's file says of its owner. */
 interface Owner {
@@ -19,13 +17,12 @@ const OWNER_WAIT = 10;
 
 /**
  * Does `work` while holding the lock file `path`, which is the kernel's: it goes with the process, however that ends,
- * and holds between the threads and calls of one process too. Nobody waits for it.
+ * and holds between the threads and calls of one process too. Nobody waits for it. Its folder has to be there.
  *
  * @param what is locked, at the beginning of a sentence
  * @throws ERR_ALLMREC_LOCKED with the owner's process id and machine, ERR_ALLMREC_WRITE
  */
 export async function withLock<T>(path: string, what: string, work: () => Promise<T>): Promise<T> {
-	await makeFolder(dirname(resolve(path)));
 	const own: Owner = { pid: process.pid, host: hostname(), since: new Date().toISOString() };
 	const { FileLock } = loadAddon();
 	let lock = guard(() => new FileLock(path, JSON.stringify(own)));

@@ -25,6 +25,7 @@ export async function writeFolder<T>(
 	const absolute = resolve(target);
 	await expectReplaceable(absolute);
 	const [parent, name] = [dirname(absolute), basename(absolute)];
+	await makeFolder(parent);
 	return withLock(join(parent, `.${name}.lock`), what, async () => {
 		await recover(absolute);
 		await expectReplaceable(absolute);

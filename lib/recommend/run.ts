@@ -68,6 +68,7 @@ export async function trainRun(dataset: Dataset, options: TrainRunOptions): Prom
 	if ((options.stages ?? STAGES).includes('project') && (await isFolder(llmFolder)))
 		await openOptCheckpoint(await resolveCheckpoint(llmFolder), { dtype: config.llmDtype });
 	const { out } = options;
+	await makeFolder(out);
 	await withLock(join(out, '.lock'), `The run folder ${out}`, () =>
 		trainStages(dataset, config, llmFolder, options),
 	);

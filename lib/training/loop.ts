@@ -2,7 +2,7 @@ import { appendFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promi
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
-import { removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
+import { makeFolder, removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
 import { withLock } from '../files/lock.js';
 import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
@@ -101,10 +101,12 @@ export async function trainLoop(
 	fingerprint: string,
 ): Promise<LoopResult> {
 	const { folder } = options;
-	if (folder)
+	if (folder) {
+		await makeFolder(folder);
 		return withLock(join(folder, '.lock'), `The training in ${folder}`, () =>
 			train(stage, options, fingerprint, folder),
 		);
+	}
 	// The best weights need a place while training goes on.
 	const scratch = await writing(tmpdir(), () => mkdtemp(join(tmpdir(), 'a-llmrec-')));
 	try {

@@ -74,7 +74,7 @@ test('a run folder that vanishes, and one that comes back', async (t) => {
 		await rename(out, away).catch(() => {});
 	});
 	t.is(code, 1, err);
-	t.regex(err, /error ERR_ALLMREC_WRITE: .*run.*its folder is gone/);
+	t.regex(err, /error ERR_ALLMREC_WRITE: .*run.*its folder is not there/);
 	await rename(away, out);
 	const again = await command(train(out));
 	t.is(again.code, 0, again.err);

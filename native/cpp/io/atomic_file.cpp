@@ -29,7 +29,7 @@ const char* remedy(int error) {
       return "allow writing there, or give another folder";
     case ENOENT:
     case ENOTDIR:
-      return "its folder is gone; make it again, or give another";
+      return "its folder is not there; make it, or give another";
     case ENAMETOOLONG:
       return "give a shorter name";
     case EFBIG:
