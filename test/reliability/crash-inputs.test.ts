@@ -125,9 +125,10 @@ test('a language model that vanishes during training stops it before its stage, 
 
 /** Does it at the first call. */
 function once(work: () => Promise<void>): () => void {
-	let begun: Promise<void> | undefined;
+	let begun = false;
 	return () => {
-		begun ??= work();
+		if (!begun) void work();
+		begun = true;
 	};
 }
 

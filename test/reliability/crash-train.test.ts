@@ -94,7 +94,7 @@ test('kill -9 in the middle of what is written: files, folders, renamings', asyn
 	}
 	const trained = await world;
 	const random = new SeededRandom(Date.now(), 1);
-	const wanted = times(4, 60);
+	const wanted = times(4, 40);
 	const places = new Set<string>();
 	let kills = 0;
 	let trainings = 0;
