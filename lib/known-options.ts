@@ -50,6 +50,7 @@ const KNOWN = {
 		...device,
 		split: true,
 		folder: true,
+		checkpointSeconds: true,
 		session: true,
 	} satisfies Names<SASRecTrainOptions>,
 	loadSASRec: {
@@ -63,6 +64,7 @@ const KNOWN = {
 		...device,
 		out: true,
 		datasetPath: true,
+		checkpointSeconds: true,
 		stages: true,
 		options: true,
 	} satisfies Names<TrainRunOptions>,

@@ -50,6 +50,8 @@ export type AlignmentOptions = z.input<typeof alignmentSchema>;
 export interface AlignmentTrainOptions extends LongCallOptions {
 	split: Split;
 	folder?: string | undefined;
+	/** Seconds between checkpoints. Default 60. */
+	checkpointSeconds?: number | undefined;
 	session: Session;
 }
 
@@ -88,7 +90,7 @@ export class Alignment {
 		cf: CollaborativeModel,
 		encoder: SentenceEncoder,
 		options: AlignmentOptions,
-		{ split, folder, session, signal, onProgress }: AlignmentTrainOptions,
+		{ split, folder, checkpointSeconds, session, signal, onProgress }: AlignmentTrainOptions,
 	): Promise<Alignment> {
 		const o = parseOptions(alignmentSchema, options, 'the alignment');
 		const config: AlignmentConfig = {
@@ -143,14 +145,14 @@ export class Alignment {
 					unitsPerEpoch: examples.train.length,
 					run: async (first, count) => {
 						const sums: Record<string, number> = {};
-						for (let step = first; step < first + count; step++) {
-							signal?.throwIfAborted();
-							const rows = examples.batch(step, stepsPerEpoch, o.batchSize);
-							const losses = await run(() => trainer.step(batches.build(rows)), signal);
-							for (const [name, value] of Object.entries(losses))
-								sums[name] = (sums[name] ?? 0) + value / count;
+						let steps = 0;
+						for (; steps < count && !signal?.aborted; steps++) {
+							const rows = examples.batch(first + steps, stepsPerEpoch, o.batchSize);
+							const losses = await run(() => trainer.step(batches.build(rows)));
+							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value;
 						}
-						return sums;
+						for (const name of Object.keys(sums)) sums[name]! /= steps;
+						return { steps, losses: steps > 0 ? sums : undefined };
 					},
 					validate: async () => {
 						const sums: Record<string, number> = {};
@@ -177,6 +179,7 @@ export class Alignment {
 					validateEvery: examples.validation.length > 0 ? o.validateEvery : 0,
 					patience: o.patience,
 					folder,
+					checkpointSeconds,
 					signal,
 					onProgress,
 				},
@@ -423,7 +426,7 @@ class Batches {
 	}
 }
 
-/** Alignment and fine-tuned encoder beside each other: `<path>` and `<path>.encoder.safetensors`. */
+/** Alignment and fine-tuned encoder beside each other: `<name>.safetensors` and `<name>.encoder.safetensors`. */
 async function saveBoth(
 	native: NativeAlignment,
 	encoder: SentenceEncoder | undefined,
@@ -443,7 +446,6 @@ async function loadBoth(
 	await run(() => native.load([path]));
 }
 
-/** `best.safetensors.part` and `best.safetensors` share their encoder file's name. */
 function encoderPath(path: string): string {
-	return path.replace(/\.part$/, '').replace(/\.safetensors$/, '.encoder.safetensors');
+	return path.replace(/\.safetensors$/, '.encoder.safetensors');
 }

@@ -6,7 +6,7 @@ import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import { expectKnown } from '../known-options.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, ragged, run, runOrCancel, Session } from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -45,6 +45,8 @@ export interface SASRecTrainOptions extends LongCallOptions, DeviceOptions {
 	split?: Split | undefined;
 	/** Folder for checkpoints; training goes on from what it holds. */
 	folder?: string | undefined;
+	/** Seconds between checkpoints. Default 60. */
+	checkpointSeconds?: number | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -118,7 +120,15 @@ export class SASRec implements CollaborativeModel {
 		settings: SASRecTrainOptions = {},
 	): Promise<SASRec> {
 		expectKnown('trainSASRec', settings);
-		const { split = leaveLastOut(dataset), folder, signal, onProgress, session: given, ...device } = settings;
+		const {
+			split = leaveLastOut(dataset),
+			folder,
+			checkpointSeconds,
+			signal,
+			onProgress,
+			session: given,
+			...device
+		} = settings;
 		const o = parseOptions(sasRecSchema, options, 'SASRec');
 		const config: SasRecConfig = {
 			numItems: dataset.numItems,
@@ -157,7 +167,14 @@ export class SASRec implements CollaborativeModel {
 						stepsPerEpoch: trainer.stepsPerEpoch(),
 						unit: 'sequences',
 						unitsPerEpoch: trainer.sequencesPerEpoch(),
-						run: async (_first, count, s) => ({ loss: await run((cancel) => trainer.run(count, cancel), s) }),
+						run: async (_first, count, s) => {
+							const before = trainer.steps();
+							const loss = await runOrCancel((cancel) => trainer.run(count, cancel), s);
+							return {
+								steps: trainer.steps() - before,
+								losses: loss === undefined ? undefined : { loss },
+							};
+						},
 						validate: async (s) => {
 							const users = await model.userVectors(validation.histories, s);
 							const ranks = await model.rankTargets(users, validation.targets, validation.histories, s);
@@ -177,6 +194,7 @@ export class SASRec implements CollaborativeModel {
 						validateEvery: validation.targets.length > 0 ? o.validateEvery : 0,
 						patience: o.patience,
 						folder,
+						checkpointSeconds,
 						signal,
 						onProgress,
 					},

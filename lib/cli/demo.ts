@@ -2,6 +2,8 @@ import { mkdir, mkdtemp, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
+import { writeFileAtomic } from '../files/atomic.js';
+import { writing } from '../files/write-error.js';
 import {
 	Dataset,
 	demoLexicon,
@@ -78,8 +80,8 @@ async function run({ json, out, seed, textEncoder, llm, device, threads }: Flags
 		}
 	});
 	const text = `${JSON.stringify(result, null, '\t')}\n`;
-	await writeFile(join(runFolder, 'metrics.json'), text);
-	if (json) await writeFile(json, text);
+	await writeFileAtomic(join(runFolder, 'metrics.json'), [text]);
+	if (json) await writing(json, () => writeFile(json, text));
 	printEvaluation(result);
 	console.log(`run in ${runFolder}`);
 }

@@ -1,6 +1,8 @@
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Command } from 'commander';
+import { writeFileAtomic } from '../files/atomic.js';
+import { writing } from '../files/write-error.js';
 import { evaluateRun, formatEvaluation, loadRun, openRunDataset, type RunEvaluation } from '../index.js';
 import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { interruptible } from './interrupt.js';
@@ -57,8 +59,8 @@ async function run(folder: string, flags: Flags): Promise<void> {
 		}
 	});
 	const text = `${JSON.stringify(result, null, '\t')}\n`;
-	await writeFile(join(folder, 'metrics.json'), text);
-	if (json) await writeFile(json, text);
+	await writeFileAtomic(join(folder, 'metrics.json'), [text]);
+	if (json) await writing(json, () => writeFile(json, text));
 	printEvaluation(result);
 }
 

@@ -1,6 +1,8 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { Command, CommanderError } from 'commander';
+import { Interrupted } from './interrupt.js';
 import { printableError, printableLines } from './printable.js';
 
 /** A verb of the command: one file of this folder, loaded when the command starts. */
@@ -20,7 +22,7 @@ const verbs: readonly (() => Promise<Verb>)[] = [
 	() => import('./demo.js'),
 ];
 
-/** Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 interrupted. */
+/** Exit codes: 0 done, 1 the work failed, 2 the command line is wrong, 130 or 143 interrupted by Ctrl-C or SIGTERM. */
 async function main(argv: readonly string[]): Promise<number> {
 	const program = new Command('a-llmrec')
 		.description('Recommend with a frozen language model (A-LLMRec).')
@@ -61,11 +63,11 @@ function nameMisspelledOptionsFirst(command: Command, argv: readonly string[]): 
 }
 
 function report(error: unknown, debug: boolean): number {
-	const { code, message, name } = error instanceof Error ? (error as NodeJS.ErrnoException) : {};
-	if (name === 'AbortError') {
+	if (error instanceof Interrupted) {
 		console.error('interrupted');
-		return 130;
+		return 128 + constants.signals[error.signal];
 	}
+	const { code, message } = error instanceof Error ? (error as NodeJS.ErrnoException) : {};
 	const text = printableLines(message ?? String(error));
 	console.error(code ? `error ${code}: ${text}` : `error: ${text}`);
 	if (debug || !code) console.error(printableError(error));
@@ -78,4 +80,12 @@ function packageVersion(): string {
 	return JSON.parse(text).version;
 }
 
+// Nobody may be there to read the progress any more, or its log's disk be full: no reason to stop working.
+process.stderr.on('error', () => {});
+// Results that cannot be written are; but a reader that has had enough, like `head`, is not told of it.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+	if (error.code !== 'EPIPE')
+		console.error(`error ERR_ALLMREC_WRITE: The standard output cannot be written: ${error.message}`);
+	process.exit(1);
+});
 process.exitCode = await main(process.argv);

@@ -1,8 +1,9 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type PrepareOptions, prepare } from '../data/dataset.js';
 import { summaryRows } from '../data/summary.js';
+import { interruptible } from './interrupt.js';
 import { printable } from './printable.js';
-import { formatTable, progressPrinter } from './terminal.js';
+import { formatTable } from './terminal.js';
 
 type Flags = Omit<PrepareOptions, 'signal' | 'onProgress'>;
 
@@ -38,23 +39,11 @@ export function register(program: Command): void {
 }
 
 async function run(flags: Flags): Promise<void> {
-	const interrupt = new AbortController();
-	const stop = () => interrupt.abort();
-	process.once('SIGINT', stop);
-	const printer = progressPrinter();
-	try {
-		const { name, summary } = await prepare({
-			...flags,
-			signal: interrupt.signal,
-			onProgress: printer.onProgress,
-		});
-		printer.stop();
-		console.log(`data set ${printable(name)} in ${flags.out}`);
-		if (summary) console.log(formatTable(summaryRows(summary)));
-	} finally {
-		printer.stop();
-		process.removeListener('SIGINT', stop);
-	}
+	const { name, summary } = await interruptible((signal, onProgress) =>
+		prepare({ ...flags, signal, onProgress }),
+	);
+	console.log(`data set ${printable(name)} in ${flags.out}`);
+	if (summary) console.log(formatTable(summaryRows(summary)));
 }
 
 function wholeNumber(text: string): number {

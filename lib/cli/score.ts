@@ -1,7 +1,7 @@
 import { type Command, Option } from 'commander';
 import { ALLMRecError, loadRun, type ScoreSummary, scoreFile } from '../index.js';
 import { type ModelFlags, modelOptions, share, wholeNumber } from './arguments.js';
-import { interruptible } from './interrupt.js';
+import { Interrupted, interruptible } from './interrupt.js';
 import { duration } from './terminal.js';
 
 interface Flags extends ModelFlags {
@@ -99,7 +99,7 @@ async function run(argument: string | undefined, flags: Flags): Promise<void> {
 		});
 		print(summary, flags.out);
 	} catch (error) {
-		if (error instanceof Error && error.name === 'AbortError')
+		if (error instanceof Interrupted)
 			console.error(`stopped; the same command goes on from the last checkpoint (${flags.out}.state.json)`);
 		throw error;
 	}

@@ -2,7 +2,7 @@ import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError } from 'commander';
 import { ALLMRecError, Dataset, type RunOptions, STAGES, type StageName, trainRun } from '../index.js';
 import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
-import { interruptible } from './interrupt.js';
+import { Interrupted, interruptible } from './interrupt.js';
 
 interface Flags extends ModelFlags {
 	out: string;
@@ -11,6 +11,7 @@ interface Flags extends ModelFlags {
 	llm?: string;
 	seed?: number;
 	words?: string;
+	checkpointSeconds?: number;
 	config?: string;
 }
 
@@ -29,15 +30,28 @@ export function register(program: Command): void {
 			.option('--llm <folder|id>', 'language model: a folder or a Hub id (default: the embedded tiny one)')
 			.option('--seed <n>', 'seed of everything random', wholeNumber)
 			.option('--words <domain>', 'words of the prompt: movie, game or item')
+			.option(
+				'--checkpoint-seconds <n>',
+				'time between checkpoints, which is what a crash can cost (default: 60)',
+				wholeNumber,
+			)
 			.option('--config <file>', 'JSON file with the options of all stages; see docs/options.md'),
 	).action(run);
 }
 
-async function run(path: string, { out, stages, config, device, threads, ...flags }: Flags): Promise<void> {
+async function run(
+	path: string,
+	{ out, stages, config, checkpointSeconds, device, threads, ...flags }: Flags,
+): Promise<void> {
 	const options = { ...(config ? await readConfig(config) : {}), ...defined(flags) } as RunOptions;
-	await interruptible(async (signal, onProgress) => {
+	const work = interruptible(async (signal, onProgress) => {
 		const dataset = await Dataset.open(path, { signal });
-		await trainRun(dataset, { out, datasetPath: path, stages, options, device, threads, signal, onProgress });
+		const calls = { device, threads, checkpointSeconds, signal, onProgress };
+		await trainRun(dataset, { out, datasetPath: path, stages, options, ...calls });
+	});
+	await work.catch((error) => {
+		if (error instanceof Interrupted) console.error('stopped; the same command goes on from here');
+		throw error;
 	});
 	console.log(`run in ${out}`);
 }

@@ -7,10 +7,12 @@ import {
 import { ALLMRecError } from '../errors.js';
 
 export interface DatabaseOptions {
-	/** Database file, or `:memory:`. */
-	path?: string;
+	/** A file to keep tables in while it is open; without it they are in memory. */
+	path?: string | undefined;
 	/** DuckDB's `memory_limit`, e.g. `1GB`. What does not fit is spilled into `spillFolder`. */
 	memoryLimit?: string;
+	/** File or folder that is written to: what fails there is ERR_ALLMREC_WRITE. */
+	output?: string | undefined;
 	/** Where DuckDB spills; without it nothing is spilled. */
 	spillFolder?: string;
 	/** Threads of DuckDB. Default: one per core. */
@@ -25,30 +27,51 @@ export type Cell = string | number | bigint | boolean | null;
 export class Database {
 	readonly connection: DuckDBConnection;
 	readonly #instance: DuckDBInstance;
+	/** Tables are in the file. */
+	readonly #filed: boolean;
+	readonly #output: string | undefined;
 	readonly #signal: AbortSignal | undefined;
 	#closed = false;
 
 	private constructor(
 		instance: DuckDBInstance,
 		connection: DuckDBConnection,
+		filed: boolean,
+		output: string | undefined,
 		signal: AbortSignal | undefined,
 	) {
 		this.#instance = instance;
 		this.connection = connection;
+		this.#filed = filed;
+		this.#output = output;
 		this.#signal = signal;
 	}
 
-	static async open({ path = ':memory:', memoryLimit, spillFolder, threads, signal }: DatabaseOptions) {
+	static async open({ path, output, memoryLimit, spillFolder, threads, signal }: DatabaseOptions) {
 		signal?.throwIfAborted();
 		const config: Record<string, string> = { autoinstall_known_extensions: 'false' };
 		if (memoryLimit) config.memory_limit = memoryLimit;
 		if (spillFolder) config.temp_directory = spillFolder;
 		if (threads) config.threads = String(threads);
 		try {
-			const instance = await DuckDBInstance.create(path, config);
-			return new Database(instance, await instance.connect(), signal);
+			const instance = await DuckDBInstance.create(':memory:', config);
+			try {
+				const connection = await instance.connect();
+				// Nobody reads the file again. A log it could be recovered by, or a last flush when it is closed, would end the
+				// process where the disk fails while either is cut off.
+				if (path) {
+					await connection.run(`ATTACH ${literal(path)} AS work (RECOVERY_MODE no_wal_writes)`);
+					await connection.run('PRAGMA disable_checkpoint_on_shutdown');
+				}
+				const database = new Database(instance, connection, path !== undefined, output, signal);
+				await database.#use(connection);
+				return database;
+			} catch (error) {
+				instance.closeSync();
+				throw error;
+			}
 		} catch (cause) {
-			throw translate(cause);
+			throw translate(cause, output);
 		}
 	}
 
@@ -81,7 +104,13 @@ export class Database {
 
 	/** A second connection to the same database, for writing while this one streams. */
 	async connect(): Promise<DuckDBConnection> {
-		return this.#instance.connect();
+		const connection = await this.#instance.connect();
+		await this.#use(connection);
+		return connection;
+	}
+
+	async #use(connection: DuckDBConnection): Promise<void> {
+		if (this.#filed) await connection.run('USE work');
 	}
 
 	close(): void {
@@ -100,7 +129,7 @@ export class Database {
 			return await work();
 		} catch (cause) {
 			signal?.throwIfAborted();
-			throw translate(cause);
+			throw translate(cause, this.#output);
 		} finally {
 			signal?.removeEventListener('abort', interrupt);
 		}
@@ -108,7 +137,7 @@ export class Database {
 }
 
 /** DuckDB's error with the code of this library. */
-function translate(cause: unknown): ALLMRecError {
+function translate(cause: unknown, output?: string): ALLMRecError {
 	if (cause instanceof ALLMRecError) return cause;
 	const message = cause instanceof Error ? cause.message : String(cause);
 	const [first = message] = message.split('\n');
@@ -118,11 +147,26 @@ function translate(cause: unknown): ALLMRecError {
 			`DuckDB ran out of memory or of room to spill; raise \`memoryLimit\`, or free space on the disk of the output folder. ${first}`,
 			{ cause },
 		);
+	if (isWriteFailure(message, output))
+		return new ALLMRecError(
+			'ERR_ALLMREC_WRITE',
+			`${output ?? 'The output'} cannot be written; make room on its disk and allow writing there, then do the same again. ${first}`,
+			{ cause },
+		);
 	if (/No files found|Cannot open file/i.test(message))
 		return new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', first, { cause });
 	if (/^(Parser|Binder|Catalog|Internal) Error/.test(message))
 		return new ALLMRecError('ERR_ALLMREC_INTERNAL', first, { cause });
 	return new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', first, { cause });
+}
+
+/** By the file it names, or a reason of the system that only writing has. */
+function isWriteFailure(message: string, output: string | undefined): boolean {
+	if (!/^(IO|FATAL|TransactionContext) Error/i.test(message)) return false;
+	return (
+		(output !== undefined && message.includes(output)) ||
+		/No space left on device|Disk quota exceeded|Read-only file system|File too large/i.test(message)
+	);
 }
 
 /** A SQL string literal. */

@@ -1,7 +1,7 @@
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ALLMRecError, invalidArgument } from '../errors.js';
-import { writeFileAtomic } from './folder.js';
+import { writeFileAtomic } from '../files/atomic.js';
 import { demoLexicon, type Lexicon, type ThemeWords } from './lexicon.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';

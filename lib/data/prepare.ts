@@ -1,11 +1,14 @@
-import { readdir, rm, stat, writeFile } from 'node:fs/promises';
+import { readdir, rm, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { writeJson } from '../files/atomic.js';
+import { writeFolder } from '../files/pending-folder.js';
+import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
 import { writeItemText } from './catalogue/item-text.js';
 import { filterCore } from './core-filter.js';
 import { Database, literal } from './database.js';
-import { assertReadable, DATASET_FORMAT, MANIFEST, PendingFolder } from './folder.js';
+import { assertReadable, assertReplaceable, DATASET_FORMAT, MANIFEST } from './folder.js';
 import { verifyGzip } from './gzip.js';
 import { rejectUnknownOptions } from './options.js';
 import { amazonSource } from './readers/amazon.js';
@@ -97,11 +100,12 @@ const toleratedLines = (lines: number) => Math.max(10, lines / 100);
  * happens in DuckDB, out of core. The folder is written beside its place and renamed at the end.
  *
  * @throws ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_FILE_FORMAT, ERR_ALLMREC_INVALID_ARGUMENT,
- * ERR_ALLMREC_EMPTY_DATASET if nothing is left, ERR_ALLMREC_OUT_OF_MEMORY if neither memory nor disk suffice.
+ * ERR_ALLMREC_EMPTY_DATASET if nothing is left, ERR_ALLMREC_OUT_OF_MEMORY if neither memory nor disk suffice,
+ * ERR_ALLMREC_WRITE, ERR_ALLMREC_LOCKED while another call or process writes the same folder.
  */
 export async function writeDataset(options: PrepareOptions): Promise<DatasetManifest> {
 	validate(options);
-	const { format, interactions, items = [], columns = {}, signal } = options;
+	const { format, interactions, items = [], columns = {}, out } = options;
 	for (const file of [...interactions, ...items]) await assertReadable(file);
 	const source = await readers[format]({
 		interactions: interactions.map((file) => resolve(file)),
@@ -110,28 +114,35 @@ export async function writeDataset(options: PrepareOptions): Promise<DatasetMani
 	});
 	if (options.minRating !== undefined && !source.hasRating)
 		invalidArgument('minRating', 'left out, for the files have no ratings', options.minRating);
-	const folder = await PendingFolder.create(options.out);
-	let database: Database | undefined;
+	return writeFolder(out, `The data set ${out}`, assertReplaceable, (folder) =>
+		writeInto(folder, source, options),
+	);
+}
+
+async function writeInto(
+	folder: string,
+	source: LogSource,
+	options: PrepareOptions,
+): Promise<DatasetManifest> {
+	const { signal } = options;
+	const work = join(folder, 'work');
+	const database = await Database.open({
+		path: `${work}.duckdb`,
+		output: folder,
+		memoryLimit: options.memoryLimit ?? '1GB',
+		spillFolder: `${work}.spill`,
+		...(options.threads && { threads: options.threads }),
+		signal,
+	});
+	let manifest: DatasetManifest;
 	try {
-		const work = join(folder.path, 'work');
-		database = await Database.open({
-			path: `${work}.duckdb`,
-			memoryLimit: options.memoryLimit ?? '1GB',
-			spillFolder: `${work}.spill`,
-			...(options.threads && { threads: options.threads }),
-			signal,
-		});
-		const manifest = await fill(database, source, folder.path, options);
+		manifest = await fill(database, source, folder, options);
+	} finally {
 		database.close();
-		await removeWork(folder.path);
-		signal?.throwIfAborted();
-		await folder.publish();
-		return manifest;
-	} catch (error) {
-		database?.close();
-		await folder.discard();
-		throw error;
 	}
+	await removeWork(folder);
+	signal?.throwIfAborted();
+	return manifest;
 }
 
 async function fill(database: Database, source: LogSource, folder: string, options: PrepareOptions) {
@@ -207,7 +218,7 @@ async function fill(database: Database, source: LogSource, folder: string, optio
 		),
 		summary,
 	};
-	await writeFile(join(folder, MANIFEST), `${JSON.stringify(manifest, null, '\t')}\n`);
+	await writeJson(join(folder, MANIFEST), manifest);
 	report.done();
 	return manifest;
 }
@@ -296,7 +307,7 @@ async function rejectedLines(database: Database): Promise<number> {
 
 async function removeWork(folder: string): Promise<void> {
 	for (const entry of await readdir(folder))
-		if (entry.startsWith('work.')) await rm(join(folder, entry), { recursive: true });
+		if (entry.startsWith('work.')) await writing(folder, () => rm(join(folder, entry), { recursive: true }));
 }
 
 function validate(options: PrepareOptions): void {

@@ -1,7 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
-import { assertReadable, writeFileAtomic } from './folder.js';
+import { writeFileAtomic } from '../files/atomic.js';
+import { assertReadable } from './folder.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
 import type { Phase, Split, SplitRecord } from './split.js';

@@ -1,7 +1,9 @@
-import { copyFile, mkdir, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
-import { dirname, join, resolve } from 'node:path';
+import { readdir, stat } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
 import { SeededRandom } from '../data/random.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { copyFileAtomic, writeFileAtomic } from '../files/atomic.js';
+import { writeFolder } from '../files/pending-folder.js';
 import { expectKnown } from '../known-options.js';
 import type { LlmDtype } from '../native/addon.js';
 import { type DeviceOptions, run } from '../native/session.js';
@@ -47,7 +49,8 @@ export interface QuantizeResult {
  *
  * @param source folder or Hub id
  * @throws ERR_ALLMREC_INVALID_ARGUMENT for an unknown dtype or an `out` that exists, without `force` or of
- * another make; what `CausalLM.load` throws
+ * another make; ERR_ALLMREC_WRITE, ERR_ALLMREC_LOCKED while another call or process writes `out`; what `CausalLM.load`
+ * throws
  */
 export async function quantizeCheckpoint(source: string, options: QuantizeOptions): Promise<QuantizeResult> {
 	expectKnown('quantizeCheckpoint', options);
@@ -60,31 +63,23 @@ export async function quantizeCheckpoint(source: string, options: QuantizeOption
 	const { json, files, stored } = await openOptCheckpoint(folder, { dtype });
 	if (stored) invalidArgument('source', `an original checkpoint, not one stored in ${stored}`, source);
 	const begun = performance.now();
-	await mkdir(dirname(target), { recursive: true });
-	const partial = `${target}.part-${process.pid}`;
-	await rm(partial, { recursive: true, force: true });
-	try {
-		await mkdir(partial);
-		const weights = join(partial, 'model.safetensors');
+	const replaceable = (path: string) => expectReplaceable(path, force);
+	await writeFolder(out, `The checkpoint ${out}`, replaceable, async (partial) => {
 		const llm = await CausalLM.load(folder, { dtype, signal, onProgress, ...device });
 		try {
+			const weights = join(partial, 'model.safetensors');
 			await run(() => llm.native.save(weights, { format: 'pt' }, 'stored'), signal);
 			// A vocabulary cut to what the weights hold is what the new folder holds.
 			const config = { ...json, vocab_size: llm.config.vocabSize, ...storedField(dtype) };
-			await writeFile(join(partial, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);
+			await writeFileAtomic(join(partial, 'config.json'), [`${JSON.stringify(config, null, 2)}\n`]);
 		} finally {
 			llm.dispose();
 		}
 		const present = new Set(await readdir(folder));
 		for (const name of CONFIGURATION_FILES)
 			if (name !== 'config.json' && present.has(name))
-				await copyFile(join(folder, name), join(partial, name));
-		if (force) await rm(target, { recursive: true, force: true });
-		await rename(partial, target);
-	} catch (error) {
-		await rm(partial, { recursive: true, force: true });
-		throw error;
-	}
+				await copyFileAtomic(join(folder, name), join(partial, name));
+	});
 	const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
 	return {
 		folder: out,

@@ -113,6 +113,14 @@ export interface NativeModel {
 	dispose(): void;
 }
 
+/** A lock that goes with the process, however it ends. The constructor does not wait. */
+export interface NativeFileLock {
+	readonly held: boolean;
+	/** What the one who holds it wrote; empty if it has not yet. */
+	readonly owner: string;
+	release(): void;
+}
+
 /** What all trainers share: the optimizer's state, for resuming. */
 export interface NativeTrainer {
 	/** Optimizer steps done. */
@@ -486,6 +494,9 @@ export interface NativeAddon {
 	/** Instruction sets compiled in, the plainest first. */
 	readonly instructionSets: string[];
 	openTensorFile(path: string): NativeTensorFile;
+	FileLock: new (path: string, owner: string) => NativeFileLock;
+	/** Swaps two files or folders at one stroke; false where the system cannot. */
+	exchangePaths(a: string, b: string): boolean;
 	writeSafetensors(path: string, tensors: NativeTensorToWrite[], metadata: Record<string, string>): void;
 	CancelFlag: new () => NativeCancelFlag;
 	Engine: new (options: {

@@ -124,15 +124,42 @@ export async function run<T>(
 	signal?: AbortSignal | undefined,
 ): Promise<T> {
 	signal?.throwIfAborted();
+	try {
+		const result = await cancellable(call, signal);
+		signal?.throwIfAborted();
+		return result;
+	} catch (error) {
+		throw signal?.aborted ? signal.reason : error;
+	}
+}
+
+/**
+ * Awaits a native call that can stop in its middle; undefined once it has stopped because the signal is aborted. What
+ * else goes wrong is thrown, aborted or not.
+ */
+export async function runOrCancel<T>(
+	call: (cancel: NativeCancelFlag) => Promise<T>,
+	signal: AbortSignal | undefined,
+): Promise<T | undefined> {
+	if (signal?.aborted) return undefined;
+	try {
+		return await cancellable(call, signal);
+	} catch (error) {
+		if (signal?.aborted && (error as ALLMRecError).code === 'ERR_ALLMREC_CANCELLED') return undefined;
+		throw error;
+	}
+}
+
+async function cancellable<T>(
+	call: (cancel: NativeCancelFlag) => Promise<T>,
+	signal: AbortSignal | undefined,
+): Promise<T> {
 	const flag = new (loadAddon().CancelFlag)();
 	const cancel = () => flag.cancel();
 	signal?.addEventListener('abort', cancel, { once: true });
 	try {
-		const result = await call(flag);
-		signal?.throwIfAborted();
-		return result;
+		return await call(flag);
 	} catch (error) {
-		if (signal?.aborted) throw signal.reason;
 		throw translate(error);
 	} finally {
 		signal?.removeEventListener('abort', cancel);

@@ -67,6 +67,8 @@ export interface ProjectionTrainOptions extends LongCallOptions {
 	/** Of stage 1; `shared` starts from its decoder. */
 	alignment: Alignment;
 	folder?: string | undefined;
+	/** Seconds between checkpoints. Default 60. */
+	checkpointSeconds?: number | undefined;
 	session: Session;
 }
 
@@ -89,7 +91,17 @@ export class Projection {
 		cf: CollaborativeModel,
 		llm: CausalLM,
 		options: ProjectionOptions,
-		{ split, joint, prompts, alignment, folder, session, signal, onProgress }: ProjectionTrainOptions,
+		{
+			split,
+			joint,
+			prompts,
+			alignment,
+			folder,
+			checkpointSeconds,
+			session,
+			signal,
+			onProgress,
+		}: ProjectionTrainOptions,
 	): Promise<Projection> {
 		const o = parseOptions(projectionSchema, options, 'the projection');
 		const config: ProjectorConfig = {
@@ -134,27 +146,30 @@ export class Projection {
 					unitsPerEpoch: examples.train.length,
 					run: async (first, count) => {
 						let sum = 0;
-						for (let step = first; step < first + count; step++) {
-							signal?.throwIfAborted();
-							const batch = await examples.batch(step, stepsPerEpoch, o.batchSize);
+						let steps = 0;
+						while (steps < count && !signal?.aborted) {
+							const batch = await examples.batch(first + steps, stepsPerEpoch, o.batchSize);
 							const size = o.microBatchSize ?? batch.length;
 							const parts = Array.from({ length: Math.ceil(batch.length / size) }, (_, p) =>
 								batches.build(batch.slice(p * size, (p + 1) * size)),
 							);
 							const total = parts.reduce((n, { targets }) => n + targets.rows.length, 0);
+							let loss = 0;
 							for (const [p, { llm, soft, targets }] of parts.entries()) {
+								if (signal?.aborted) break; // what was accumulated is forgotten, and the step not made
 								const last = p + 1 === parts.length;
-								const losses = await run(
-									() =>
-										last
-											? trainer.step(llm, soft, targets, total)
-											: trainer.accumulate(llm, soft, targets, total),
-									signal,
+								const losses = await run(() =>
+									last
+										? trainer.step(llm, soft, targets, total)
+										: trainer.accumulate(llm, soft, targets, total),
 								);
-								sum += losses.loss ?? 0;
+								loss += losses.loss ?? 0;
+								if (!last) continue;
+								sum += loss;
+								steps++;
 							}
 						}
-						return { crossEntropy: sum / count };
+						return { steps, losses: steps > 0 ? { crossEntropy: sum / steps } : undefined };
 					},
 					validate: async () => {
 						let sum = 0;
@@ -180,6 +195,7 @@ export class Projection {
 					validateEvery: examples.validation.length > 0 ? o.validateEvery : 0,
 					patience: o.patience,
 					folder,
+					checkpointSeconds,
 					signal,
 					onProgress,
 				},

@@ -1,9 +1,10 @@
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { alignmentSchema } from '../alignment/alignment.js';
 import { sasRecSchema } from '../cf/sasrec.js';
 import { ALLMRecError } from '../errors.js';
+import { writeJson } from '../files/atomic.js';
 import { parseOptions } from '../options.js';
 import { projectionSchema } from '../projection/projection.js';
 import { EMBEDDED_ENCODER, EMBEDDED_LLM } from './embedded.js';
@@ -134,10 +135,4 @@ export async function tryReadRunFile(folder: string): Promise<RunFile | undefine
 
 export async function writeRunFile(folder: string, file: RunFile): Promise<void> {
 	await writeJson(join(folder, CONFIG), file);
-}
-
-/** Written beside and renamed, so that a crash leaves the last good file. */
-export async function writeJson(path: string, value: unknown): Promise<void> {
-	await writeFile(`${path}.part`, `${JSON.stringify(value, null, '\t')}\n`);
-	await rename(`${path}.part`, path);
 }

@@ -1,4 +1,4 @@
-import { mkdir, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
@@ -7,6 +7,8 @@ import { isFolder } from '../data/folder.js';
 import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
 import { leaveLastOut, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { makeFolder, removeTemporaries, writeJson } from '../files/atomic.js';
+import { withLock } from '../files/lock.js';
 import { expectKnown } from '../known-options.js';
 import { CausalLM } from '../llm/causal-lm.js';
 import { openOptCheckpoint } from '../llm/opt-checkpoint.js';
@@ -28,7 +30,6 @@ import {
 	type RunOptions,
 	readRunFile,
 	tryReadRunFile,
-	writeJson,
 	writeRunFile,
 } from './run-config.js';
 
@@ -44,30 +45,60 @@ export interface TrainRunOptions extends LongCallOptions, DeviceOptions {
 	/** Stages to train now; a later one needs the earlier ones done. Default all. */
 	stages?: readonly StageName[] | undefined;
 	options?: RunOptions | undefined;
+	/** Seconds between checkpoints: what a crash can cost. Default 60. */
+	checkpointSeconds?: number | undefined;
 }
 
 /**
  * Trains a run: stage 0, 1 and 2 and the fusion, each in its folder, going on from what is there. A run is a folder
- * that can be copied and loaded anywhere.
+ * that can be copied and loaded anywhere. However a training is stopped, the same call goes on from the last checkpoint,
+ * and the model comes out the same to the bit on the same device and thread count. An abort leaves a checkpoint.
  *
- * @throws ERR_ALLMREC_RUN if the folder holds a run of other data or options
+ * While it runs the folder is locked (`.lock`); reading from it is free, since every file is replaced whole.
+ *
+ * @throws ERR_ALLMREC_RUN if the folder holds a run of other data or options, ERR_ALLMREC_LOCKED while another call or
+ * process trains into it, ERR_ALLMREC_WRITE
  */
-export async function trainRun(dataset: Dataset, settings: TrainRunOptions): Promise<void> {
-	expectKnown('trainRun', settings);
-	const { out, datasetPath, stages = STAGES, options = {}, signal, onProgress, ...device } = settings;
-	const config = parseRunOptions(options);
+export async function trainRun(dataset: Dataset, options: TrainRunOptions): Promise<void> {
+	expectKnown('trainRun', options);
+	const config = parseRunOptions(options.options ?? {});
 	expectTrainable(config.llmDtype);
 	for (const source of ['llm', 'textEncoder'] as const)
 		if (await isFolder(config[source])) config[source] = resolve(config[source]); // to be found from elsewhere
 	const llmFolder = resolveEmbedded(config.llm);
 	// What stage 2 could not load would only be found out after the stages before it.
-	if (stages.includes('project') && (await isFolder(llmFolder)))
+	if ((options.stages ?? STAGES).includes('project') && (await isFolder(llmFolder)))
 		await openOptCheckpoint(await resolveCheckpoint(llmFolder), { dtype: config.llmDtype });
+	const { out } = options;
+	await makeFolder(out);
+	await withLock(join(out, '.lock'), `The run folder ${out}`, () =>
+		trainStages(dataset, config, llmFolder, options),
+	);
+}
+
+async function trainStages(
+	dataset: Dataset,
+	config: RunConfig,
+	llmFolder: string,
+	{
+		out,
+		datasetPath,
+		stages = STAGES,
+		options: _,
+		checkpointSeconds,
+		signal,
+		onProgress,
+		...device
+	}: TrainRunOptions,
+): Promise<void> {
+	for (const folder of [out, join(out, 'model'), join(out, 'model', 'encoder')])
+		await removeTemporaries(folder);
 	await claimFolder(out, dataset, datasetPath, config);
 	const split = splitOf(dataset, config);
 	await candidatesOf(out, split, config);
 	const session = Session.open(device);
 	const calls = { signal, onProgress };
+	const training = { ...calls, split, session, checkpointSeconds };
 	const open: { dispose(): void }[] = [];
 	const keep = <T extends { dispose(): void }>(model: T): T => {
 		open.push(model);
@@ -75,13 +106,11 @@ export async function trainRun(dataset: Dataset, settings: TrainRunOptions): Pro
 	};
 	try {
 		const model = join(out, 'model');
-		await mkdir(model, { recursive: true });
+		await makeFolder(model);
 		const cfPath = join(model, 'cf.safetensors');
 		let cf: SASRec | undefined;
 		if (stages.includes('cf')) {
-			cf = keep(
-				await SASRec.train(dataset, config.cf, { split, folder: join(out, 'cf'), session, ...calls }),
-			);
+			cf = keep(await SASRec.train(dataset, config.cf, { ...training, folder: join(out, 'cf') }));
 			await cf.save(cfPath);
 		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session }));
 		if (!stages.includes('align') && !stages.includes('project')) return;
@@ -102,10 +131,8 @@ export async function trainRun(dataset: Dataset, settings: TrainRunOptions): Pro
 			);
 			alignment = keep(
 				await Alignment.train(dataset, cf, encoder, config.alignment, {
-					split,
+					...training,
 					folder: join(out, 'align'),
-					session,
-					...calls,
 				}),
 			);
 			latents = await alignment.latents(dataset, cf, encoder, calls);
@@ -131,13 +158,11 @@ export async function trainRun(dataset: Dataset, settings: TrainRunOptions): Pro
 		const joint = jointTable(latents, split.itemCounts, config.joint, config.coldThreshold);
 		const projection = keep(
 			await Projection.train(dataset, cf, llm, config.projection, {
-				split,
+				...training,
 				joint,
 				prompts,
 				alignment,
 				folder: join(out, 'project'),
-				session,
-				...calls,
 			}),
 		);
 		await projection.save(join(model, 'projector.safetensors'));
@@ -360,7 +385,6 @@ async function claimFolder(
 	datasetPath: string,
 	options: RunConfig,
 ): Promise<void> {
-	await mkdir(out, { recursive: true });
 	const present = await tryReadRunFile(out);
 	const { name, numUsers, numItems, numInteractions } = dataset;
 	const file = { path: resolve(datasetPath), name, numUsers, numItems, numInteractions };

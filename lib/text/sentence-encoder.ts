@@ -1,6 +1,6 @@
-import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { copyFileAtomic, makeFolder, writeFileAtomic } from '../files/atomic.js';
 import { expectKnown } from '../known-options.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
 import { type DeviceOptions, guard, run, Session } from '../native/session.js';
@@ -118,16 +118,17 @@ export class SentenceEncoder {
 
 	/** Writes a Hugging Face folder that {@link SentenceEncoder.load} and transformers read. */
 	async save(folder: string): Promise<void> {
-		await mkdir(folder, { recursive: true });
+		await makeFolder(folder);
 		await run(() => this.native.save(join(folder, 'model.safetensors'), { format: 'pt' }));
-		await writeFile(
-			join(folder, 'config.json'),
+		await writeFileAtomic(join(folder, 'config.json'), [
 			`${JSON.stringify(huggingFaceConfig(this.config), null, 2)}\n`,
-		);
+		]);
 		for (const name of TOKENIZER_FILES)
-			await copyFile(join(this.#folder, name), join(folder, name)).catch((error: NodeJS.ErrnoException) => {
-				if (error.code !== 'ENOENT') throw error;
-			});
+			await copyFileAtomic(join(this.#folder, name), join(folder, name)).catch(
+				(error: NodeJS.ErrnoException) => {
+					if (error.code !== 'ENOENT') throw error;
+				},
+			);
 	}
 
 	/** Idempotent. */

@@ -1,7 +1,10 @@
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { makeFolder, removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
+import { withLock } from '../files/lock.js';
+import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
 
 /** How long a stage trains and when it stops. */
@@ -14,7 +17,7 @@ export interface LoopOptions extends LongCallOptions {
 	patience?: number | undefined;
 	/** Folder for checkpoints, the log and the best weights. Without it nothing is kept on disk and nothing resumes. */
 	folder?: string | undefined;
-	/** Seconds between checkpoints within and across epochs. Default 60. */
+	/** Seconds between checkpoints within and across epochs; 0 = as often as can be. Default 60. */
 	checkpointSeconds?: number | undefined;
 }
 
@@ -26,8 +29,11 @@ export interface Stage {
 	/** What progress counts, with how many of it an epoch holds. */
 	unit: string;
 	unitsPerEpoch: number;
-	/** Runs `count` steps from step `first`; gives their mean losses. */
-	run(first: number, count: number, signal: AbortSignal | undefined): Promise<Record<string, number>>;
+	/**
+	 * Runs `count` steps from step `first`, fewer if the signal is aborted, which is no error: the weights are those of
+	 * the steps done.
+	 */
+	run(first: number, count: number, signal: AbortSignal | undefined): Promise<StepsDone>;
 	/** `score`: higher is better. */
 	validate(signal: AbortSignal | undefined): Promise<{ score: number; metrics: Record<string, number> }>;
 	/** Weights, for the best and the final state. */
@@ -35,6 +41,12 @@ export interface Stage {
 	loadWeights(path: string): Promise<void>;
 	saveOptimizer(path: string): Promise<void>;
 	loadOptimizer(path: string): Promise<void>;
+}
+
+export interface StepsDone {
+	steps: number;
+	/** Means over those steps; undefined where an abort has cut them off. */
+	losses: Record<string, number> | undefined;
 }
 
 export interface LoopResult {
@@ -51,20 +63,28 @@ export interface LoopResult {
 interface State {
 	version: 1;
 	step: number;
+	/** Epochs that have been validated and logged. */
+	epochs: number;
 	/** Folder of the weights and the optimizer of this step. */
 	checkpoint: string;
 	best: LoopResult['best'];
+	/** Folder of the best weights; empty where there are none, and at the end, when they are the checkpoint's. */
+	bestWeights: string;
 	badValidations: number;
 	done: boolean;
 	stoppedEarly: boolean;
+	/** Means over `lossSteps` steps of the epoch that is under way, or of the last one. */
 	losses: Record<string, number>;
+	lossSteps: number;
 	seconds: number;
 	/** What the stage was started with; another one does not go on from here. */
 	fingerprint: string;
 }
 
 const STATE = 'state.json';
-const BEST = 'best.safetensors';
+const LOG = 'log.jsonl';
+const WEIGHTS = 'model.safetensors';
+const OPTIMIZER = 'optimizer.safetensors';
 const CHUNK_SECONDS = 0.25;
 
 /**
@@ -72,16 +92,23 @@ const CHUNK_SECONDS = 0.25;
  * Afterwards the stage holds the best weights (the last ones without validation).
  *
  * @param fingerprint identifies data and options; a checkpoint of another one is an error, not a start.
- * @throws ERR_ALLMREC_RUN if the folder holds a checkpoint of other options.
+ * @throws ERR_ALLMREC_RUN if the folder holds a checkpoint of other options, ERR_ALLMREC_LOCKED, ERR_ALLMREC_WRITE; an
+ * abort leaves a checkpoint and rejects with the signal's reason
  */
 export async function trainLoop(
 	stage: Stage,
 	options: LoopOptions,
 	fingerprint: string,
 ): Promise<LoopResult> {
-	if (options.folder) return train(stage, options, fingerprint, options.folder);
+	const { folder } = options;
+	if (folder) {
+		await makeFolder(folder);
+		return withLock(join(folder, '.lock'), `The training in ${folder}`, () =>
+			train(stage, options, fingerprint, folder),
+		);
+	}
 	// The best weights need a place while training goes on.
-	const scratch = await mkdtemp(join(tmpdir(), 'a-llmrec-'));
+	const scratch = await writing(tmpdir(), () => mkdtemp(join(tmpdir(), 'a-llmrec-')));
 	try {
 		return await train(stage, options, fingerprint, scratch);
 	} finally {
@@ -99,9 +126,13 @@ async function train(
 	const { epochs, validateEvery = 1, patience, folder, checkpointSeconds = 60, signal, onProgress } = options;
 	const totalSteps = epochs * stage.stepsPerEpoch;
 	const state = (folder && (await resume(stage, folder, fingerprint))) || freshState(fingerprint);
+	if (folder) await removeOthers(folder, state);
+	if (folder && !state.done) await cutLog(folder, state.epochs);
 	const started = performance.now() - state.seconds * 1000;
 	const firstStep = state.step;
 	const finished = state.done;
+	/** What the state on the disk has. */
+	let saved = { ...state };
 	let bestInMemory = false;
 	let lastCheckpoint = performance.now();
 	let lastReport = 0;
@@ -128,66 +159,91 @@ async function train(
 		});
 	};
 
+	const save = async () => {
+		if (!folder) return;
+		state.seconds = seconds();
+		saved = await checkpoint(stage, folder, state, saved.checkpoint);
+		lastCheckpoint = performance.now();
+	};
+
+	/** Leaves if the signal is aborted; what was trained since the last checkpoint is kept. */
+	const leaveIfAborted = async () => {
+		if (!signal?.aborted) return;
+		const moved = state.step !== saved.step || state.epochs !== saved.epochs;
+		if (moved) await save().catch(() => {}); // the last checkpoint stands
+		throw signal.reason;
+	};
+
+	/** Validates, keeps the weights if they are the best, and logs. */
+	const endEpoch = async () => {
+		const epoch = state.epochs + 1;
+		let metrics: Record<string, number> = {};
+		bestInMemory = false;
+		if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
+			const validation = await stage.validate(signal);
+			metrics = validation.metrics;
+			if (!state.best || validation.score > state.best.score) {
+				const name = `best-${state.step}`;
+				await saveInto(join(place, name), (path) => stage.saveWeights(path), WEIGHTS);
+				if (state.bestWeights && state.bestWeights !== saved.bestWeights)
+					await removeFolder(join(place, state.bestWeights));
+				state.best = { score: validation.score, epoch, metrics };
+				state.bestWeights = name;
+				state.badValidations = 0;
+				bestInMemory = true;
+			} else if (++state.badValidations >= (patience ?? Number.POSITIVE_INFINITY)) {
+				state.done = true;
+				state.stoppedEarly = true;
+			}
+		}
+		state.epochs = epoch;
+		if (folder)
+			await log(folder, {
+				stage: stage.name,
+				epoch,
+				step: state.step,
+				losses: state.losses,
+				metrics,
+				seconds: seconds(),
+			});
+		report(state.losses, state.done || state.step === totalSteps);
+	};
+
 	const runStarted = performance.now();
-	const epochLosses = new MeanLosses();
-	epochLosses.add(state.losses, state.step % stage.stepsPerEpoch); // of an epoch that was begun before
-	while (!state.done && state.step < totalSteps) {
-		signal?.throwIfAborted();
-		const epochEnd = (Math.floor(state.step / stage.stepsPerEpoch) + 1) * stage.stepsPerEpoch;
-		const count = Math.min(chunk, epochEnd - state.step);
-		const before = performance.now();
-		const losses = await stage.run(state.step, count, signal);
-		signal?.throwIfAborted();
-		const took = (performance.now() - before) / 1000;
-		chunk = Math.max(
-			1,
-			Math.min(stage.stepsPerEpoch, Math.round((count * CHUNK_SECONDS) / Math.max(took, 1e-4))),
-		);
-		state.step += count;
-		epochLosses.add(losses, count);
-		state.losses = epochLosses.mean();
-		report(state.losses, false);
+	await leaveIfAborted();
+	while (!state.done && (state.step < totalSteps || state.epochs < epochs)) {
+		const epochEnd = (state.epochs + 1) * stage.stepsPerEpoch;
+		if (state.step < epochEnd) {
+			const count = Math.min(chunk, epochEnd - state.step);
+			const before = performance.now();
+			const { steps, losses } = await stage.run(state.step, count, signal);
+			const took = (performance.now() - before) / 1000;
+			chunk = Math.max(
+				1,
+				Math.min(stage.stepsPerEpoch, Math.round((count * CHUNK_SECONDS) / Math.max(took, 1e-4))),
+			);
+			if (state.step === state.epochs * stage.stepsPerEpoch) state.lossSteps = 0;
+			state.step += steps;
+			if (losses) addLosses(state, losses, steps);
+			await leaveIfAborted();
+			report(state.losses, false);
+		}
 		if (state.step === epochEnd) {
-			const epoch = state.step / stage.stepsPerEpoch;
-			let metrics: Record<string, number> = {};
-			if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
-				const validation = await stage.validate(signal);
-				metrics = validation.metrics;
-				if (!state.best || validation.score > state.best.score) {
-					state.best = { score: validation.score, epoch, metrics };
-					state.badValidations = 0;
-					await saveAs(place, BEST, (path) => stage.saveWeights(path));
-					bestInMemory = true;
-				} else {
-					state.badValidations++;
-					bestInMemory = false;
-					if (patience !== undefined && state.badValidations >= patience) {
-						state.done = true;
-						state.stoppedEarly = true;
-					}
-				}
-			} else bestInMemory = false;
-			if (folder)
-				await log(folder, stage.name, {
-					epoch,
-					step: state.step,
-					losses: state.losses,
-					metrics,
-					seconds: seconds(),
-				});
-			report(state.losses, state.done || state.step === totalSteps);
-			epochLosses.clear();
+			try {
+				await endEpoch();
+			} catch (error) {
+				await leaveIfAborted();
+				throw error;
+			}
+			await leaveIfAborted();
 		}
-		if (folder && !state.done && performance.now() - lastCheckpoint > checkpointSeconds * 1000) {
-			await checkpoint(stage, folder, { ...state, seconds: seconds() });
-			lastCheckpoint = performance.now();
-		}
+		if (!state.done && performance.now() - lastCheckpoint > checkpointSeconds * 1000) await save();
 	}
 	if (!finished) {
 		state.done = true;
 		state.seconds = seconds();
-		if (state.best && !bestInMemory) await stage.loadWeights(join(place, BEST));
-		if (folder) await checkpoint(stage, folder, state, true);
+		if (state.best && !bestInMemory) await stage.loadWeights(join(place, state.bestWeights, WEIGHTS));
+		if (folder) await checkpoint(stage, folder, { ...state, bestWeights: '' }, '');
 	}
 	return {
 		steps: state.step,
@@ -209,12 +265,15 @@ function freshState(fingerprint: string): State {
 	return {
 		version: 1,
 		step: 0,
+		epochs: 0,
 		checkpoint: '',
 		best: undefined,
+		bestWeights: '',
 		badValidations: 0,
 		done: false,
 		stoppedEarly: false,
 		losses: {},
+		lossSteps: 0,
 		seconds: 0,
 		fingerprint,
 	};
@@ -230,7 +289,8 @@ async function readState(folder: string): Promise<State | undefined> {
 	}
 	try {
 		const state = JSON.parse(text) as State;
-		if (state.version === 1 && Number.isInteger(state.step)) return state;
+		const whole = state.done || (Number.isInteger(state.epochs) && typeof state.bestWeights === 'string');
+		if (state.version === 1 && Number.isInteger(state.step) && whole) return state;
 	} catch {}
 	throw new ALLMRecError(
 		'ERR_ALLMREC_RUN',
@@ -247,60 +307,94 @@ async function resume(stage: Stage, folder: string, fingerprint: string): Promis
 			`${folder} was trained with other data or options. Take another --out folder, or delete this one to train it again.`,
 		);
 	if (state.checkpoint) {
-		await stage.loadWeights(join(folder, state.checkpoint, 'model.safetensors'));
-		if (!state.done) await stage.loadOptimizer(join(folder, state.checkpoint, 'optimizer.safetensors'));
+		await stage.loadWeights(join(folder, state.checkpoint, WEIGHTS));
+		if (!state.done) await stage.loadOptimizer(join(folder, state.checkpoint, OPTIMIZER));
 	}
 	return state;
 }
 
-/** Weights and optimizer go to a folder of their own; the state file that names it is renamed into place last. */
-async function checkpoint(stage: Stage, folder: string, state: State, final = false): Promise<void> {
-	const name = final ? 'final' : `checkpoint-${state.step}`;
+/**
+ * Weights and optimizer go to a folder of their own; the state file that names it is renamed into place last. Gives the
+ * state that was written.
+ *
+ * @param present checkpoint of the state on the disk, whose files are never written over
+ */
+async function checkpoint(stage: Stage, folder: string, state: State, present: string): Promise<State> {
+	const name = state.done ? 'final' : `checkpoint-${state.step}`;
 	const path = join(folder, name);
-	await mkdir(path, { recursive: true });
-	await stage.saveWeights(join(path, 'model.safetensors'));
-	if (!final) await stage.saveOptimizer(join(path, 'optimizer.safetensors'));
-	await saveAs(folder, STATE, (to) =>
-		writeFile(to, `${JSON.stringify({ ...state, checkpoint: name }, null, '\t')}\n`),
-	);
+	if (name !== present) {
+		await saveInto(path, (file) => stage.saveWeights(file), WEIGHTS);
+		if (!state.done) await saveInto(path, (file) => stage.saveOptimizer(file), OPTIMIZER);
+	}
+	const log = join(folder, LOG);
+	await writing(log, () => syncFile(log).catch(unlessAbsent));
+	const written = { ...state, checkpoint: name };
+	await writeJson(join(folder, STATE), written);
+	await removeOthers(folder, written);
+	return written;
+}
+
+/** Deletes what killed processes left, and weights of other checkpoints than the state's. */
+async function removeOthers(folder: string, { checkpoint, bestWeights }: State): Promise<void> {
+	await removeTemporaries(folder);
 	for (const entry of await readdir(folder))
-		if (entry.startsWith('checkpoint-') && entry !== name)
-			await rm(join(folder, entry), { recursive: true, force: true });
+		if (/^(checkpoint|best)-\d+$/.test(entry) && entry !== checkpoint && entry !== bestWeights)
+			await removeFolder(join(folder, entry));
 }
 
-async function saveAs(folder: string, name: string, write: (path: string) => Promise<void>): Promise<void> {
-	await mkdir(folder, { recursive: true });
-	const temporary = join(folder, `${name}.part`);
-	await write(temporary);
-	await rename(temporary, join(folder, name));
+async function saveInto(folder: string, write: (path: string) => Promise<void>, name: string): Promise<void> {
+	// In a folder that must be there: one that has vanished is not begun again without what it held.
+	await writing(folder, () => mkdir(folder).catch(unlessPresent));
+	await removeTemporaries(folder);
+	await writing(join(folder, name), () => write(join(folder, name)));
 }
 
-async function log(folder: string, stage: string, entry: object): Promise<void> {
-	await mkdir(folder, { recursive: true });
-	await appendFile(join(folder, 'log.jsonl'), `${JSON.stringify({ stage, ...entry })}\n`);
+function removeFolder(path: string): Promise<void> {
+	return writing(path, () => rm(path, { recursive: true, force: true }));
+}
+
+async function log(folder: string, entry: object): Promise<void> {
+	const path = join(folder, LOG);
+	await writing(path, () => appendFile(path, `${JSON.stringify(entry)}\n`));
+}
+
+/** Takes the lines off the log that are of later epochs, which will be trained again, or torn. */
+async function cutLog(folder: string, epochs: number): Promise<void> {
+	const path = join(folder, LOG);
+	const text = await readFile(path, 'utf8').catch(unlessAbsent);
+	if (text === undefined) return;
+	const lines = text.split(/(?<=\n)/);
+	const kept = lines.filter((line) => {
+		try {
+			return line.endsWith('\n') && (JSON.parse(line) as { epoch: number }).epoch <= epochs;
+		} catch {
+			return false;
+		}
+	});
+	if (kept.length < lines.length) await writeFileAtomic(path, kept);
+}
+
+function unlessPresent(error: NodeJS.ErrnoException): undefined {
+	if (error.code !== 'EEXIST') throw error;
+}
+
+function unlessAbsent(error: NodeJS.ErrnoException): undefined {
+	if (error.code !== 'ENOENT') throw error;
 }
 
 function prefixed(metrics: Record<string, number> | undefined): Record<string, number> {
 	return Object.fromEntries(Object.entries(metrics ?? {}).map(([name, value]) => [`best ${name}`, value]));
 }
 
-class MeanLosses {
-	#sums = new Map<string, number>();
-	#count = 0;
-
-	add(losses: Record<string, number>, count: number): void {
-		if (count === 0) return;
-		for (const [name, value] of Object.entries(losses))
-			this.#sums.set(name, (this.#sums.get(name) ?? 0) + value * count);
-		this.#count += count;
-	}
-
-	mean(): Record<string, number> {
-		return Object.fromEntries([...this.#sums].map(([name, sum]) => [name, sum / this.#count]));
-	}
-
-	clear(): void {
-		this.#sums.clear();
-		this.#count = 0;
-	}
+/** Puts the mean losses of further steps to those of the epoch. */
+function addLosses(state: State, losses: Record<string, number>, steps: number): void {
+	const before = state.lossSteps === 0 ? {} : state.losses;
+	const lossSteps = state.lossSteps + steps;
+	state.losses = Object.fromEntries(
+		Object.entries(losses).map(([name, value]) => [
+			name,
+			((before[name] ?? 0) * state.lossSteps + value * steps) / lossSteps,
+		]),
+	);
+	state.lossSteps = lossSteps;
 }

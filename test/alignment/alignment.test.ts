@@ -203,8 +203,8 @@ test.serial('the best weights are kept, those of the encoder with them', async (
 	const { alignment, encoder } = await train(t, { learningRate: 1, epochs: 8, patience: 8 }, { folder });
 	t.true(alignment.training!.best!.epoch < 8, 'the learning rate is high enough to end worse than it was');
 	for (const [model, file] of [
-		[alignment.native, 'best.safetensors'],
-		[encoder.native, 'best.encoder.safetensors'],
+		[alignment.native, 'final/model.safetensors'],
+		[encoder.native, 'final/model.encoder.safetensors'],
 	] as const) {
 		const tensors = session.addon.openTensorFile(join(folder, file));
 		for (const [name, values] of Object.entries(await weightsOf(model)))

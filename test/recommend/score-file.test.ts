@@ -360,11 +360,11 @@ test('a run that was killed while it put its files in place does the rest', asyn
 	const path = await fixture('users.jsonl', jsonl(makeUsers(model, 20)));
 	const whole = await score(model, path, { name: 'out.parquet' });
 	const out = await newOut('out.parquet');
-	// A folder where the converted file should be makes the conversion fail.
-	await mkdir(`${out}.converting`, { recursive: true });
-	await t.throwsAsync(scoreFile(model, { users: path, out }));
+	// A folder where the file should be makes the renaming fail.
+	await mkdir(out, { recursive: true });
+	await rejects(t, () => scoreFile(model, { users: path, out }), 'ERR_ALLMREC_WRITE', /out\.parquet/);
 	t.true(existsSync(`${out}.state.json`));
-	await rm(`${out}.converting`, { recursive: true });
+	await rm(out, { recursive: true });
 	const summary = await scoreFile(model, { users: path, out });
 	t.is(summary.resumedRows, 20);
 	t.true((await readFile(out)).equals(whole.bytes));

@@ -5,7 +5,13 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { SeededRandom } from '../../lib/data/random.js';
 import type { Progress } from '../../lib/progress.js';
-import { isTrained, type LoopOptions, type Stage, trainLoop } from '../../lib/training/loop.js';
+import {
+	isTrained,
+	type LoopOptions,
+	type Stage,
+	type StepsDone,
+	trainLoop,
+} from '../../lib/training/loop.js';
 import { freshPath, rejects } from '../data/folders.js';
 
 const STEPS = 4;
@@ -18,6 +24,8 @@ class FakeStage implements Stage {
 	readonly unitsPerEpoch = 4 * STEPS - 1;
 	weight = 0;
 	#momentum = 0;
+	/** Steps done, over all runs. */
+	#done = 0;
 	/** Steps and draws, in the order they were made. */
 	readonly steps: number[] = [];
 	readonly draws: number[] = [];
@@ -29,9 +37,10 @@ class FakeStage implements Stage {
 		this.#scores = scores;
 	}
 
-	async run(first: number, count: number): Promise<Record<string, number>> {
+	async run(first: number, count: number, signal?: AbortSignal): Promise<StepsDone> {
 		let sum = 0;
-		for (let step = first; step < first + count; step++) {
+		let step = first;
+		for (; step < first + count && !signal?.aborted; step++) {
 			const draw = new SeededRandom(3, step).uniform();
 			this.#momentum = 0.9 * this.#momentum + draw;
 			this.weight += this.#momentum;
@@ -40,11 +49,12 @@ class FakeStage implements Stage {
 			this.onStep(step);
 			sum += step;
 		}
-		return { loss: sum / count };
+		this.#done = step;
+		return { steps: step - first, losses: { loss: sum / (step - first) } };
 	}
 
 	async validate() {
-		const epoch = (this.steps.at(-1)! + 1) / STEPS;
+		const epoch = this.#done / STEPS;
 		this.validatedAfter.push(epoch);
 		const score = this.#scores(epoch);
 		return { score, metrics: { 'NDCG@10': score } };
@@ -59,11 +69,11 @@ class FakeStage implements Stage {
 	}
 
 	async saveOptimizer(path: string) {
-		await writeFile(path, JSON.stringify(this.#momentum));
+		await writeFile(path, JSON.stringify([this.#momentum, this.#done]));
 	}
 
 	async loadOptimizer(path: string) {
-		this.#momentum = JSON.parse(await readFile(path, 'utf8'));
+		[this.#momentum, this.#done] = JSON.parse(await readFile(path, 'utf8'));
 	}
 }
 
@@ -133,7 +143,7 @@ test('the best weights are restored, with a folder and without', async (t) => {
 	const stage = new FakeStage(scores);
 	await train(stage, { folder });
 	t.is(stage.weight, best.weight);
-	t.deepEqual((await readdir(folder)).sort(), ['best.safetensors', 'final', 'log.jsonl', 'state.json']);
+	t.deepEqual((await readdir(folder)).sort(), ['final', 'log.jsonl', 'state.json']);
 	t.is(JSON.parse(await readFile(join(folder, 'final/model.safetensors'), 'utf8')), best.weight);
 
 	const unkept = new FakeStage(scores);
@@ -174,8 +184,7 @@ test('a resumed training equals one that was never stopped, wherever it was stop
 		const second = new FakeStage(scores);
 		const resumed = await train(second, { folder });
 		const kept = whole.steps.length - second.steps.length;
-		t.true(kept <= stop + 1, `kept ${kept} steps of ${stop + 1}`);
-		if (stop > 0) t.true(kept > 0);
+		t.is(kept, stop + 1, 'all steps up to the abort');
 		t.deepEqual([...first.steps.slice(0, kept), ...second.steps], whole.steps);
 		t.deepEqual([...first.draws.slice(0, kept), ...second.draws], whole.draws);
 		t.is(second.weight, whole.weight);
@@ -189,7 +198,7 @@ test('a training that was interrupted several times comes to the same end', asyn
 	await train(whole);
 	const folder = freshPath();
 	let stage = new FakeStage();
-	for (let rounds = 0; rounds < 30; rounds++) {
+	for (let rounds = 0; rounds < 7; rounds++) {
 		const controller = new AbortController();
 		stage = new FakeStage();
 		let steps = 0;
@@ -217,7 +226,7 @@ test('only the latest checkpoint is kept, and the last names no optimizer', asyn
 	t.deepEqual(checkpoints, [checkpoint]);
 	t.is(checkpoint, `checkpoint-${step}`);
 	await train(new FakeStage(), { folder });
-	t.deepEqual((await readdir(folder)).sort(), ['best.safetensors', 'final', 'log.jsonl', 'state.json']);
+	t.deepEqual((await readdir(folder)).sort(), ['final', 'log.jsonl', 'state.json']);
 	t.deepEqual(await readdir(join(folder, 'final')), ['model.safetensors']);
 });
 

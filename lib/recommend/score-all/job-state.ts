@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { open, readFile, rm } from 'node:fs/promises';
 import { z } from 'zod';
-import { writeFileAtomic } from '../../data/folder.js';
 import { ALLMRecError } from '../../errors.js';
+import { writeJson } from '../../files/atomic.js';
+import { writing } from '../../files/write-error.js';
 
 const stateSchema = z.strictObject({
 	format: z.literal('a-llmrec-score'),
@@ -80,11 +81,11 @@ export async function readState(path: string, job: JobIdentity): Promise<JobStat
 }
 
 export async function writeState(path: string, state: JobState): Promise<void> {
-	await writeFileAtomic(path, [`${JSON.stringify(state, null, '\t')}\n`]);
+	await writeJson(path, state);
 }
 
 export async function removeState(path: string): Promise<void> {
-	await rm(path, { force: true });
+	await writing(path, () => rm(path, { force: true }));
 }
 
 const SAMPLE_BYTES = 1 << 16;

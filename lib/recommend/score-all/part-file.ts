@@ -2,16 +2,19 @@ import { type FileHandle, open } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { gzip } from 'node:zlib';
 import { ALLMRecError } from '../../errors.js';
+import { writing } from '../../files/write-error.js';
 
 const compress = promisify(gzip);
 
 /** A file that is appended to in chunks and can be cut back to where it was at a checkpoint. */
 export class PartFile {
+	readonly #path: string;
 	readonly #file: FileHandle;
 	readonly #gzip: boolean;
 	#bytes: number;
 
-	private constructor(file: FileHandle, bytes: number, gzipped: boolean) {
+	private constructor(path: string, file: FileHandle, bytes: number, gzipped: boolean) {
+		this.#path = path;
 		this.#file = file;
 		this.#bytes = bytes;
 		this.#gzip = gzipped;
@@ -23,10 +26,12 @@ export class PartFile {
 		bytes: number,
 		{ gzip: gzipped = false }: { gzip?: boolean } = {},
 	): Promise<PartFile> {
-		const file = await open(path, bytes > 0 ? 'r+' : 'w').catch((cause: NodeJS.ErrnoException) => {
-			if (bytes > 0 && cause.code === 'ENOENT') return undefined;
-			throw cause;
-		});
+		const file = await writing(path, () =>
+			open(path, bytes > 0 ? 'r+' : 'w').catch((cause: NodeJS.ErrnoException) => {
+				if (bytes > 0 && cause.code === 'ENOENT') return undefined;
+				throw cause;
+			}),
+		);
 		const size = file ? (await file.stat()).size : 0;
 		if (!file || size < bytes) {
 			await file?.close();
@@ -35,8 +40,13 @@ export class PartFile {
 				`${path} has ${size} bytes where the state beside it counts ${bytes}; start over with \`restart\`.`,
 			);
 		}
-		await file.truncate(bytes);
-		return new PartFile(file, bytes, gzipped);
+		try {
+			await writing(path, () => file.truncate(bytes));
+		} catch (error) {
+			await file.close().catch(() => {});
+			throw error;
+		}
+		return new PartFile(path, file, bytes, gzipped);
 	}
 
 	/** Bytes appended so far. */
@@ -48,19 +58,21 @@ export class PartFile {
 	async append(text: string): Promise<void> {
 		if (text === '') return;
 		const data = this.#gzip ? await compress(text) : Buffer.from(text);
-		for (let at = 0; at < data.length; ) {
-			const { bytesWritten } = await this.#file.write(data, at, data.length - at, this.#bytes + at);
-			at += bytesWritten;
-		}
+		await writing(this.#path, async () => {
+			for (let at = 0; at < data.length; ) {
+				const { bytesWritten } = await this.#file.write(data, at, data.length - at, this.#bytes + at);
+				at += bytesWritten;
+			}
+		});
 		this.#bytes += data.length;
 	}
 
 	/** Waits until what was appended is on the disk. */
 	async sync(): Promise<void> {
-		await this.#file.datasync();
+		await writing(this.#path, () => this.#file.datasync());
 	}
 
 	async close(): Promise<void> {
-		await this.#file.close();
+		await writing(this.#path, () => this.#file.close());
 	}
 }

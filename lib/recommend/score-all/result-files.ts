@@ -1,6 +1,7 @@
-import { open } from 'node:fs/promises';
 import { Database, literal } from '../../data/database.js';
 import { invalidArgument } from '../../errors.js';
+import { syncFile } from '../../files/atomic.js';
+import { writing } from '../../files/write-error.js';
 import type { Recommendation } from '../lists.js';
 
 /** Layout of the results. */
@@ -54,7 +55,7 @@ export async function writeParquet(
 	const columns = Object.entries(COLUMNS).map(([name, type]) => `"${name}": ${literal(type)}`);
 	const files = literal(lines.replaceAll(/[*?[]/g, '[$&]'));
 	// One thread: row groups are cut at the same rows every time.
-	const database = await Database.open({ memoryLimit: '1GB', threads: 1, signal });
+	const database = await Database.open({ output: path, memoryLimit: '1GB', threads: 1, signal });
 	try {
 		await database.run(
 			`COPY (SELECT * FROM read_json(${files}, format = 'newline_delimited', columns = {${columns.join(', ')}}))
@@ -63,10 +64,5 @@ export async function writeParquet(
 	} finally {
 		database.close();
 	}
-	const file = await open(path, 'r+');
-	try {
-		await file.sync();
-	} finally {
-		await file.close();
-	}
+	await writing(path, () => syncFile(path));
 }

@@ -1,6 +1,9 @@
-import { access, rename, rm } from 'node:fs/promises';
+import { access, rm } from 'node:fs/promises';
 import { resolve } from 'node:path';
-import { invalidArgument } from '../../errors.js';
+import { ALLMRecError, invalidArgument } from '../../errors.js';
+import { removeTemporariesOf, renameDurably, temporaryName } from '../../files/atomic.js';
+import { withLock } from '../../files/lock.js';
+import { writing } from '../../files/write-error.js';
 import { expectKnown } from '../../known-options.js';
 import type { LongCallOptions } from '../../progress.js';
 import type { ALLMRec } from '../a-llm-rec.js';
@@ -61,15 +64,21 @@ const CHECKPOINT_INTERVAL = 1000;
  * Rows that cannot be scored go to the file of rejects and stop nothing.
  *
  * @throws ERR_ALLMREC_INVALID_ARGUMENT if `out` belongs to a stopped job of other input, options or models,
- * ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_FILE_FORMAT if the input cannot be read to its end, or the signal's reason:
- * the job can be gone on with after each of them
+ * ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_FILE_FORMAT if the input cannot be read to its end, ERR_ALLMREC_WRITE,
+ * ERR_ALLMREC_LOCKED while another call or process writes `out`, or the signal's reason: the job can be gone on with
+ * after each of them. ERR_ALLMREC_FILE_FORMAT too if the input was changed meanwhile: then it has to be started over
  */
 export async function scoreFile(model: ALLMRec, options: ScoreFileOptions): Promise<ScoreSummary> {
 	expectKnown('scoreFile', options);
+	const { users, out } = options;
+	if (resolve(users) === resolve(out)) invalidArgument('out', 'another file than `users`', out);
+	return withLock(`${out}.lock`, `The output ${out}`, () => scoreLocked(model, options));
+}
+
+async function scoreLocked(model: ALLMRec, options: ScoreFileOptions): Promise<ScoreSummary> {
 	const { users, out, rejects = `${out}.rejects.jsonl`, signal, onProgress } = options;
 	const { inputFormat, listSeparator, batchSize, tokensPerBatch, restart = false } = options;
 	const begun = performance.now();
-	if (resolve(users) === resolve(out)) invalidArgument('out', 'another file than `users`', out);
 	const target = outputOf(out, options.outputFormat);
 	const lists = listOptions(options);
 	const input = await openUsers(users, { inputFormat, listSeparator, signal });
@@ -85,6 +94,7 @@ export async function scoreFile(model: ALLMRec, options: ScoreFileOptions): Prom
 		options: JSON.stringify({ ...lists, ...target, rejects, inputFormat, listSeparator }),
 		models: await fingerprint(model),
 	};
+	for (const path of [out, rejects]) await removeTemporariesOf(path);
 	if (restart) await removeState(paths.state);
 	const state = (await readState(paths.state, job)) ?? newState(job);
 	const resumedRows = rowsDone(state);
@@ -99,10 +109,13 @@ export async function scoreFile(model: ALLMRec, options: ScoreFileOptions): Prom
 				const end = outcomes.at(-1)!.row.end;
 				onProgress?.(rate.report(outcomes.length, input.share(end)));
 			}
+			await expectUnchanged(users, job.input);
 			await writer.finish();
-		} finally {
-			await writer.close();
+		} catch (error) {
+			await writer.close().catch(() => {}); // the state that is there stands
+			throw error;
 		}
+		await writer.close();
 	}
 	await publish(state, paths, target.format, signal);
 	const seconds = (performance.now() - begun) / 1000;
@@ -114,6 +127,15 @@ export async function scoreFile(model: ALLMRec, options: ScoreFileOptions): Prom
 		seconds,
 		usersPerSecond: (rowsDone(state) - resumedRows) / seconds,
 	};
+}
+
+/** A file that was written to while it was read may have been read in part. One that is gone was read to its end. */
+async function expectUnchanged(users: string, identity: string): Promise<void> {
+	if (!(await exists(users)) || (await fileIdentity(users)) === identity) return;
+	throw new ALLMRecError(
+		'ERR_ALLMREC_FILE_FORMAT',
+		`${users} was changed while it was scored; start over with \`restart\` (--restart).`,
+	);
 }
 
 interface Paths {
@@ -164,13 +186,14 @@ class Writer {
 		{ format, gzip }: { format: ResultFormat; gzip: boolean },
 	): Promise<Writer> {
 		const output = await PartFile.open(paths.part, state.outputBytes, { gzip });
+		let rejects: PartFile | undefined;
 		try {
-			const rejects = await PartFile.open(paths.rejectsPart, state.rejectsBytes);
+			rejects = await PartFile.open(paths.rejectsPart, state.rejectsBytes);
 			const writer = new Writer(state, paths, format, output, rejects);
 			await writer.#checkpoint();
 			return writer;
 		} catch (error) {
-			await output.close();
+			for (const file of [output, rejects]) await file?.close().catch(() => {});
 			throw error;
 		}
 	}
@@ -195,8 +218,7 @@ class Writer {
 		try {
 			if (!this.#state.complete) await this.#checkpoint();
 		} finally {
-			await this.#output.close();
-			await this.#rejects.close();
+			await Promise.all([this.#output.close(), this.#rejects.close()]);
 		}
 	}
 
@@ -244,20 +266,30 @@ async function publish(
 	signal: AbortSignal | undefined,
 ): Promise<void> {
 	if (await exists(rejectsPart)) {
-		if (state.rejectsBytes > 0) await rename(rejectsPart, rejects);
-		else {
-			await rm(rejectsPart);
-			await rm(rejects, { force: true }); // of an earlier job
-		}
+		if (state.rejectsBytes > 0) await renameDurably(rejectsPart, rejects);
+		else
+			await writing(rejects, async () => {
+				await rm(rejectsPart);
+				await rm(rejects, { force: true }); // of an earlier job
+			});
 	}
 	if (await exists(part)) {
 		if (format === 'parquet') {
-			const converted = `${out}.converting`;
-			await writeParquet(part, converted, signal);
-			await rename(converted, out);
-			await rm(part);
-		} else await rename(part, out);
-	}
+			const converted = temporaryName(out);
+			try {
+				await writeParquet(part, converted, signal);
+				await renameDurably(converted, out);
+			} catch (error) {
+				await rm(converted, { force: true }).catch(() => {});
+				throw error;
+			}
+			await writing(part, () => rm(part));
+		} else await renameDurably(part, out);
+	} else if (!(await exists(out)))
+		throw new ALLMRecError(
+			'ERR_ALLMREC_FILE_FORMAT',
+			`${part} is gone, which held the results; start over with \`restart\` (--restart).`,
+		);
 	await removeState(statePath);
 }
 

@@ -26,6 +26,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
                        });
   const std::pair<const char*, Napi::Function> values[] = {
       {"writeSafetensors", Napi::Function::New(env, write_safetensors, "writeSafetensors")},
+      {"FileLock", define_file_lock(env)},
+      {"exchangePaths", Napi::Function::New(env, exchange_paths, "exchangePaths")},
       {"CancelFlag", CancelFlagWrap::define(env)},
       {"Engine", EngineWrap::define(env)},
       {"SasRec", define_sas_rec(env)},

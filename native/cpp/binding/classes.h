@@ -6,6 +6,8 @@
 namespace allmrec::binding {
 
 Napi::Function define_tensor_file(Napi::Env env);
+Napi::Function define_file_lock(Napi::Env env);
+Napi::Value exchange_paths(const Napi::CallbackInfo& info);
 void write_safetensors(const Napi::CallbackInfo& info);
 Napi::Function define_sas_rec(Napi::Env env);
 Napi::Function define_sas_rec_trainer(Napi::Env env);

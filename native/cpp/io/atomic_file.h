@@ -20,11 +20,13 @@ class AtomicFile {
 
  private:
   void write_through(const char* bytes, size_t count);
-  [[noreturn]] void fail(const char* step, int error) const;
 
   std::string path_, temporary_;
   int fd_ = -1;
   std::vector<char> buffer_;
 };
+
+// Throws ErrorCode::write with the file, what failed, the system's reason (an errno) and what to do about it.
+[[noreturn]] void fail_to_write(const std::string& path, const char* step, int error);
 
 }  // namespace allmrec::io
