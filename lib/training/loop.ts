@@ -128,6 +128,14 @@ async function train(
 		});
 	};
 
+	/** Where the best weights are, in an error of numbers that are not finite. */
+	const diverged = (error: unknown): never => {
+		if (!(error instanceof ALLMRecError) || error.code !== 'ERR_ALLMREC_NUMERIC') throw error;
+		throw new ALLMRecError(error.code, `${error.message} ${whatIsKept(state.best, folder)}`, {
+			cause: error,
+		});
+	};
+
 	const runStarted = performance.now();
 	const epochLosses = new MeanLosses();
 	epochLosses.add(state.losses, state.step % stage.stepsPerEpoch); // of an epoch that was begun before
@@ -136,7 +144,7 @@ async function train(
 		const epochEnd = (Math.floor(state.step / stage.stepsPerEpoch) + 1) * stage.stepsPerEpoch;
 		const count = Math.min(chunk, epochEnd - state.step);
 		const before = performance.now();
-		const losses = await stage.run(state.step, count, signal);
+		const losses = await stage.run(state.step, count, signal).catch(diverged);
 		signal?.throwIfAborted();
 		const took = (performance.now() - before) / 1000;
 		chunk = Math.max(
@@ -151,7 +159,7 @@ async function train(
 			const epoch = state.step / stage.stepsPerEpoch;
 			let metrics: Record<string, number> = {};
 			if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
-				const validation = await stage.validate(signal);
+				const validation = await stage.validate(signal).then(expectFinite).catch(diverged);
 				metrics = validation.metrics;
 				if (!state.best || validation.score > state.best.score) {
 					state.best = { score: validation.score, epoch, metrics };
@@ -278,6 +286,26 @@ async function saveAs(folder: string, name: string, write: (path: string) => Pro
 async function log(folder: string, stage: string, entry: object): Promise<void> {
 	await mkdir(folder, { recursive: true });
 	await appendFile(join(folder, 'log.jsonl'), `${JSON.stringify({ stage, ...entry })}\n`);
+}
+
+function whatIsKept(best: LoopResult['best'], folder: string | undefined): string {
+	const start = folder
+		? `The same options come to the same end: train with other ones in another folder, or delete ${folder} first.`
+		: 'Training with a folder keeps the best weights there.';
+	if (!best)
+		return `No validation came before, so there are no weights to keep. ${folder ? start : ''}`.trim();
+	const metrics = Object.entries(best.metrics).map(([name, value]) => `${name} ${value.toPrecision(4)}`);
+	const which = `The best weights so far, of epoch ${best.epoch} (${metrics.join(', ')})`;
+	return folder ? `${which}, are in ${join(folder, BEST)}. ${start}` : `${which}, are lost. ${start}`;
+}
+
+/** A score that is no number is neither better nor worse than another. */
+function expectFinite<T extends { score: number }>(validation: T): T {
+	if (Number.isFinite(validation.score)) return validation;
+	throw new ALLMRecError(
+		'ERR_ALLMREC_NUMERIC',
+		`The validation's score is ${validation.score}; lower the learning rate.`,
+	);
 }
 
 function prefixed(metrics: Record<string, number> | undefined): Record<string, number> {
