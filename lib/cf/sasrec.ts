@@ -5,7 +5,7 @@ import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, ragged, run, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -172,6 +172,9 @@ export class SASRec implements CollaborativeModel {
 					JSON.stringify({ ...o, split: split.toJSON() }),
 				);
 				return new SASRec(session, native, config, result);
+			} catch (error) {
+				native.dispose();
+				throw error;
 			} finally {
 				trainer.dispose();
 			}
@@ -208,7 +211,7 @@ export class SASRec implements CollaborativeModel {
 				file.close();
 			}
 			const native = guard(() => new session.addon.SasRec(session.engine, config));
-			await run(() => native.load([path]));
+			await loaded(native, [path]);
 			return new SASRec(session, native, config);
 		} catch (error) {
 			session.release();

@@ -147,7 +147,7 @@ test.serial('a learning rate that diverges in stage 1 and stage 2 leaves the bes
 		);
 	const project = await diverges(
 		t,
-		(folder) => train(folder, { kind: 'linear', learningRate: 1e6, initialScale: 1e32 }),
+		(folder) => train(folder, { projector: 'linear', learningRate: 1e6, initialScale: 1e32 }),
 		/^Stage 2's (loss is|gradients are) not finite at step \d+ \(crossEntropy = .*`\w+`/,
 	);
 	const projection = await Projection.load(project.best, session);

@@ -10,6 +10,7 @@
 #include <limits>
 
 #include "../core/error.h"
+#include "../core/memory_limit.h"
 
 namespace allmrec::io {
 
@@ -24,8 +25,11 @@ struct Descriptor {
 
 [[noreturn]] void fail(const std::string& path, const char* step, int error) {
   const bool missing = error == ENOENT || error == ENOTDIR;
-  throw Error(missing ? ErrorCode::file_not_found : ErrorCode::file_format,
-              path + ": " + step + ": " + std::strerror(error));
+  throw Error(missing           ? ErrorCode::file_not_found
+              : error == ENOMEM ? ErrorCode::out_of_memory
+                                : ErrorCode::file_format,
+              path + ": " + step + ": " + std::strerror(error) +
+                  (error == ENOMEM ? ". " + memory_text() + "." : ""));
 }
 
 }  // namespace
