@@ -18,6 +18,7 @@
 #include <thread>
 
 #include "../cpp/core/memory_limit.h"
+#include "../cpp/core/thread_pool.h"
 #include "../cpp/models/alignment.h"
 #include "../cpp/models/candidate_scoring.h"
 #include "../cpp/models/generation/generator.h"
@@ -133,7 +134,7 @@ void sweep(const char* what, const std::function<void()>& fn, const std::functio
     refused += !once;
   }
   std::printf("%s: %lld requests refused\n", what, static_cast<long long>(refused));
-  CHECK_WHAT(refused > 5, what);
+  CHECK_WHAT(refused >= 5, what);
 }
 
 void fill(ParameterSet& parameters, uint64_t seed) {
@@ -329,7 +330,8 @@ void leak_test(const std::shared_ptr<Device>& device) {
   const int64_t before = alive.load();
   for (int64_t n = 0; n < 400; ++n) fail(n);
   device->trim();
-  CHECK_WHAT(alive.load() <= before, std::to_string(alive.load() - before) + " objects left behind");
+  const int64_t left = alive.load() - before;
+  CHECK_WHAT(left <= 0, std::to_string(left) + " objects left behind");
 }
 
 // A worker's exception reaches the caller, and the team goes on.
