@@ -129,9 +129,9 @@ async function train(
 	};
 
 	/** Where the best weights are, in an error of numbers that are not finite. */
-	const diverged = (error: unknown): never => {
+	const diverged = (error: unknown, where = ''): never => {
 		if (!(error instanceof ALLMRecError) || error.code !== 'ERR_ALLMREC_NUMERIC') throw error;
-		throw new ALLMRecError(error.code, `${error.message} ${whatIsKept(state.best, folder)}`, {
+		throw new ALLMRecError(error.code, `${where}${error.message} ${whatIsKept(state.best, folder)}`, {
 			cause: error,
 		});
 	};
@@ -144,7 +144,7 @@ async function train(
 		const epochEnd = (Math.floor(state.step / stage.stepsPerEpoch) + 1) * stage.stepsPerEpoch;
 		const count = Math.min(chunk, epochEnd - state.step);
 		const before = performance.now();
-		const losses = await stage.run(state.step, count, signal).catch(diverged);
+		const losses = await stage.run(state.step, count, signal).catch((error) => diverged(error));
 		signal?.throwIfAborted();
 		const took = (performance.now() - before) / 1000;
 		chunk = Math.max(
@@ -159,7 +159,12 @@ async function train(
 			const epoch = state.step / stage.stepsPerEpoch;
 			let metrics: Record<string, number> = {};
 			if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
-				const validation = await stage.validate(signal).then(expectFinite).catch(diverged);
+				const validation = await stage
+					.validate(signal)
+					.then(expectFinite)
+					.catch((error) =>
+						diverged(error, `The validation of epoch ${epoch} failed; lower the learning rate. `),
+					);
 				metrics = validation.metrics;
 				if (!state.best || validation.score > state.best.score) {
 					state.best = { score: validation.score, epoch, metrics };
@@ -302,10 +307,7 @@ function whatIsKept(best: LoopResult['best'], folder: string | undefined): strin
 /** A score that is no number is neither better nor worse than another. */
 function expectFinite<T extends { score: number }>(validation: T): T {
 	if (Number.isFinite(validation.score)) return validation;
-	throw new ALLMRecError(
-		'ERR_ALLMREC_NUMERIC',
-		`The validation's score is ${validation.score}; lower the learning rate.`,
-	);
+	throw new ALLMRecError('ERR_ALLMREC_NUMERIC', `The validation's score is ${validation.score}.`);
 }
 
 function prefixed(metrics: Record<string, number> | undefined): Record<string, number> {

@@ -7,6 +7,7 @@ import { SASRec } from '../../lib/cf/sasrec.js';
 import { CausalLM } from '../../lib/llm/causal-lm.js';
 import { quantizeCheckpoint } from '../../lib/llm/quantization.js';
 import type { LlmDtype } from '../../lib/native/addon.js';
+import { run } from '../../lib/native/session.js';
 import { SentenceEncoder } from '../../lib/text/sentence-encoder.js';
 import { freshPath, rejects } from '../data/folders.js';
 import { held } from '../support/reliability.js';
@@ -159,7 +160,12 @@ test.serial('vectors and weights that are not finite are refused, with their pla
 		] as const) {
 			const bad = new Float32Array(length).fill(0.1);
 			bad[3] = value;
-			await rejects(t, () => call(bad), 'ERR_ALLMREC_INVALID_ARGUMENT', new RegExp(`got ${name} at 3`));
+			await rejects(
+				t,
+				() => run(() => call(bad)),
+				'ERR_ALLMREC_INVALID_ARGUMENT',
+				new RegExp(`got ${name} at 3`),
+			);
 			refused++;
 		}
 	const wrong: object[] = [

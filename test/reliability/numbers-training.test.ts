@@ -68,7 +68,7 @@ test.serial(
 	async (t) => {
 		const { best, epoch } = await diverges(
 			t,
-			(folder) => SASRec.train(dataset, { ...tiny, learningRate: 1e6 }, { split, folder, ...CPU }),
+			(folder) => SASRec.train(dataset, { ...tiny, learningRate: 3 }, { split, folder, ...CPU }),
 			/^SASRec's (loss is|gradients are) not finite at step \d+ \(bce = .*\): the first number that is not finite is (NaN|-?infinity), in row \d+ and column \d+ of what the op `\w+` wrote \(\d+ × \d+, op \d+/,
 		);
 		t.true(epoch >= 1);
@@ -79,7 +79,7 @@ test.serial(
 		// Without a folder the error does not promise what is not there.
 		await rejects(
 			t,
-			() => SASRec.train(dataset, { ...tiny, learningRate: 1e6 }, { split, ...CPU }),
+			() => SASRec.train(dataset, { ...tiny, learningRate: 3 }, { split, ...CPU }),
 			'ERR_ALLMREC_NUMERIC',
 			/are lost\. Training with a folder keeps/,
 		);
@@ -122,7 +122,7 @@ test.serial('a learning rate that diverges in stage 1 and stage 2 leaves the bes
 				},
 				{ split: two.split, folder, session },
 			),
-		/^Stage 1's (loss is|gradients are) not finite at step \d+ \(.*itemReconstruction = .*`\w+`/,
+		/^Stage 1's (loss is|gradients are) not finite at step \d+ \(.*itemReconstruction = .*(the op `\w+`|the gradient of `[\w.]+` reaches \S+, and float32)/,
 	);
 	const alignment = await Alignment.load(align.best, session);
 	t.true((await alignment.encodeItems(new Float32Array(16).fill(0.1))).every(Number.isFinite));
@@ -148,7 +148,7 @@ test.serial('a learning rate that diverges in stage 1 and stage 2 leaves the bes
 	const project = await diverges(
 		t,
 		(folder) => train(folder, { projector: 'linear', learningRate: 1e6, initialScale: 1e32 }),
-		/^Stage 2's (loss is|gradients are) not finite at step \d+ \(crossEntropy = .*`\w+`/,
+		/^Stage 2's (loss is|gradients are) not finite at step \d+ \(crossEntropy = .*(the op `\w+`|the gradient of `[\w.]+` reaches \S+, and float32)/,
 	);
 	const projection = await Projection.load(project.best, session);
 	t.true((await projection.users(new Float32Array(16).fill(1e-3))).every(Number.isFinite));

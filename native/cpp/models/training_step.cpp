@@ -58,13 +58,23 @@ std::string bad_weight(const std::vector<ParameterSet*>& weights) {
   return "";
 }
 
+// The first gradient that is not finite, or else the one with the largest number, whose square is not.
 std::string bad_gradient(const std::vector<ParameterSet*>& weights) {
+  float largest = 0.0f;
+  std::string of;
   for (const ParameterSet* set : weights)
-    for (const auto& p : set->all())
-      if (const std::vector<float> g = set->grad_to_host(*p);
-          p->trainable() && !all_finite(g.data(), p->value.size()))
-        return "the gradient of `" + p->name + "` is not finite";
-  return "";
+    for (const auto& p : set->all()) {
+      if (!p->trainable()) continue;
+      for (const float x : set->grad_to_host(*p)) {
+        if (!std::isfinite(x)) return "the gradient of `" + p->name + "` is not finite";
+        if (std::abs(x) <= largest) continue;
+        largest = std::abs(x);
+        of = p->name;
+      }
+    }
+  if (largest < 1e15f) return "";
+  return "the gradient of `" + of + "` reaches " + number_text(largest) +
+         ", and float32 does not hold the sum of the squares";
 }
 
 void clear_gradients(const std::vector<ParameterSet*>& weights) {
