@@ -5,7 +5,7 @@ import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
-import { guard, run, type Session, takeRows } from '../native/session.js';
+import { guard, loaded, run, type Session, takeRows } from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -191,6 +191,9 @@ export class Alignment {
 				}),
 			);
 			return new Alignment(native, config, result);
+		} catch (error) {
+			native.dispose();
+			throw error;
 		} finally {
 			trainer.dispose();
 		}
@@ -208,8 +211,10 @@ export class Alignment {
 		} finally {
 			file.close();
 		}
-		const native = makeStored(path, () => new session.addon.Alignment(session.engine, config));
-		await run(() => native.load([path]));
+		const native = await loaded(
+			makeStored(path, () => new session.addon.Alignment(session.engine, config)),
+			[path],
+		);
 		return new Alignment(native, config);
 	}
 

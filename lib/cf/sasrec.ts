@@ -6,7 +6,7 @@ import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import { expectKnown } from '../known-options.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, runOrCancel, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, ragged, run, runOrCancel, Session } from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -201,6 +201,9 @@ export class SASRec implements CollaborativeModel {
 					JSON.stringify({ ...o, split: split.toJSON() }),
 				);
 				return new SASRec(session, native, config, result);
+			} catch (error) {
+				native.dispose();
+				throw error;
 			} finally {
 				trainer.dispose();
 			}
@@ -228,7 +231,7 @@ export class SASRec implements CollaborativeModel {
 				file.close();
 			}
 			const native = makeStored(path, () => new session.addon.SasRec(session.engine, config));
-			await run(() => native.load([path]));
+			await loaded(native, [path]);
 			return new SASRec(session, native, config);
 		} catch (error) {
 			session.release();

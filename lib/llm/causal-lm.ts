@@ -1,7 +1,7 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { expectKnown } from '../known-options.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
@@ -104,7 +104,7 @@ export class CausalLM {
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const native = guard(() => new session.addon.Opt(session.engine, config));
-			await run(() => native.load(files), signal);
+			await loaded(native, files, signal);
 			return new CausalLM(session, native, config, tokenizer, source, generationSlots);
 		} catch (error) {
 			session.release();

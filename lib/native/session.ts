@@ -4,6 +4,7 @@ import {
 	type NativeAddon,
 	type NativeCancelFlag,
 	type NativeEngine,
+	type NativeModel,
 	type Ragged,
 } from './addon.js';
 
@@ -163,6 +164,21 @@ async function cancellable<T>(
 		throw translate(error);
 	} finally {
 		signal?.removeEventListener('abort', cancel);
+	}
+}
+
+/** Reads weights into a new model; one that cannot be read is disposed of, or its memory would wait to be collected. */
+export async function loaded<T extends NativeModel>(
+	native: T,
+	files: string[],
+	signal?: AbortSignal | undefined,
+): Promise<T> {
+	try {
+		await run(() => native.load(files), signal);
+		return native;
+	} catch (error) {
+		native.dispose();
+		throw error;
 	}
 }
 

@@ -15,7 +15,7 @@ import type {
 	SoftInputs,
 	TokenTargets,
 } from '../native/addon.js';
-import { guard, run, type Session, takeRows } from '../native/session.js';
+import { guard, loaded, run, type Session, takeRows } from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -208,6 +208,9 @@ export class Projection {
 				}),
 			);
 			return new Projection(native, config, result);
+		} catch (error) {
+			native.dispose();
+			throw error;
 		} finally {
 			trainer.dispose();
 		}
@@ -225,7 +228,7 @@ export class Projection {
 			file.close();
 		}
 		const native = makeStored(path, () => new session.addon.Projector(session.engine, config));
-		await run(() => native.load([path]));
+		await loaded(native, [path]);
 		return new Projection(native, config);
 	}
 

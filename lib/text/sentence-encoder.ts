@@ -3,7 +3,7 @@ import { ALLMRecError } from '../errors.js';
 import { copyFileAtomic, makeFolder, writeFileAtomic } from '../files/atomic.js';
 import { expectKnown } from '../known-options.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
-import { type DeviceOptions, guard, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { ConfigReader, readModelConfig, weightFiles } from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
@@ -87,7 +87,7 @@ export class SentenceEncoder {
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const native = guard(() => new session.addon.SentenceEncoder(session.engine, config));
-			await run(() => native.load(files), signal);
+			await loaded(native, files, signal);
 			const limit = Math.min(maxTokens ?? 128, config.maxPositions);
 			return new SentenceEncoder(session, native, config, tokenizer, folder, limit);
 		} catch (error) {

@@ -174,13 +174,26 @@ async function train(
 		throw signal.reason;
 	};
 
+	/** Where the best weights are, in an error of numbers that are not finite. */
+	const diverged = (error: unknown, where = ''): never => {
+		if (!(error instanceof ALLMRecError) || error.code !== 'ERR_ALLMREC_NUMERIC') throw error;
+		throw new ALLMRecError(error.code, `${where}${error.message} ${whatIsKept(state, folder)}`, {
+			cause: error,
+		});
+	};
+
 	/** Validates, keeps the weights if they are the best, and logs. */
 	const endEpoch = async () => {
 		const epoch = state.epochs + 1;
 		let metrics: Record<string, number> = {};
 		bestInMemory = false;
 		if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
-			const validation = await stage.validate(signal);
+			const validation = await stage
+				.validate(signal)
+				.then(expectFinite)
+				.catch((error) =>
+					diverged(error, `The validation of epoch ${epoch} failed; lower the learning rate. `),
+				);
 			metrics = validation.metrics;
 			if (!state.best || validation.score > state.best.score) {
 				const name = `best-${state.step}`;
@@ -216,7 +229,7 @@ async function train(
 		if (state.step < epochEnd) {
 			const count = Math.min(chunk, epochEnd - state.step);
 			const before = performance.now();
-			const { steps, losses } = await stage.run(state.step, count, signal);
+			const { steps, losses } = await stage.run(state.step, count, signal).catch((error) => diverged(error));
 			const took = (performance.now() - before) / 1000;
 			chunk = Math.max(
 				1,
@@ -380,6 +393,23 @@ function unlessPresent(error: NodeJS.ErrnoException): undefined {
 
 function unlessAbsent(error: NodeJS.ErrnoException): undefined {
 	if (error.code !== 'ENOENT') throw error;
+}
+
+function whatIsKept({ best, bestWeights }: State, folder: string | undefined): string {
+	const start = folder
+		? `The same options come to the same end: train with other ones in another folder, or delete ${folder} first.`
+		: 'Training with a folder keeps the best weights there.';
+	if (!best || !bestWeights)
+		return `No validation came before, so there are no weights to keep. ${folder ? start : ''}`.trim();
+	const metrics = Object.entries(best.metrics).map(([name, value]) => `${name} ${value.toPrecision(4)}`);
+	const which = `The best weights so far, of epoch ${best.epoch} (${metrics.join(', ')})`;
+	return folder ? `${which}, are in ${join(folder, bestWeights)}. ${start}` : `${which}, are lost. ${start}`;
+}
+
+/** A score that is no number is neither better nor worse than another. */
+function expectFinite<T extends { score: number }>(validation: T): T {
+	if (Number.isFinite(validation.score)) return validation;
+	throw new ALLMRecError('ERR_ALLMREC_NUMERIC', `The validation's score is ${validation.score}.`);
 }
 
 function prefixed(metrics: Record<string, number> | undefined): Record<string, number> {

@@ -1,6 +1,7 @@
 #include "memory_pool.h"
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "context.h"
@@ -64,7 +65,12 @@ void* MemoryPool::alloc(size_t bytes) {
                       ". A smaller batch, or a language model in int8 or int4, needs less.");
     }
     check_cuda(status, "cudaMalloc");
-    sizes_[memory] = size;
+    try {
+      sizes_[memory] = size;
+    } catch (...) {
+      cudaFree(memory);
+      throw;
+    }
   }
   in_use_ += static_cast<int64_t>(sizes_[memory]);
   peak_ = std::max(peak_, in_use_);
@@ -77,8 +83,12 @@ void MemoryPool::free(void* memory) noexcept {
   const auto found = sizes_.find(memory);
   if (found == sizes_.end()) return;
   in_use_ -= static_cast<int64_t>(found->second);
-  cached_ += static_cast<int64_t>(found->second);
-  (recording_here() ? recorded_ : kept_).emplace(found->second, memory);
+  try {
+    (recording_here() ? recorded_ : kept_).emplace(found->second, memory);
+    cached_ += static_cast<int64_t>(found->second);
+  } catch (const std::bad_alloc&) {
+    // No memory of the host to keep it by: it lies idle until the device is closed.
+  }
 }
 
 void MemoryPool::trim() {

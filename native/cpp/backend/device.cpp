@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "../core/memory_limit.h"
 #include "registry.h"
 
 namespace allmrec {
@@ -17,7 +18,9 @@ std::shared_ptr<Device> Device::open(const std::string& name, int threads) {
   allmrec_device* handle = nullptr;
   char reason[512] = "";
   const allmrec_status status = table->open(0, threads, &handle, reason, sizeof reason);
-  if (status != ALLMREC_OK) throw Error(ErrorCode::device, "Cannot open device `" + name + "`: " + reason);
+  if (status != ALLMREC_OK)
+    throw Error(status == ALLMREC_OUT_OF_MEMORY ? ErrorCode::out_of_memory : ErrorCode::device,
+                "Cannot open device `" + name + "`: " + reason);
   return std::make_shared<Device>(table, handle);
 }
 
@@ -54,9 +57,14 @@ allmrec_device_info Device::info() {
   return info;
 }
 
-void* Device::alloc(size_t bytes) {
+void* Device::alloc(size_t bytes, const char* what) {
   void* memory = nullptr;
-  check(table_->alloc(handle_, bytes, &memory), "alloc");
+  const allmrec_status status = table_->alloc(handle_, bytes, &memory);
+  if (status == ALLMREC_OUT_OF_MEMORY)
+    throw Error(ErrorCode::out_of_memory, "Out of memory: " + bytes_text(static_cast<int64_t>(bytes)) +
+                                              " are not to be had for " + what + ". " +
+                                              table_->last_error(handle_));
+  check(status, "alloc");
   return memory;
 }
 

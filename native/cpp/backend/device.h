@@ -9,6 +9,7 @@
 #include "../core/error.h"
 #include "backend.h"
 #include "costs.h"
+#include "finite_watch.h"
 
 namespace allmrec {
 
@@ -57,11 +58,13 @@ class Device {
   void op(const args& a) {                                   \
     check(table_->op(handle_, &a), #op);                     \
     if (counting_) count(#op, cost_of(a), arithmetic_of(a)); \
+    if (watch_) watch_->op(a);                               \
   }
   ALLMREC_OPS(ALLMREC_METHOD)
 #undef ALLMREC_METHOD
 
-  void* alloc(size_t bytes);
+  // what: it is for, in the error that there is not enough.
+  void* alloc(size_t bytes, const char* what);
   void free(void* memory) noexcept;
   void upload(void* dst, const void* host_src, size_t bytes);
   void download(void* host_dst, const void* src, size_t bytes);
@@ -89,6 +92,10 @@ class Device {
   void profile_begin(const Ceilings& ceilings);
   std::vector<ProfileRow> profile_end();
 
+  // Looks at what every op writes from here on, until null is given. Ops are not to be recorded meanwhile.
+  void set_watch(FiniteWatch* watch) { watch_ = watch; }
+  bool watched() const { return watch_ != nullptr; }
+
  private:
   struct Floor {
     double seconds = 0, by_arithmetic = 0;
@@ -98,6 +105,7 @@ class Device {
   const allmrec_backend* table_;
   allmrec_device* handle_;
   bool counting_ = false;
+  FiniteWatch* watch_ = nullptr;
   Ceilings ceilings_;
   std::map<std::string_view, Floor> floors_;
 };
@@ -106,8 +114,8 @@ class Device {
 class DeviceBuffer {
  public:
   DeviceBuffer() = default;
-  DeviceBuffer(std::shared_ptr<Device> device, size_t bytes)
-      : device_(std::move(device)), data_(bytes ? device_->alloc(bytes) : nullptr), bytes_(bytes) {}
+  DeviceBuffer(std::shared_ptr<Device> device, size_t bytes, const char* what = "a buffer")
+      : device_(std::move(device)), data_(bytes ? device_->alloc(bytes, what) : nullptr), bytes_(bytes) {}
   DeviceBuffer(DeviceBuffer&& other) noexcept { swap(other); }
   DeviceBuffer& operator=(DeviceBuffer&& other) noexcept {
     swap(other);

@@ -92,9 +92,10 @@ void load_optimizer(Device& device, Adam& adam, const std::string& path) {
 AdamOptions read_adam(const Fields& options) {
   AdamOptions adam;
   adam.learning_rate = options.number("learningRate", 0, 1e6);
-  adam.beta1 = options.number_or("beta1", adam.beta1, 0, 1);
-  adam.beta2 = options.number_or("beta2", adam.beta2, 0, 1);
-  adam.eps = options.number_or("eps", adam.eps, 0, 1);
+  // Moments that never forget are divided by zero, and so is a gradient of zero without eps.
+  adam.beta1 = options.number_or("beta1", adam.beta1, 0, 1 - 1e-6);
+  adam.beta2 = options.number_or("beta2", adam.beta2, 0, 1 - 1e-6);
+  adam.eps = options.number_or("eps", adam.eps, 1e-30, 1);
   adam.weight_decay = options.number_or("weightDecay", adam.weight_decay, 0, 1e6);
   adam.clip_norm = options.number_or("clipNorm", adam.clip_norm, 0, 1e30);
   return adam;

@@ -4,6 +4,9 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <system_error>
+
+#include "../core/memory_limit.h"
 
 namespace allmrec::binding {
 namespace {
@@ -86,8 +89,15 @@ int64_t read_integer(Napi::Value value, const std::string& name, int64_t least, 
   return static_cast<int64_t>(number);
 }
 
-std::vector<float> read_floats(Napi::Value value, const std::string& name) {
-  return read_typed<float>(value, napi_float32_array, name, "a Float32Array");
+std::vector<float> read_floats(Napi::Value value, const std::string& name, bool finite) {
+  std::vector<float> values = read_typed<float>(value, napi_float32_array, name, "a Float32Array");
+  const auto bad = finite ? std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); })
+                          : values.end();
+  if (bad != values.end())
+    fail("Expected `" + name + "` to hold finite numbers, got " +
+         (std::isnan(*bad) ? "NaN" : *bad < 0.0f ? "-Infinity" : "Infinity") + " at " +
+         std::to_string(bad - values.begin()) + ".");
+  return values;
 }
 
 std::vector<int32_t> read_ints(Napi::Value value, const std::string& name) {
@@ -262,9 +272,14 @@ Napi::Value current_exception_to_js(Napi::Env env) {
   } catch (const Error& error) {
     return make(error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    return make(ErrorCode::out_of_memory, "Out of memory.");
+    return make(ErrorCode::out_of_memory, "Out of memory in the native code. " + memory_text() + ".");
   } catch (const std::length_error&) {
     return make(ErrorCode::out_of_memory, "Out of memory: the array asked for is too long.");
+  } catch (const std::system_error& error) {
+    if (error.code() == std::errc::resource_unavailable_try_again)
+      return make(ErrorCode::out_of_memory, "The system gives this process no further thread (" +
+                                                std::string(error.what()) + "). " + memory_text() + ".");
+    return make(ErrorCode::internal, error.what());
   } catch (const std::exception& error) {
     return make(ErrorCode::internal, error.what());
   } catch (...) {

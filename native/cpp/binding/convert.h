@@ -26,7 +26,8 @@ std::string read_string(Napi::Value value, const std::string& name);
 bool read_bool(Napi::Value value, const std::string& name);
 double read_number(Napi::Value value, const std::string& name, double least, double most);
 int64_t read_integer(Napi::Value value, const std::string& name, int64_t least, int64_t most);
-std::vector<float> read_floats(Napi::Value value, const std::string& name);
+// finite: NaN and infinities are refused.
+std::vector<float> read_floats(Napi::Value value, const std::string& name, bool finite = true);
 std::vector<int32_t> read_ints(Napi::Value value, const std::string& name);
 std::vector<std::string> read_strings(Napi::Value value, const std::string& name);
 std::map<std::string, std::string> read_metadata(Napi::Value value, const std::string& name);
@@ -57,7 +58,9 @@ class Fields {
   float number_or(const char* field, float otherwise, double least, double most) const;
   bool boolean(const char* field) const { return read_bool(get(field), name_of(field)); }
   std::string string(const char* field) const { return read_string(get(field), name_of(field)); }
-  std::vector<float> floats(const char* field) const { return read_floats(get(field), name_of(field)); }
+  std::vector<float> floats(const char* field, bool finite = true) const {
+    return read_floats(get(field), name_of(field), finite);
+  }
   std::vector<int32_t> ints(const char* field) const { return read_ints(get(field), name_of(field)); }
   Ragged ragged(const char* field) const { return read_ragged(get(field), name_of(field)); }
 

@@ -2,6 +2,8 @@
 
 #include <napi.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -47,10 +49,17 @@ struct Model final : AnyModel {
   ParameterSet& parameters() override { return core.parameters(); }
 };
 
-// An activation's values.
+// An activation's values. Throws ErrorCode::numeric when one of them is not finite.
 inline std::vector<float> to_host(Tape& tape, const Tensor& t) {
   std::vector<float> host(static_cast<size_t>(t.size()));
   tape.device().download(host.data(), t.data, host.size() * sizeof(float));
+  const auto bad = std::find_if(host.begin(), host.end(), [](float x) { return !std::isfinite(x); });
+  if (bad != host.end())
+    throw Error(ErrorCode::numeric, "What was computed is not finite, in row " +
+                                        std::to_string((bad - host.begin()) / t.cols) + " and column " +
+                                        std::to_string((bad - host.begin()) % t.cols) + " of " +
+                                        std::to_string(t.rows) + " × " + std::to_string(t.cols) +
+                                        ": weights or inputs are too large.");
   return host;
 }
 

@@ -137,9 +137,7 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
                      Arena arena(model->engine->device);
                      Tape tape(*model->engine->device, arena, false);
                      const WithPrecision fixed(tape, kScorePrecision);
-                     const Tensor soft = soft_rows(tape, in.soft, model->core.config());
-                     const Tensor hidden = model->core.hidden(tape, in.batch, soft, in.rows);
-                     return model->core.log_probs(tape, hidden, rows, targets);
+                     return allmrec::log_probs(model->core, tape, in.batch, in.soft, in.rows, rows, targets);
                    });
   });
 }

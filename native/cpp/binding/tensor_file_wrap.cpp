@@ -106,7 +106,7 @@ void write_safetensors(const Napi::CallbackInfo& info) {
       for (uint32_t axis = 0; axis < shape.As<Napi::Array>().Length(); ++axis)
         tensor.shape.push_back(
             read_integer(shape.As<Napi::Array>().Get(axis), fields.name_of("shape"), 0, kSafeInteger));
-      data.push_back(fields.floats("data"));
+      data.push_back(fields.floats("data", false));
       expect_length(data.back().size(),
                     io::checked_element_count(tensor.shape, io::FileDType::F32, tensor.name),
                     fields.name_of("data"));

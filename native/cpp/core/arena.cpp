@@ -11,6 +11,7 @@ namespace allmrec {
 // together.
 struct Arena::Pieces {
   using Place = std::pair<size_t, size_t>;  // block, offset
+  using Map = std::map<Place, size_t>;      // bytes
 
   explicit Pieces(std::shared_ptr<Device> d) : device(std::move(d)) {}
 
@@ -19,59 +20,99 @@ struct Arena::Pieces {
     if (it == free.end()) it = add_block(std::max({bytes, size_t{1} << 20, total / 4}));
     const Place place = it->first;
     const size_t rest = it->second - bytes;
-    free.erase(it);
-    if (rest > 0) free.emplace(Place{place.first, place.second + bytes}, rest);
+    spare.reserve(spare.size() + free.size() + 1);  // for every node there is
+    if (rest > 0) put({place.first, place.second + bytes}, rest);
+    spare.push_back(free.extract(it));
+    ++out;
     in_use += bytes;
     peak = std::max(peak, in_use);
     return place;
   }
 
-  void give_back(const Place& place, size_t bytes) {
+  // A free piece, in a node that is over or a new one.
+  Map::iterator put(const Place& place, size_t bytes) {
+    if (spare.size() <= out) return free.emplace(place, bytes).first;
+    Map::node_type node = std::move(spare.back());
+    spare.pop_back();
+    node.key() = place;
+    node.mapped() = bytes;
+    return free.insert(std::move(node)).position;
+  }
+
+  // At the end of a piece's owner, which must not fail: there is a spare node for every piece that is out, and
+  // room for those that become spare.
+  void give_back(const Place& place, size_t bytes) noexcept {
     in_use -= bytes;
-    auto it = free.emplace(place, bytes).first;
+    --out;
+    auto it = put(place, bytes);
     const auto next = std::next(it);
     if (next != free.end() && next->first == Place{place.first, place.second + bytes}) {
       it->second += next->second;
-      free.erase(next);
+      spare.push_back(free.extract(next));
     }
     if (it == free.begin()) return;
     const auto before = std::prev(it);
     if (before->first.first == place.first && before->first.second + before->second == place.second) {
       before->second += it->second;
-      free.erase(it);
+      spare.push_back(free.extract(it));
     }
   }
 
-  std::map<Place, size_t>::iterator first_of(size_t bytes) {
+  Map::iterator first_of(size_t bytes) {
     return std::find_if(free.begin(), free.end(), [&](const auto& piece) { return piece.second >= bytes; });
   }
 
-  std::map<Place, size_t>::iterator add_block(size_t bytes) {
-    blocks.emplace_back(device, bytes);
+  Map::iterator add_block(size_t bytes) {
+    try {
+      blocks.emplace_back(device, bytes, "activations");
+    } catch (...) {
+      failed = true;
+      throw;
+    }
     total += bytes;
     return free.emplace(Place{blocks.size() - 1, 0}, bytes).first;
   }
 
+  void drop_blocks() {
+    blocks.clear();
+    total = 0;
+    device->trim();  // or the blocks would wait in the device's cache for requests of their sizes
+  }
+
   void reset() {
     ++epoch;
-    if (blocks.size() > 1) {
+    in_use = out = 0;
+    spare.reserve(spare.size() + free.size());
+    while (!free.empty()) spare.push_back(free.extract(free.begin()));
+    if (failed) {
+      // What was too much must not be asked for again: the next step finds its own size.
+      drop_blocks();
+      peak = 0;
+      failed = false;
+    } else if (blocks.size() > 1) {
       // Pieces that would have fitted together but for the gaps between them: the gaps are needed too.
       const size_t wanted = blocks.front().bytes() >= peak ? total : peak + peak / 16;
-      blocks.clear();
-      device->trim();  // or the blocks would wait in the device's cache for requests of their sizes
-      blocks.emplace_back(device, wanted);
-      total = wanted;
+      drop_blocks();
+      try {
+        add_block(wanted);
+      } catch (const Error& error) {
+        // The same in one piece may be too much where several were not.
+        if (error.code() != ErrorCode::out_of_memory) throw;
+        failed = false;
+      }
+    } else if (!blocks.empty()) {
+      put({0, 0}, total);
     }
-    free.clear();
-    if (!blocks.empty()) free.emplace(Place{0, 0}, total);
-    in_use = 0;
   }
 
   void* at(const Place& place) const { return blocks[place.first].as<unsigned char>() + place.second; }
 
   std::shared_ptr<Device> device;
   std::vector<DeviceBuffer> blocks;
-  std::map<Place, size_t> free;
+  Map free;
+  std::vector<Map::node_type> spare;  // at least one for each piece that is out
+  size_t out = 0;                     // pieces
+  bool failed = false;                // to get a block, since the last reset
   size_t in_use = 0;
   size_t peak = 0;
   size_t total = 0;    // bytes of all blocks

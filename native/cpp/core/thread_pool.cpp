@@ -1,6 +1,7 @@
 #include "thread_pool.h"
 
 #include <chrono>
+#include <new>
 #include <system_error>
 
 #if defined(__linux__)
@@ -52,10 +53,13 @@ int hardware_threads() {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads) : size_(threads > 0 ? threads : hardware_threads()) {
+  threads_.reserve(static_cast<size_t>(size_ - 1));
   try {
     for (int i = 1; i < size_; ++i) threads_.emplace_back([this, i] { worker(i); });
   } catch (const std::system_error&) {
     size_ = static_cast<int>(threads_.size()) + 1;  // the system has no more threads to give
+  } catch (const std::bad_alloc&) {
+    size_ = static_cast<int>(threads_.size()) + 1;  // nor memory for one
   }
 }
 

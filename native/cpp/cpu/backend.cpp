@@ -15,6 +15,7 @@
 #include "../backend/costs.h"
 #include "../backend/status.h"
 #include "../backend/validate.h"
+#include "../core/memory_limit.h"
 #include "../core/version.h"
 #include "device.h"
 #include "half_adapter.h"
@@ -67,14 +68,15 @@ allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
       message = error.what();
       return status_of(error.code());
     } catch (const std::bad_alloc&) {
-      message = "Out of memory";
+      message.clear();
+      message = "Out of memory. " + memory_text() + ".";
       return ALLMREC_OUT_OF_MEMORY;
     } catch (const std::exception& error) {
       message = error.what();
       return ALLMREC_INTERNAL;
     }
   } catch (...) {
-    return ALLMREC_INTERNAL;
+    return ALLMREC_OUT_OF_MEMORY;  // not even room for the sentence
   }
 }
 
@@ -244,9 +246,10 @@ allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
   return guarded(device->device.last_error, [&] {
     *out = device->device.memory.alloc(bytes);
-    if (!*out) {
-      throw Error(ErrorCode::out_of_memory, "alloc: " + std::to_string(bytes) + " bytes are not to be had");
-    }
+    if (!*out)
+      throw Error(ErrorCode::out_of_memory,
+                  bytes_text(static_cast<int64_t>(device->device.memory.usage().in_use)) +
+                      " are in use on this device. " + memory_text() + ".");
   });
 }
 

@@ -1,5 +1,7 @@
 #include "device.h"
 
+#include "../core/memory_limit.h"
+
 #include <algorithm>
 #include <cstdint>
 #include <new>
@@ -23,6 +25,7 @@ constexpr size_t kLeastLimit = size_t{2}
                                << 30;  // an encoder's step of 2,048 tokens takes 0.7 GB in blocks of 1.1
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kHugeFrom = 2 * kHugePage;
+constexpr size_t kLooksFrom = size_t{256} << 20;  // a block this large is held against what there is
 
 // Eight sizes per power of two: at most an eighth is wasted.
 size_t size_class(size_t bytes) {
@@ -58,6 +61,13 @@ void* MemoryCache::alloc(size_t bytes) {
     (best->newer ? best->newer->older : newest_) = best->older;
     kept_ -= best->bytes;
   } else {
+    if (bytes >= kLooksFrom) {
+      // More than there is in the machine or its container is refused, though the system may hand it out: it
+      // would kill the process when that is used.
+      const auto existing = static_cast<size_t>(memory_limits().existing());
+      if (in_use_ + kept_ + bytes > existing) trim(0);
+      if (in_use_ + bytes > existing) return nullptr;
+    }
     void* memory = ::operator new(bytes, alignment_of(bytes), std::nothrow);
     if (!memory) {
       trim(0);
@@ -117,7 +127,11 @@ void* Device::Buffer::ensure(size_t wanted) {
   if (wanted > bytes) {
     memory.reset();  // give the old one back first: growing must not need both
     bytes = 0;
-    memory.reset(new unsigned char[wanted + kAlignment]);
+    memory.reset(new (std::nothrow) unsigned char[wanted + kAlignment]);
+    if (!memory)
+      throw Error(ErrorCode::out_of_memory, "Out of memory: " + bytes_text(static_cast<int64_t>(wanted)) +
+                                                " are not to be had for what the op packs. " + memory_text() +
+                                                ".");
     bytes = wanted;
   }
   return memory ? aligned(memory.get()) : nullptr;

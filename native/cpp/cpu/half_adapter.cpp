@@ -4,6 +4,8 @@
 #include <new>
 #include <vector>
 
+#include "../core/memory_limit.h"
+
 namespace allmrec::cpu {
 
 namespace {
@@ -60,10 +62,13 @@ class Copies {
 
  private:
   void* alloc(int64_t bytes) {
-    void* memory = device_.memory.alloc(static_cast<size_t>(bytes));
-    if (!memory) throw std::bad_alloc();
-    blocks_.push_back(memory);
-    return memory;
+    blocks_.push_back(nullptr);
+    blocks_.back() = device_.memory.alloc(static_cast<size_t>(bytes));
+    if (!blocks_.back())
+      throw Error(ErrorCode::out_of_memory, "Out of memory: " + bytes_text(bytes) +
+                                                " are not to be had for a float32 copy. " + memory_text() +
+                                                ".");
+    return blocks_.back();
   }
   // One row that is not split otherwise is a cast.
   void convert(const CastRows& c) {

@@ -125,25 +125,29 @@ std::map<std::string, double> AlignmentTrainer::forward(Tape& tape, const Alignm
   alignment_.losses(tape, matrix(batch.users, d), matrix(batch.positive_items, d),
                     matrix(batch.negative_items, d), positive, negative);
   if (backward) tape.backward();
-  std::map<std::string, double> losses = tape.read_losses();
-  if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "Stage 1's loss is not finite at step " +
-                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
-  return losses;
+  return tape.read_losses();
+}
+
+Training AlignmentTrainer::training() {
+  std::vector<ParameterSet*> weights{&alignment_.parameters()};
+  if (encoder_) weights.push_back(&encoder_->parameters());
+  return {"Stage 1", adam_, weights};
 }
 
 std::map<std::string, double> AlignmentTrainer::step(const AlignmentBatch& batch) {
-  arena_.reset();
-  Tape tape(*alignment_.parameters().device(), arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
-  std::map<std::string, double> losses = forward(tape, batch, true);
-  adam_.step();
-  return losses;
+  return finite_step(training(), [&] {
+    arena_.reset();
+    Tape tape(*alignment_.parameters().device(), arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
+    return forward(tape, batch, true);
+  });
 }
 
 std::map<std::string, double> AlignmentTrainer::evaluate(const AlignmentBatch& batch, bool keep_gradients) {
-  arena_.reset();
-  Tape tape(*alignment_.parameters().device(), arena_, keep_gradients, seed_, 0);
-  return forward(tape, batch, keep_gradients);
+  return finite_losses(training(), [&] {
+    arena_.reset();
+    Tape tape(*alignment_.parameters().device(), arena_, keep_gradients, seed_, 0);
+    return forward(tape, batch, keep_gradients);
+  });
 }
 
 }  // namespace allmrec

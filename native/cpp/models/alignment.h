@@ -8,6 +8,7 @@
 
 #include "../nn/adam.h"
 #include "sentence_encoder.h"
+#include "training_step.h"
 
 namespace allmrec {
 
@@ -78,6 +79,7 @@ class AlignmentTrainer {
 
  private:
   std::map<std::string, double> forward(Tape& tape, const AlignmentBatch& batch, bool backward);
+  Training training();
 
   Alignment& alignment_;
   SentenceEncoder* encoder_;

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "training_step.h"
+
 namespace allmrec {
 namespace {
 
@@ -35,7 +37,7 @@ class AnswerScorer {
     Pairs pairs;
     for (size_t a = 0; a < answers_.size(); ++a) pairs.add(0, answers_[a].front(), a);
     append(batch, rows, pairs, 0, answers_.size(), 0);
-    add(tape, model_.hidden(tape, batch, soft_rows(tape), rows), pairs);
+    add(tape, batch, soft_, rows, pairs);
   }
 
   // The prompt into a cache, then the answers in groups behind it.
@@ -87,12 +89,6 @@ class AnswerScorer {
     return Tape(*model_.parameters().device(), arena_, false);
   }
 
-  Tensor soft_rows(Tape& tape) const {
-    if (soft_.empty()) return {};
-    const int64_t width = model_.config().embed_size;
-    return tape.from_host(soft_.data(), static_cast<int64_t>(soft_.size()) / width, width);
-  }
-
   LlmBatch prompt_batch() const {
     LlmBatch batch;
     batch.ids = prompt_;
@@ -124,7 +120,7 @@ class AnswerScorer {
     const WithPrecision fixed(tape, kScorePrecision);
     Pairs pairs;
     for (size_t a = 0; a < answers_.size(); ++a) pairs.add(0, answers_[a].front(), a);
-    add(tape, model_.hidden(tape, prompt_batch(), soft_rows(tape), {length_ - 1}, &cached), pairs);
+    add(tape, prompt_batch(), soft_, {length_ - 1}, pairs, &cached);
   }
 
   void score_group(const CachedBatch& cached, size_t first, size_t end) {
@@ -135,11 +131,13 @@ class AnswerScorer {
     std::vector<int32_t> rows;
     Pairs pairs;
     append(batch, rows, pairs, first, end, length_);
-    add(tape, model_.hidden(tape, batch, {}, rows, &cached), pairs);
+    add(tape, batch, {}, rows, pairs, &cached);
   }
 
-  void add(Tape& tape, const Tensor& hidden, const Pairs& pairs) {
-    const std::vector<float> values = model_.log_probs(tape, hidden, pairs.rows, pairs.targets);
+  void add(Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
+           const std::vector<int32_t>& rows, const Pairs& pairs, const CachedBatch* cached = nullptr) {
+    const std::vector<float> values =
+        log_probs(model_, tape, batch, soft, rows, pairs.rows, pairs.targets, cached);
     for (size_t i = 0; i < values.size(); ++i) sums_[pairs.answers[i]] += values[i];
   }
 
@@ -153,6 +151,22 @@ class AnswerScorer {
 };
 
 }  // namespace
+
+std::vector<float> log_probs(Opt& model, Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
+                             const std::vector<int32_t>& rows, const std::vector<int32_t>& pair_rows,
+                             const std::vector<int32_t>& pair_targets, const CachedBatch* cached) {
+  const int64_t width = model.config().embed_size;
+  const auto compute = [&] {
+    Tensor soft_rows;
+    if (!soft.empty())
+      soft_rows = tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / width, width);
+    return model.log_probs(tape, model.hidden(tape, batch, soft_rows, rows, cached), pair_rows, pair_targets);
+  };
+  std::vector<float> values = compute();
+  expect_finite(values.data(), static_cast<int64_t>(values.size()),
+                "The language model's log-probabilities are not finite", {&model.parameters()}, compute);
+  return values;
+}
 
 AnswerLikelihoods score_answers(Opt& model, const std::vector<int32_t>& prompt,
                                 const std::vector<float>& soft,

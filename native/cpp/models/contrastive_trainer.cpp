@@ -1,8 +1,9 @@
 #include "contrastive_trainer.h"
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
+
+#include "training_step.h"
 
 namespace allmrec {
 
@@ -18,6 +19,10 @@ std::map<std::string, double> ContrastiveTrainer::step(const TokenBatch& texts) 
   if (texts.size() < 4 || texts.size() % 2 != 0)
     throw Error(ErrorCode::invalid_argument,
                 "A contrastive step needs an even number of texts, at least four.");
+  return finite_step({"The encoder", adam_, {&encoder_.parameters()}}, [&] { return gradients(texts); });
+}
+
+std::map<std::string, double> ContrastiveTrainer::gradients(const TokenBatch& texts) {
   arena_.reset();
   Device& device = *encoder_.parameters().device();
   Tape tape(device, arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
@@ -37,16 +42,12 @@ std::map<std::string, double> ContrastiveTrainer::step(const TokenBatch& texts) 
   ops::cross_entropy_loss(tape, "contrastive", backward, tape.ints(first), scale, 1.0f);
   tape.backward();
   std::map<std::string, double> losses = tape.read_losses();
-  if (!std::isfinite(losses["loss"]))
-    throw Error(ErrorCode::numeric, "The encoder's loss is not finite at step " +
-                                        std::to_string(adam_.steps() + 1) + "; lower the learning rate.");
   int64_t right = 0;
   for (int64_t i = 0; i < pairs; ++i) {
     const auto row = cosines.begin() + i * pairs;
     right += std::max_element(row, row + pairs) - row == i;
   }
   losses["accuracy"] = static_cast<double>(right) / static_cast<double>(pairs);
-  adam_.step();
   return losses;
 }
 

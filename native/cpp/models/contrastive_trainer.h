@@ -21,6 +21,8 @@ class ContrastiveTrainer {
   Adam& optimizer() { return adam_; }
 
  private:
+  std::map<std::string, double> gradients(const TokenBatch& texts);
+
   SentenceEncoder& encoder_;
   float temperature_;
   uint64_t seed_;

@@ -58,7 +58,8 @@ void KvCache::grow(int64_t rows) {
 }
 
 void KvCache::resize(int64_t rows) {
-  DeviceBuffer memory(device_, static_cast<size_t>(bytes_of(dtype_, layers_ * rows * width_)));
+  DeviceBuffer memory(device_, static_cast<size_t>(bytes_of(dtype_, layers_ * rows * width_)),
+                      "the key-value cache");
   if (rows_ > 0)
     device_->copy_2d({layers_, rows_ * width_, memory_.as<void>(), rows_ * width_, memory.as<void>(),
                       rows * width_, 0, dtype_});

@@ -29,12 +29,6 @@ void expect_targets(const TokenTargets& targets, const OptConfig& config) {
                                                    std::to_string(config.vocab_size) + ".");
 }
 
-void expect_finite(const std::map<std::string, double>& losses, const char* what, int64_t step) {
-  if (!std::isfinite(losses.at("loss")))
-    throw Error(ErrorCode::numeric, std::string(what) + "'s loss is not finite at step " +
-                                        std::to_string(step + 1) + "; lower the learning rate.");
-}
-
 }  // namespace
 
 Projector::Projector(std::shared_ptr<Device> device, const ProjectorConfig& config)
@@ -118,31 +112,39 @@ std::map<std::string, double> ProjectionTrainer::forward(Tape& tape, const LlmBa
   const Tensor hidden = llm_.hidden(tape, batch, ops::concat_rows(tape, users, items), targets.rows);
   target_loss(tape, llm_, hidden, targets, total_targets);
   if (backward) tape.backward();
-  std::map<std::string, double> losses = tape.read_losses();
-  expect_finite(losses, "Stage 2", adam_.steps());
-  return losses;
+  return tape.read_losses();
 }
 
-std::map<std::string, double> ProjectionTrainer::step(const LlmBatch& batch, const SoftInputs& soft,
-                                                      const TokenTargets& targets, int64_t total_targets) {
-  std::map<std::string, double> losses = accumulate(batch, soft, targets, total_targets);
-  adam_.step();
-  return losses;
+Training ProjectionTrainer::training() {
+  return {"Stage 2", adam_, {&projector_.parameters(), &llm_.parameters()}};
 }
 
-std::map<std::string, double> ProjectionTrainer::accumulate(const LlmBatch& batch, const SoftInputs& soft,
-                                                            const TokenTargets& targets,
-                                                            int64_t total_targets) {
+std::map<std::string, double> ProjectionTrainer::gradients(const LlmBatch& batch, const SoftInputs& soft,
+                                                           const TokenTargets& targets,
+                                                           int64_t total_targets) {
   arena_.reset();
   Tape tape(*projector_.parameters().device(), arena_, true, seed_, static_cast<uint64_t>(adam_.steps()));
   return forward(tape, batch, soft, targets, total_targets, true);
 }
 
+std::map<std::string, double> ProjectionTrainer::step(const LlmBatch& batch, const SoftInputs& soft,
+                                                      const TokenTargets& targets, int64_t total_targets) {
+  return finite_step(training(), [&] { return gradients(batch, soft, targets, total_targets); });
+}
+
+std::map<std::string, double> ProjectionTrainer::accumulate(const LlmBatch& batch, const SoftInputs& soft,
+                                                            const TokenTargets& targets,
+                                                            int64_t total_targets) {
+  return finite_losses(training(), [&] { return gradients(batch, soft, targets, total_targets); });
+}
+
 std::map<std::string, double> ProjectionTrainer::evaluate(const LlmBatch& batch, const SoftInputs& soft,
                                                           const TokenTargets& targets, bool keep_gradients) {
-  arena_.reset();
-  Tape tape(*projector_.parameters().device(), arena_, keep_gradients, seed_, 0);
-  return forward(tape, batch, soft, targets, 0, keep_gradients);
+  return finite_losses(training(), [&] {
+    arena_.reset();
+    Tape tape(*projector_.parameters().device(), arena_, keep_gradients, seed_, 0);
+    return forward(tape, batch, soft, targets, 0, keep_gradients);
+  });
 }
 
 namespace {
@@ -177,25 +179,31 @@ LlmTrainer::Result LlmTrainer::forward(Tape& tape, const LlmBatch& batch, const 
   if (backward) tape.backward();
   Result result;
   result.losses = tape.read_losses();
-  expect_finite(result.losses, "The language model", adam_.steps());
   if (backward && soft_gradient) result.soft_gradient = tape.grad_to_host(soft_rows);
   return result;
 }
 
 LlmTrainer::Result LlmTrainer::step(const LlmBatch& batch, const std::vector<float>& soft,
                                     const TokenTargets& targets) {
-  arena_.reset();
-  Tape tape(*llm_.parameters().device(), arena_, true, 0, 0);
-  Result result = forward(tape, batch, soft, targets, true, false);
-  adam_.step();
+  Result result;
+  result.losses = finite_step({"The language model", adam_, {&llm_.parameters()}}, [&] {
+    arena_.reset();
+    Tape tape(*llm_.parameters().device(), arena_, true, 0, 0);
+    return forward(tape, batch, soft, targets, true, false).losses;
+  });
   return result;
 }
 
 LlmTrainer::Result LlmTrainer::evaluate(const LlmBatch& batch, const std::vector<float>& soft,
                                         const TokenTargets& targets, bool keep_gradients) {
-  arena_.reset();
-  Tape tape(*llm_.parameters().device(), arena_, keep_gradients, 0, 0);
-  return forward(tape, batch, soft, targets, keep_gradients, keep_gradients);
+  Result result;
+  finite_losses({"The language model", adam_, {&llm_.parameters()}}, [&] {
+    arena_.reset();
+    Tape tape(*llm_.parameters().device(), arena_, keep_gradients, 0, 0);
+    result = forward(tape, batch, soft, targets, keep_gradients, keep_gradients);
+    return result.losses;
+  });
+  return result;
 }
 
 }  // namespace allmrec

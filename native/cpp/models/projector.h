@@ -8,6 +8,7 @@
 
 #include "../nn/adam.h"
 #include "opt.h"
+#include "training_step.h"
 
 namespace allmrec {
 
@@ -84,6 +85,10 @@ class ProjectionTrainer {
  private:
   std::map<std::string, double> forward(Tape& tape, const LlmBatch& batch, const SoftInputs& soft,
                                         const TokenTargets& targets, int64_t total_targets, bool backward);
+  std::map<std::string, double> gradients(const LlmBatch& batch, const SoftInputs& soft,
+                                          const TokenTargets& targets, int64_t total_targets);
+  Training training();
+
   Projector& projector_;
   Opt& llm_;
   uint64_t seed_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 
 #include "../core/philox.h"
@@ -21,13 +22,10 @@ uint64_t draw(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
   return static_cast<uint64_t>((static_cast<Wide>(bits) * n) >> 64);
 }
 
+constexpr const char* kScoresNotFinite = "SASRec's scores are not finite";
+
 bool stopped(const std::atomic<bool>* cancelled) {
   return cancelled && cancelled->load(std::memory_order_relaxed);
-}
-
-[[noreturn]] void fail_not_finite(int64_t step) {
-  throw Error(ErrorCode::numeric,
-              "SASRec's loss is not finite at step " + std::to_string(step) + "; lower the learning rate.");
 }
 
 }  // namespace
@@ -108,17 +106,22 @@ void SasRecTrainer::compose(int64_t step, SequenceBatch& batch, std::vector<int3
   }
 }
 
-std::map<std::string, double> SasRecTrainer::step(const SequenceBatch& batch,
-                                                  const std::vector<int32_t>& positives,
-                                                  const std::vector<int32_t>& negatives) {
-  std::map<std::string, double> losses = gradients(batch, positives, negatives);
-  adam_.step();
-  return losses;
+Training SasRecTrainer::training() {
+  return {"SASRec", adam_, {&model_.parameters()}};
 }
 
-std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batch,
-                                                       const std::vector<int32_t>& positives,
-                                                       const std::vector<int32_t>& negatives) {
+Losses SasRecTrainer::step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                           const std::vector<int32_t>& negatives) {
+  return finite_step(training(), [&] { return compute(batch, positives, negatives); });
+}
+
+Losses SasRecTrainer::gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                                const std::vector<int32_t>& negatives) {
+  return finite_losses(training(), [&] { return compute(batch, positives, negatives); });
+}
+
+Losses SasRecTrainer::compute(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                              const std::vector<int32_t>& negatives) {
   arena_.reset();
   Device& device = *model_.parameters().device();
   Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
@@ -137,9 +140,7 @@ std::map<std::string, double> SasRecTrainer::gradients(const SequenceBatch& batc
       device.add({table.value.size(), options_.l2_embedding / std::sqrt(host), table.value.data, 0.0f,
                   nullptr, table.grad, 1, ALLMREC_F32});
   }
-  std::map<std::string, double> losses = tape.read_losses();
-  if (!std::isfinite(losses["loss"])) fail_not_finite(adam_.steps() + 1);
-  return losses;
+  return tape.read_losses();
 }
 
 void SasRecTrainer::enqueue(Tape& tape, const SequenceBatch& batch, const std::vector<int32_t>& positives,
@@ -165,6 +166,7 @@ void SasRecTrainer::enqueue(Tape& tape, const SequenceBatch& batch, const std::v
 double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cancelled) {
   Device& device = *model_.parameters().device();
   auto* sum = loss_sum_.as<float>();
+  adam_.save(before_);
   device.fill(sum, 1, 0.0f);
   int64_t done = 0;
   for (; done < steps && !stopped(cancelled); ++done) {
@@ -176,20 +178,22 @@ double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cance
       Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
       enqueue(tape, batch, positives, negatives);
       tape.add_losses_to(sum);
-      adam_.step();
+      adam_.step_unseen();
     });
     graph_.launch();
   }
   float total = 0.0f;
   device.download(&total, sum, sizeof total);
-  if (!std::isfinite(total)) fail_not_finite(adam_.steps());
+  if (!std::isfinite(total) || !adam_.weights_finite()) {
+    // Which step it was is found by running them again one by one, each looked at before its weights change.
+    adam_.restore(before_);
+    model_.parameters().zero_grad();
+    return run_watched(done, nullptr);
+  }
   return done ? static_cast<double>(total) / static_cast<double>(done) : 0.0;
 }
 
-double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
-  const bool waits =
-      options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
-  if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps, cancelled);
+double SasRecTrainer::run_watched(int64_t steps, const std::atomic<bool>* cancelled) {
   double sum = 0.0;
   int64_t done = 0;
   for (; done < steps && !stopped(cancelled); ++done) {
@@ -199,6 +203,13 @@ double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
     sum += step(batch, positives, negatives)["loss"];
   }
   return done ? sum / static_cast<double>(done) : 0.0;
+}
+
+double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
+  const bool waits =
+      options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
+  if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps, cancelled);
+  return run_watched(steps, cancelled);
 }
 
 std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
@@ -217,7 +228,10 @@ std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
     for (int64_t u = first; u < last; ++u)
       batch.add(histories.begin(u), histories.length(u), model.config().max_length);
     const Tensor x = model.last_features(tape, batch);
-    device->download(vectors.data() + first * c, x.data, static_cast<size_t>(x.size()) * sizeof(float));
+    float* rows = vectors.data() + first * c;
+    device->download(rows, x.data, static_cast<size_t>(x.size()) * sizeof(float));
+    expect_finite(rows, x.size(), "SASRec's user vectors are not finite", {&model.parameters()},
+                  [&] { model.last_features(tape, batch); });
   }
   return vectors;
 }
@@ -243,8 +257,10 @@ std::vector<float> score_candidates(SasRec& model, const std::vector<float>& use
     const Tensor right = ops::gather_rows(tape, model.item_embedding(),
                                           tape.ints(candidates.data() + first * per_user, rows * per_user));
     const Tensor dots = ops::row_dot(tape, left, right);
-    device->download(scores.data() + first * per_user, dots.data,
-                     static_cast<size_t>(dots.size()) * sizeof(float));
+    float* values = scores.data() + first * per_user;
+    device->download(values, dots.data, static_cast<size_t>(dots.size()) * sizeof(float));
+    expect_finite(values, dots.size(), kScoresNotFinite, {&model.parameters()},
+                  [&] { ops::row_dot(tape, left, right); });
   }
   return scores;
 }
@@ -275,6 +291,10 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
     const int64_t rows = std::min(block, count - first);
     const Tensor x = tape.from_host(users.data() + first * c, rows, c);
     const Tensor scores = ops::matmul_transposed(tape, x, table);
+    const auto fail_scores = [&] {
+      fail_not_finite(kScoresNotFinite, {&model.parameters()},
+                      [&] { ops::matmul_transposed(tape, x, table); });
+    };
     std::vector<int32_t> offsets{0}, columns;
     for (int64_t u = first; u < first + rows; ++u) {
       const size_t begin = columns.size();
@@ -301,8 +321,11 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
                        static_cast<size_t>(rows * k) * sizeof(int32_t));
       device->download(result.top_scores.data() + first * k, a.values,
                        static_cast<size_t>(rows * k) * sizeof(float));
-      for (int64_t i = first * k; i < (first + rows) * k; ++i)
-        if (result.top[i] >= 0) result.top[i] += 1;
+      for (int64_t i = first * k; i < (first + rows) * k; ++i) {
+        if (result.top[i] < 0) continue;
+        if (!std::isfinite(result.top_scores[i])) fail_scores();
+        result.top[i] += 1;
+      }
     }
     if (targets.empty()) continue;
     host.resize(static_cast<size_t>(scores.size()));
@@ -310,11 +333,13 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
     for (int64_t r = 0; r < rows; ++r) {
       const float* row = host.data() + r * items;
       const float target = row[targets[first + r] - 1];
-      int32_t greater = 0, equal = 0;
+      int32_t greater = 0, equal = 0, finite = 0;
       for (int64_t i = 0; i < items; ++i) {
         greater += row[i] > target;
         equal += row[i] == target;
+        finite += std::abs(row[i]) <= std::numeric_limits<float>::max();
       }
+      if (finite < items) fail_scores();
       for (int32_t i = offsets[r]; i < offsets[r + 1]; ++i) {
         greater -= row[columns[i]] > target;
         equal -= row[columns[i]] == target;

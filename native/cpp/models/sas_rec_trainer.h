@@ -8,6 +8,7 @@
 
 #include "../nn/adam.h"
 #include "sas_rec.h"
+#include "training_step.h"
 
 namespace allmrec {
 
@@ -39,7 +40,8 @@ class SasRecTrainer {
   SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
   // The mean loss over `steps` steps. Stops early when `cancelled` is set. On a device with graphs every step
-  // is one launch and the host runs ahead; the loss is then looked at after the last step only.
+  // is one launch and the host runs ahead; the loss is then looked at after the last step only, and should it
+  // not be finite, the steps are run again one by one from the weights before the first.
   double run(int64_t steps, const std::atomic<bool>* cancelled);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
@@ -61,7 +63,11 @@ class SasRecTrainer {
   // Records forward, loss and backward on the tape.
   void enqueue(Tape& tape, const SequenceBatch& batch, const std::vector<int32_t>& positives,
                const std::vector<int32_t>& negatives);
+  Losses compute(const SequenceBatch& batch, const std::vector<int32_t>& positives,
+                 const std::vector<int32_t>& negatives);
+  Training training();
   double run_recorded(int64_t steps, const std::atomic<bool>* cancelled);
+  double run_watched(int64_t steps, const std::atomic<bool>* cancelled);
   void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
                std::vector<int32_t>& negatives);
   bool is_known(int64_t user, int32_t item) const;
@@ -75,6 +81,7 @@ class SasRecTrainer {
   int64_t order_epoch_ = -1;
   Arena arena_;
   Adam adam_;
+  Adam::State before_;  // the first step of a recorded run
   Graph graph_;
   DeviceBuffer loss_sum_;
 };

@@ -24,19 +24,37 @@ class Adam {
  public:
   Adam(std::shared_ptr<Device> device, std::vector<Parameter*> parameters, AdamOptions options);
 
-  // Applies and clears the gradients. Throws ErrorCode::numeric, parameters untouched, when clipping is on
-  // and the norm is not finite.
-  void step();
+  // Applies and clears the gradients, unless the sum of their squares is not finite: then nothing is changed,
+  // and the answer is false. Waits for the device.
+  bool try_step();
+  // Applies and clears the gradients without looking at them, for a recording; without clipping, which needs
+  // their norm.
+  void step_unseen() { apply(1.0f); }
   void set_learning_rate(float value) { options_.learning_rate = value; }
   const AdamOptions& options() const { return options_; }
 
   int64_t steps() const { return steps_; }
   void set_steps(int64_t steps) { steps_ = steps; }
+
+  // Copies of weights and moments on the device, to go back to.
+  struct State {
+    std::vector<DeviceBuffer> values, m, v;
+    int64_t steps = 0;
+  };
+  void save(State& state) const;
+  void restore(const State& state);
+  // Whether the sum of the weights' squares is finite. Waits for the device.
+  bool weights_finite();
+
   const std::vector<Parameter*>& parameters() const { return parameters_; }
   float* first_moment(size_t i) const { return m_[i].as<float>(); }
   float* second_moment(size_t i) const { return v_[i].as<float>(); }
 
  private:
+  void apply(float grad_scale);
+  // Σ x² over all parameters' gradients or values.
+  float squared_norm(const float* (*of)(const Parameter&));
+
   std::shared_ptr<Device> device_;
   std::vector<Parameter*> parameters_;
   AdamOptions options_;

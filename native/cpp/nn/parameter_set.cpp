@@ -75,11 +75,11 @@ std::vector<Parameter*> ParameterSet::add_together(const std::vector<Entry>& ent
 std::vector<Parameter*> ParameterSet::add_all(const std::vector<Entry>& entries) {
   const std::vector<Place> places = places_of(entries);
   if (places.empty()) return {};
-  values_.emplace_back(device_, static_cast<size_t>(places.back().end));
+  values_.emplace_back(device_, static_cast<size_t>(places.back().end), "weights");
   auto* data = values_.back().as<unsigned char>();
   unsigned char* scales = nullptr;
   if (places.back().scales_end > 0) {
-    values_.emplace_back(device_, static_cast<size_t>(places.back().scales_end));
+    values_.emplace_back(device_, static_cast<size_t>(places.back().scales_end), "the weights' scales");
     scales = values_.back().as<unsigned char>();
   }
   std::vector<Parameter*> added;
@@ -121,10 +121,9 @@ void ParameterSet::set_trainable(Parameter& parameter, bool trainable) {
     grads_.erase(&parameter);
     return;
   }
-  DeviceBuffer buffer(device_, static_cast<size_t>(parameter.value.size()) * sizeof(float));
-  parameter.grad = buffer.as<float>();
-  device_->fill(parameter.grad, parameter.value.size(), 0.0f);
-  grads_[&parameter] = std::move(buffer);
+  DeviceBuffer buffer(device_, static_cast<size_t>(parameter.value.size()) * sizeof(float), "gradients");
+  device_->fill(buffer.as<float>(), parameter.value.size(), 0.0f);
+  parameter.grad = (grads_[&parameter] = std::move(buffer)).as<float>();
 }
 
 void ParameterSet::set_trainable(bool trainable) {

@@ -76,7 +76,7 @@ std::vector<NextTokens> DeviceDecoder::step(const std::vector<SequenceGroup*>& g
   size_t row = 0;
   for (SequenceGroup* group : groups) {
     while (requests_[row] != group->request().id) ++row;
-    if (ids_[row] < 0) fail_not_a_number();
+    if (ids_[row] < 0) fail_not_finite_logits();
     // Of the logit only log p is known: logit 0, log-sum −log p.
     chosen_[row] = 0.0f;
     next.push_back({&ids_[row], &chosen_[row], 1, -static_cast<double>(log_probs_[row])});

@@ -6,6 +6,8 @@
 #include <numeric>
 #include <string>
 
+#include "../training_step.h"
+
 namespace allmrec {
 namespace {
 
@@ -191,7 +193,13 @@ bool Generator::decode_on_device(GenerationEvents& events) {
     decoder_.reset();
     decoder_ = std::make_unique<DeviceDecoder>(model_, cache_, groups);
   }
-  const std::vector<NextTokens> next = decoder_->step(groups);
+  std::vector<NextTokens> next;
+  try {
+    next = decoder_->step(groups);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::numeric) throw;
+    return false;  // `decode` computes the same step and finds the op
+  }
   size_t i = 0;
   for (auto group = groups_.begin(); group != groups_.end(); ++i) {
     const auto current = group++;
@@ -249,14 +257,23 @@ void Generator::decode(GenerationEvents& events) {
     queries.push_back(entry.query);
   }
   if (!arena_) arena_ = std::make_unique<Arena>(model_.parameters().device());
-  arena_->reset();
-  Tape tape(*model_.parameters().device(), *arena_, false);
-  const WithPrecision with(tape, {ALLMREC_F32, fixed_order});
-  Tensor soft_rows;
-  if (!soft.empty())
-    soft_rows = tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / embed, embed);
-  const Tensor hidden = model_.hidden(tape, batch, soft_rows, rows, &cached);
-  const std::vector<NextTokens> next = reader_.read(tape, hidden, queries);
+  // Keys and values go to their places in the cache again when it is called a second time.
+  const auto compute = [&] {
+    arena_->reset();
+    Tape tape(*model_.parameters().device(), *arena_, false);
+    const WithPrecision with(tape, {ALLMREC_F32, fixed_order});
+    Tensor soft_rows;
+    if (!soft.empty())
+      soft_rows = tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / embed, embed);
+    return reader_.read(tape, model_.hidden(tape, batch, soft_rows, rows, &cached), queries);
+  };
+  std::vector<NextTokens> next;
+  try {
+    next = compute();
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::numeric) throw;
+    fail_not_finite(error.what(), {&model_.parameters()}, compute);
+  }
   for (auto group = groups_.begin(); group != groups_.end();) {
     const auto current = group++;
     std::vector<NextTokens> own(current->branches().size());

@@ -22,9 +22,11 @@ Tensor rows_of(const Tensor& x, int64_t begin, int64_t count) {
   return part;
 }
 
-// A model whose logits are no numbers has nothing to choose from.
-void expect_numbers(const std::vector<float>& logits) {
-  if (std::any_of(logits.begin(), logits.end(), [](float x) { return x != x; })) fail_not_a_number();
+// A model whose logits are not finite has nothing to choose from. Of rows of `width` sorted ones the first
+// tells: NaN comes before all others, and −∞ is what fills a row that is too short.
+void expect_finite_rows(const std::vector<float>& logits, size_t width) {
+  for (size_t i = 0; i < logits.size(); i += width)
+    if (!std::isfinite(logits[i])) fail_not_finite_logits();
 }
 
 double log_sum_of(const float* x, int64_t n) {
@@ -36,8 +38,8 @@ double log_sum_of(const float* x, int64_t n) {
 
 }  // namespace
 
-void fail_not_a_number() {
-  throw Error(ErrorCode::numeric, "The language model's logits are not numbers (NaN).");
+void fail_not_finite_logits() {
+  throw Error(ErrorCode::numeric, "The language model's logits are not finite");
 }
 
 bool NextTokenReader::before(const NextTokenQuery& a, const NextTokenQuery& b) {
@@ -86,9 +88,9 @@ void NextTokenReader::read_vocabulary(Tape& tape, const Tensor& hidden,
     best_.resize(static_cast<size_t>(bests * k));
     device.download(best_ids_.data(), ids.data, best_ids_.size() * sizeof(int32_t));
     device.download(best_.data(), values.data, best_.size() * sizeof(float));
-    expect_numbers(best_);
+    expect_finite_rows(best_, static_cast<size_t>(k));
     for (int64_t i = 0; i < bests; ++i)
-      if (best_ids_[i * k] < 0) fail_not_a_number();
+      if (best_ids_[i * k] < 0) fail_not_finite_logits();
   }
   // The log-sum-exp of a row is its first logit less that token's log-probability.
   std::vector<float> first(static_cast<size_t>(count), std::numeric_limits<float>::quiet_NaN()),
@@ -112,7 +114,7 @@ void NextTokenReader::read_vocabulary(Tape& tape, const Tensor& hidden,
   if (count > bests) {
     rows_.resize(static_cast<size_t>((count - bests) * vocabulary));
     device.download(rows_.data(), logits.at(bests), rows_.size() * sizeof(float));
-    expect_numbers(rows_);
+    expect_finite_rows(rows_, 1);
   }
   for (int64_t i = 0; i < count; ++i) {
     NextTokens tokens;
@@ -188,7 +190,7 @@ void NextTokenReader::read_children(Tape& tape, const Tensor& hidden, const Next
   }
   children_.resize(static_cast<size_t>(results));
   device.download(children_.data(), logits.data, children_.size() * sizeof(float));
-  expect_numbers(children_);
+  expect_finite_rows(children_, 1);
   for (const Group& group : groups)
     for (int64_t r = 0; r < group.rows; ++r) {
       float* values = children_.data() + group.result + r * group.children;

@@ -22,7 +22,7 @@ struct NextTokenQuery {
 };
 
 // Throws ErrorCode::numeric.
-[[noreturn]] void fail_not_a_number();
+[[noreturn]] void fail_not_finite_logits();
 
 // Computes logits and brings to the host what is wanted of them: a few tokens, a row, or the products with a
 // node's children alone.
