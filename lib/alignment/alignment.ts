@@ -5,7 +5,7 @@ import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
-import { guard, run, type Session, takeRows } from '../native/session.js';
+import { guard, type Keep, loaded, opening, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { itemText } from '../text/item-text.js';
@@ -82,7 +82,18 @@ export class Alignment {
 	}
 
 	/** Trains the alignment and, unless frozen, the sentence encoder, which is changed in place. */
-	static async train(
+	static train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		encoder: SentenceEncoder,
+		options: AlignmentOptions,
+		calls: AlignmentTrainOptions,
+	): Promise<Alignment> {
+		return opening((keep) => Alignment.#train(keep, dataset, cf, encoder, options, calls));
+	}
+
+	static async #train(
+		keep: Keep,
 		dataset: Dataset,
 		cf: CollaborativeModel,
 		encoder: SentenceEncoder,
@@ -101,8 +112,8 @@ export class Alignment {
 			recommendationWeight: o.recommendation,
 			referenceCompat: o.referenceCompat,
 		};
-		const native = guard(() => new session.addon.Alignment(session.engine, config));
-		await run(() => native.initialise(o.seed), signal);
+		const native = keep(guard(() => new session.addon.Alignment(session.engine, config)));
+		await run((cancel) => native.initialise(o.seed, cancel), signal);
 		const texts = await encoder.tokenize(
 			dataset.items.map((item) => itemText(item, { referenceCompat: o.referenceCompat })),
 			{ signal, onProgress },
@@ -145,7 +156,7 @@ export class Alignment {
 						for (let step = first; step < first + count; step++) {
 							signal?.throwIfAborted();
 							const rows = examples.batch(step, stepsPerEpoch, o.batchSize);
-							const losses = await run(() => trainer.step(batches.build(rows)), signal);
+							const losses = await run((cancel) => trainer.step(batches.build(rows), cancel), signal);
 							for (const [name, value] of Object.entries(losses))
 								sums[name] = (sums[name] ?? 0) + value / count;
 						}
@@ -157,7 +168,7 @@ export class Alignment {
 						for (let first = 0; first < validation.length; first += VALIDATION_BATCH) {
 							signal?.throwIfAborted();
 							const rows = validation.slice(first, first + VALIDATION_BATCH);
-							const losses = await run(() => trainer.evaluate(batches.build(rows)), signal);
+							const losses = await run((cancel) => trainer.evaluate(batches.build(rows), cancel), signal);
 							for (const [name, value] of Object.entries(losses))
 								sums[name] = (sums[name] ?? 0) + (value * rows.length) / validation.length;
 						}
@@ -166,10 +177,11 @@ export class Alignment {
 						);
 						return { score: -(sums.loss ?? 0), metrics };
 					},
-					saveWeights: (path) => saveBoth(native, o.freezeEncoder ? undefined : encoder, path, config),
-					loadWeights: (path) => loadBoth(native, o.freezeEncoder ? undefined : encoder, path),
-					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+					saveWeights: (path) =>
+						saveBoth(native, o.freezeEncoder ? undefined : encoder, path, config, signal),
+					loadWeights: (path) => loadBoth(native, o.freezeEncoder ? undefined : encoder, path, signal),
+					saveOptimizer: (path) => run((cancel) => trainer.saveOptimizer(path, {}, cancel), signal),
+					loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 				},
 				{
 					epochs: o.epochs,
@@ -204,8 +216,10 @@ export class Alignment {
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Alignment(session.engine, config));
-		await run(() => native.load([path]));
+		const native = await loaded(
+			guard(() => new session.addon.Alignment(session.engine, config)),
+			[path],
+		);
 		return new Alignment(native, config);
 	}
 
@@ -239,8 +253,11 @@ export class Alignment {
 		const texts = dataset.items.map((item) =>
 			itemText(item, { referenceCompat: this.config.referenceCompat }),
 		);
-		const e = await this.encodeItems(await cf.itemTable());
-		const q = await this.encodeTexts(await encoder.encode(texts, options));
+		const { signal } = options;
+		const vectors = await cf.itemTable();
+		const e = await run((cancel) => this.native.encodeItems(vectors, cancel), signal);
+		const encoded = await encoder.encode(texts, options);
+		const q = await run((cancel) => this.native.encodeTexts(encoded, cancel), signal);
 		const size = this.config.jointSize;
 		e.fill(0, 0, size);
 		q.fill(0, 0, size);
@@ -428,18 +445,21 @@ async function saveBoth(
 	encoder: SentenceEncoder | undefined,
 	path: string,
 	config: AlignmentConfig,
+	signal: AbortSignal | undefined,
 ): Promise<void> {
-	if (encoder) await run(() => encoder.native.save(encoderPath(path), { format: 'pt' }));
-	await run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+	if (encoder)
+		await run((cancel) => encoder.native.save(encoderPath(path), { format: 'pt' }, 'F32', cancel), signal);
+	await run((cancel) => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32', cancel), signal);
 }
 
 async function loadBoth(
 	native: NativeAlignment,
 	encoder: SentenceEncoder | undefined,
 	path: string,
+	signal: AbortSignal | undefined,
 ): Promise<void> {
-	if (encoder) await run(() => encoder.native.load([encoderPath(path)]));
-	await run(() => native.load([path]));
+	if (encoder) await run((cancel) => encoder.native.load([encoderPath(path)], cancel), signal);
+	await run((cancel) => native.load([path], cancel), signal);
 }
 
 /** `best.safetensors.part` and `best.safetensors` share their encoder file's name. */

@@ -5,7 +5,7 @@ import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
-import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, ragged, run, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -120,9 +120,11 @@ export class SASRec implements CollaborativeModel {
 			variant: 'reference',
 		};
 		const session = given?.share() ?? Session.open(device);
+		let made: NativeSasRec | undefined;
 		try {
 			const native = guard(() => new session.addon.SasRec(session.engine, config));
-			await run(() => native.initialise(o.seed), signal);
+			made = native;
+			await run((cancel) => native.initialise(o.seed, cancel), signal);
 			const train: Ragged = { offsets: split.train.offsets, values: split.train.items };
 			const known: Ragged = { offsets: dataset.sequences.offsets, values: dataset.sequences.items };
 			const trainer = guard(
@@ -156,10 +158,10 @@ export class SASRec implements CollaborativeModel {
 								metrics: { 'NDCG@10': ndcg, 'HR@10': mean(metricValues(ranks, 'hit@10')) },
 							};
 						},
-						saveWeights: (path) => model.save(path),
-						loadWeights: (path) => run(() => native.load([path])),
-						saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-						loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+						saveWeights: (path) => saveModel(native, config, path, signal),
+						loadWeights: (path) => run((cancel) => native.load([path], cancel), signal),
+						saveOptimizer: (path) => run((cancel) => trainer.saveOptimizer(path, {}, cancel), signal),
+						loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 					},
 					{
 						epochs: o.epochs,
@@ -176,6 +178,7 @@ export class SASRec implements CollaborativeModel {
 				trainer.dispose();
 			}
 		} catch (error) {
+			made?.dispose();
 			session.release();
 			throw error;
 		}
@@ -207,8 +210,10 @@ export class SASRec implements CollaborativeModel {
 			} finally {
 				file.close();
 			}
-			const native = guard(() => new session.addon.SasRec(session.engine, config));
-			await run(() => native.load([path]));
+			const native = await loaded(
+				guard(() => new session.addon.SasRec(session.engine, config)),
+				[path],
+			);
 			return new SASRec(session, native, config);
 		} catch (error) {
 			session.release();
@@ -265,7 +270,7 @@ export class SASRec implements CollaborativeModel {
 
 	/** Writes a safetensors file with the reference's tensor names and the configuration in its metadata. */
 	save(path: string): Promise<void> {
-		return run(() => this.#native.save(path, { 'a-llmrec.sasrec': JSON.stringify(this.config) }));
+		return saveModel(this.#native, this.config, path);
 	}
 
 	/** Idempotent. */
@@ -279,6 +284,16 @@ export class SASRec implements CollaborativeModel {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+function saveModel(
+	native: NativeSasRec,
+	config: SasRecConfig,
+	path: string,
+	signal?: AbortSignal | undefined,
+): Promise<void> {
+	const metadata = { 'a-llmrec.sasrec': JSON.stringify(config) };
+	return run((cancel) => native.save(path, metadata, 'F32', cancel), signal);
 }
 
 const VALIDATION_USERS = 10_000;

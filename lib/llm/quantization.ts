@@ -68,7 +68,7 @@ export async function quantizeCheckpoint(
 		const weights = join(partial, 'model.safetensors');
 		const llm = await CausalLM.load(folder, { dtype, signal, onProgress, ...device });
 		try {
-			await run(() => llm.native.save(weights, { format: 'pt' }, 'stored'), signal);
+			await run((cancel) => llm.native.save(weights, { format: 'pt' }, 'stored', cancel), signal);
 			// A vocabulary cut to what the weights hold is what the new folder holds.
 			const config = { ...json, vocab_size: llm.config.vocabSize, ...storedField(dtype) };
 			await writeFile(join(partial, 'config.json'), `${JSON.stringify(config, null, 2)}\n`);

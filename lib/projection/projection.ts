@@ -15,7 +15,7 @@ import type {
 	SoftInputs,
 	TokenTargets,
 } from '../native/addon.js';
-import { guard, run, type Session, takeRows } from '../native/session.js';
+import { guard, type Keep, loaded, opening, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -83,7 +83,18 @@ export class Projection {
 	}
 
 	/** Trains the projector through the frozen language model. */
-	static async train(
+	static train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		llm: CausalLM,
+		options: ProjectionOptions,
+		calls: ProjectionTrainOptions,
+	): Promise<Projection> {
+		return opening((keep) => Projection.#train(keep, dataset, cf, llm, options, calls));
+	}
+
+	static async #train(
+		keep: Keep,
 		dataset: Dataset,
 		cf: CollaborativeModel,
 		llm: CausalLM,
@@ -103,8 +114,9 @@ export class Projection {
 				'ERR_ALLMREC_EMPTY_DATASET',
 				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from.`,
 			);
-		const native = guard(() => new session.addon.Projector(session.engine, config));
-		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);
+		const native = keep(guard(() => new session.addon.Projector(session.engine, config)));
+		const scale = o.initialisation === 'xavier' ? o.initialScale : 1;
+		await run((cancel) => native.initialise(o.seed, scale, cancel), signal);
 		if (o.initialisation === 'shared') {
 			const held = split.users('validation');
 			const users = (held.length > 0 ? held : examples.train).subarray(0, 200);
@@ -144,10 +156,10 @@ export class Projection {
 							for (const [p, { llm, soft, targets }] of parts.entries()) {
 								const last = p + 1 === parts.length;
 								const losses = await run(
-									() =>
+									(cancel) =>
 										last
-											? trainer.step(llm, soft, targets, total)
-											: trainer.accumulate(llm, soft, targets, total),
+											? trainer.step(llm, soft, targets, total, cancel)
+											: trainer.accumulate(llm, soft, targets, total, cancel),
 									signal,
 								);
 								sum += losses.loss ?? 0;
@@ -163,16 +175,16 @@ export class Projection {
 							const rows = examples.validation.slice(first, first + VALIDATION_BATCH);
 							const { llm, soft, targets } = batches.build(await examples.complete(rows, VALIDATION_STREAM));
 							sum +=
-								((await run(() => trainer.evaluate(llm, soft, targets), signal)).loss ?? 0) *
+								((await run((cancel) => trainer.evaluate(llm, soft, targets, cancel), signal)).loss ?? 0) *
 								targets.rows.length;
 							tokens += targets.rows.length;
 						}
 						return { score: -sum / tokens, metrics: { 'validation crossEntropy': sum / tokens } };
 					},
-					saveWeights: (path) => saveProjector(native, path, config),
-					loadWeights: (path) => run(() => native.load([path])),
-					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+					saveWeights: (path) => saveProjector(native, path, config, signal),
+					loadWeights: (path) => run((cancel) => native.load([path], cancel), signal),
+					saveOptimizer: (path) => run((cancel) => trainer.saveOptimizer(path, {}, cancel), signal),
+					loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 				},
 				{
 					epochs: o.epochs,
@@ -207,8 +219,10 @@ export class Projection {
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Projector(session.engine, config));
-		await run(() => native.load([path]));
+		const native = await loaded(
+			guard(() => new session.addon.Projector(session.engine, config)),
+			[path],
+		);
 		return new Projection(native, config);
 	}
 
@@ -334,8 +348,13 @@ const VALIDATION_STREAM = 0xffff;
 
 type ParsedOptions = z.output<typeof projectionSchema>;
 
-function saveProjector(native: NativeProjector, path: string, config: ProjectorConfig): Promise<void> {
-	return run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+function saveProjector(
+	native: NativeProjector,
+	path: string,
+	config: ProjectorConfig,
+	signal?: AbortSignal | undefined,
+): Promise<void> {
+	return run((cancel) => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32', cancel), signal);
 }
 
 /** A user's history and the item after it. */

@@ -175,7 +175,8 @@ export class ALLMRec {
 	}
 
 	/** x^u (users, d). Items added by text are no part of the recommender and are left out of the histories. */
-	userVectors(histories: readonly ArrayLike<number>[], signal?: AbortSignal): Promise<Float32Array> {
+	async userVectors(histories: readonly ArrayLike<number>[], signal?: AbortSignal): Promise<Float32Array> {
+		this.#assertLive();
 		const { cf } = this.parts;
 		return cf.userVectors(
 			histories.map((history) => Array.from(history).filter((item) => item <= cf.numItems)),
@@ -185,6 +186,7 @@ export class ALLMRec {
 
 	/** CF scores of candidates (users × perUser) for user vectors (users, d); an item without training by its text. */
 	async cfScores(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array> {
+		this.#assertLive();
 		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
 		const scores = new Float32Array(candidates.length);

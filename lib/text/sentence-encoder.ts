@@ -2,7 +2,7 @@ import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
-import { type DeviceOptions, guard, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { ConfigReader, readModelConfig, weightFiles } from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
@@ -84,8 +84,11 @@ export class SentenceEncoder {
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = guard(() => new session.addon.SentenceEncoder(session.engine, config));
-			await run(() => native.load(files), signal);
+			const native = await loaded(
+				guard(() => new session.addon.SentenceEncoder(session.engine, config)),
+				files,
+				signal,
+			);
 			const limit = Math.min(maxTokens ?? 128, config.maxPositions);
 			return new SentenceEncoder(session, native, config, tokenizer, folder, limit);
 		} catch (error) {
