@@ -205,7 +205,7 @@ export class Alignment {
 	}
 
 	/** Reads a file written by {@link Alignment.save}. */
-	static async load(path: string, session: Session): Promise<Alignment> {
+	static async load(path: string, session: Session, signal?: AbortSignal): Promise<Alignment> {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: AlignmentConfig;
 		try {
@@ -219,6 +219,7 @@ export class Alignment {
 		const native = await loaded(
 			guard(() => new session.addon.Alignment(session.engine, config)),
 			[path],
+			signal,
 		);
 		return new Alignment(native, config);
 	}

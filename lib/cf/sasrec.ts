@@ -198,8 +198,14 @@ export class SASRec implements CollaborativeModel {
 			normFirst,
 			numHeads,
 			session: given,
+			signal,
 			...device
-		}: { normFirst?: boolean; numHeads?: number; session?: Session } & DeviceOptions = {},
+		}: {
+			normFirst?: boolean;
+			numHeads?: number;
+			session?: Session;
+			signal?: AbortSignal | undefined;
+		} & DeviceOptions = {},
 	): Promise<SASRec> {
 		const session = given?.share() ?? Session.open(device);
 		try {
@@ -213,6 +219,7 @@ export class SASRec implements CollaborativeModel {
 			const native = await loaded(
 				guard(() => new session.addon.SasRec(session.engine, config)),
 				[path],
+				signal,
 			);
 			return new SASRec(session, native, config);
 		} catch (error) {

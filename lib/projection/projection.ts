@@ -209,7 +209,7 @@ export class Projection {
 	}
 
 	/** Reads a file written by {@link Projection.save}. */
-	static async load(path: string, session: Session): Promise<Projection> {
+	static async load(path: string, session: Session, signal?: AbortSignal): Promise<Projection> {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: ProjectorConfig;
 		try {
@@ -222,6 +222,7 @@ export class Projection {
 		const native = await loaded(
 			guard(() => new session.addon.Projector(session.engine, config)),
 			[path],
+			signal,
 		);
 		return new Projection(native, config);
 	}
