@@ -145,7 +145,7 @@ export class CandidateScorer {
 						scores,
 						signal,
 					);
-					onBatch?.(indices.length);
+					if (!failed) onBatch?.(indices.length);
 				} catch (error) {
 					failed = true;
 					throw error;

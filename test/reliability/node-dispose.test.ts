@@ -1,6 +1,10 @@
+import { cp, stat, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import * as api from '../../lib/index.js';
+import { Session } from '../../lib/native/session.js';
+import { createPrompts, jointTable } from '../../lib/recommend/model-parts.js';
 import { freshPath } from '../data/folders.js';
 import { held, times } from '../support/reliability.js';
 import { type TinyRun, tinyRun } from '../support/tiny-run.js';
@@ -69,7 +73,6 @@ test.before(async () => {
 		SentenceEncoder: {
 			make: () => api.SentenceEncoder.load(String(options.textEncoder), CPU),
 			calls: {
-				tokenize: (m) => m.tokenize(texts),
 				encode: (m) => m.encode(texts),
 				save: (m) => m.save(freshPath('saved')),
 			},
@@ -111,11 +114,11 @@ test.before(async () => {
 });
 
 function freshSave(): string {
-	return `${freshPath('saved')}-${Math.random()}.safetensors`;
+	return join(run.folder, `saved-${Math.random()}.safetensors`);
 }
 
-/** Methods that compute nothing and hold nothing. */
-const PLAIN = new Set(['constructor', 'dispose', 'fusedScores']);
+/** Methods that need no model: `dispose()` takes nothing from them. */
+const PLAIN = new Set(['constructor', 'dispose', 'fusedScores', 'tokenize']);
 
 test('every public class with `dispose` and each of its methods is tried here', (t) => {
 	const disposable = Object.entries(api).filter(
@@ -186,5 +189,63 @@ test('`dispose()` in the middle of every call: it ends, well or with ERR_ALLMREC
 		calls,
 		finished,
 		'rejected with ERR_ALLMREC_DISPOSED': calls - finished,
+	});
+});
+
+test('a training or a loading that fails leaves no native memory behind', async (t) => {
+	const { folder, dataset, options } = run;
+	const session = Session.open(CPU);
+	const split = api.leaveLastOut(dataset);
+	const { parts, catalogue } = await api.loadRun(folder, CPU);
+	const { cf, llm, encoder, alignment, latents } = parts;
+	const prompts = await createPrompts(llm, catalogue, api.recommendationTemplate('game'), {
+		historyLength: 4,
+	});
+	const error = new Error('on purpose');
+	const onProgress = () => {
+		throw error;
+	};
+	const calls = { split, session, onProgress };
+	/** A copy of a folder or a file with its weights cut off. */
+	const damaged = async (path: string, weights = '') => {
+		const copy = freshPath('damaged');
+		await cp(path, copy, { recursive: true });
+		const file = join(copy, weights);
+		await truncate(file, (await stat(file)).size - 1000);
+		return copy;
+	};
+	const model = (name: string) => join(folder, 'model', name);
+	const failing: Record<string, () => Promise<unknown>> = {
+		'SASRec.train': () => api.SASRec.train(dataset, { hiddenUnits: 16, epochs: 500 }, calls),
+		'Alignment.train': () => api.Alignment.train(dataset, cf, encoder, { jointSize: 8, epochs: 50 }, calls),
+		'Projection.train': () =>
+			api.Projection.train(
+				dataset,
+				cf,
+				llm,
+				{ candidates: 4, epochs: 20 },
+				{ ...calls, joint: jointTable(latents, split.itemCounts, 'aligned'), prompts, alignment },
+			),
+		'SASRec.load': async () => api.SASRec.load(await damaged(model('cf.safetensors')), { session }),
+		'Alignment.load': async () => api.Alignment.load(await damaged(model('alignment.safetensors')), session),
+		'Projection.load': async () =>
+			api.Projection.load(await damaged(model('projector.safetensors')), session),
+		'SentenceEncoder.load': async () =>
+			api.SentenceEncoder.load(await damaged(String(options.textEncoder), 'model.safetensors'), { session }),
+		'CausalLM.load': async () =>
+			api.CausalLM.load(await damaged(String(options.llm), 'model.safetensors'), { session }),
+		loadRun: async () =>
+			api.loadRun(folder, { llm: await damaged(String(options.llm), 'model.safetensors'), ...CPU }),
+	};
+	const inUse = async () => (await session.engine.memory()).inUse;
+	const before = await inUse();
+	for (const [name, call] of Object.entries(failing)) {
+		await t.throwsAsync(call, { any: true }, name);
+		t.is(await inUse(), before, name);
+	}
+	session.release();
+	held('Node', 'A training or a loading that fails leaves no native memory behind', {
+		calls: Object.keys(failing).length,
+		'bytes left': 0,
 	});
 });
