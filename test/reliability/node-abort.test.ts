@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { SeededRandom } from '../../lib/data/random.js';
@@ -8,14 +9,14 @@ import * as api from '../../lib/index.js';
 import { Session } from '../../lib/native/session.js';
 import { createPrompts, jointTable } from '../../lib/recommend/model-parts.js';
 import { fixture, freshPath } from '../data/folders.js';
-import { IdleTimer } from '../support/lateness.js';
 import { held, LONG, times } from '../support/reliability.js';
+import { runDelay } from '../support/run-delay.js';
 import { zeroLlm } from '../support/slow-models.js';
 import { tinyEncoder } from '../support/tiny-checkpoints.js';
 import { preparedWorld, tinyRun } from '../support/tiny-run.js';
 import { CPU, tinyDataset, tinyWorld } from '../support/tiny-world.js';
 
-/** Milliseconds until an abort has taken effect, beside what an idle thread's timer was late by at the same time. */
+/** Milliseconds until an abort has taken effect, beside those in which threads stood ready and got no core. */
 const BOUND = 200;
 
 interface Case {
@@ -28,12 +29,11 @@ interface Case {
 type Cases = Record<string, Case>;
 
 const random = new SeededRandom(Date.now() % 2 ** 31);
-const timer = new IdleTimer();
-test.after.always(() => timer.close());
 
 /** Aborts every call before it begins and at random moments. */
 async function abortAll(t: import('ava').ExecutionContext, cases: Cases): Promise<void> {
 	const each = times(2, 20);
+	const late: string[] = [];
 	for (const [name, { call, within = 400 }] of Object.entries(cases)) {
 		let cut = 0;
 		for (let i = 0; i < each; i++) {
@@ -41,7 +41,7 @@ async function abortAll(t: import('ava').ExecutionContext, cases: Cases): Promis
 			const reason = new Error(`abort ${i} of ${name}`);
 			if (i === 0) controller.abort(reason); // before it begins
 			let ended = 0;
-			timer.reset();
+			let delay = runDelay();
 			const begun = performance.now();
 			const running = call(controller.signal)
 				.then(
@@ -55,7 +55,7 @@ async function abortAll(t: import('ava').ExecutionContext, cases: Cases): Promis
 			if (i > 0) {
 				await Promise.race([running, sleep(i === 1 ? within : random.int(within))]);
 				if (ended > 0) continue;
-				timer.reset();
+				delay = runDelay();
 				asked = performance.now();
 				controller.abort(reason);
 			}
@@ -64,19 +64,17 @@ async function abortAll(t: import('ava').ExecutionContext, cases: Cases): Promis
 			cut++;
 			t.false(result.ok, `${name} came to its end although it was aborted`);
 			if (!result.ok) t.is(result.error, reason, name);
-			const late = timer.worst;
+			const waited = Math.max(0, runDelay() - delay);
 			tried.aborts++;
-			tried.slowest = Math.max(tried.slowest, took - late);
-			if (took - late > 50)
-				t.log(`${name}: ${Math.round(took)} ms, an idle timer ${Math.round(late)} ms late`);
-			t.true(
-				took <= BOUND + late,
-				`${name}: ${Math.round(took)} ms, an idle timer ${Math.round(late)} ms late`,
-			);
+			tried.slowest = Math.max(tried.slowest, took - waited);
+			const figures = `${name}, abort ${i}: ${Math.round(took)} ms, ${Math.round(waited)} of them without a core`;
+			if (took - waited > BOUND / 2) t.log(figures);
+			if (took - waited > BOUND) late.push(figures);
 		}
 		t.true(cut >= 2, `${name} is too short to be aborted in its middle`);
 		tried.calls.add(name);
 	}
+	t.deepEqual(late, []);
 }
 
 const tried = { calls: new Set<string>(), aborts: 0, slowest: 0 };
@@ -145,6 +143,15 @@ test('stages', async (t) => {
 		(_, i) => `A story of ${i} words that goes on for a while, and on, and on`,
 	);
 	const many = Array.from({ length: 400_000 }, (_, i) => `A story of ${i} words`);
+	const wide = tinyDataset({ numItems: 5000 });
+	const wideCf = await api.SASRec.train(wide, { hiddenUnits: 16, epochs: 0 }, { session });
+	const aligned = await api.Alignment.train(
+		dataset,
+		cf,
+		encoder,
+		{ jointSize: 8, epochs: 0, freezeEncoder: false },
+		{ split, session },
+	);
 	const joint = jointTable(parts.latents, split.itemCounts, 'aligned');
 	await abortAll(t, {
 		'SASRec.train': {
@@ -173,7 +180,7 @@ test('stages', async (t) => {
 				),
 		},
 		'Alignment.latents': {
-			call: (signal) => parts.alignment.latents(tinyDataset({ numItems: 5000 }), large, encoder, { signal }),
+			call: (signal) => aligned.latents(wide, wideCf, encoder, { signal }),
 		},
 		'Projection.train': {
 			call: (signal) =>
@@ -264,8 +271,9 @@ test('a run', async (t) => {
 	const vectors = await model.userVectors(rows);
 	const shown = Int32Array.from({ length: 300 * 20 }, (_, i) => 1 + (i % 40));
 	const lists = { topK: 5, retrieve: 20 };
+	let outputs = 0;
 	const score = (signal: AbortSignal, out: string) =>
-		api.scoreFile(model, { users: file, out: freshPath(out), ...lists, signal });
+		api.scoreFile(model, { users: file, out: join(folder, `${outputs++}-${out}`), ...lists, signal });
 	await abortAll(t, {
 		loadRun: {
 			call: (signal) => api.loadRun(folder, { llm: slow, llmDtype: 'int4', ...CPU, signal }),
