@@ -81,21 +81,36 @@ const optOf = (engine: NativeEngine, dtype: 'float32' | 'bfloat16' | 'int8' | 'i
 const projectorOf = (engine: NativeEngine) =>
 	new addon.Projector(engine, { kind: 'mlp', userSize: WIDTH, jointSize: 1024, tokenSize: WIDTH });
 
+const constants = new Map<number, Float32Array>();
+
+/** Memory that nobody has written may hold anything, and training stops at what is not a number. */
+async function filled<Model extends NativeModel>(model: Model): Promise<Model> {
+	for (const { name, shape } of model.parameters()) {
+		const size = shape.reduce((product, n) => product * n, 1);
+		let values = constants.get(size);
+		if (!values) {
+			values = Float32Array.from({ length: size }, (_, i) => 0.1 * Math.sin(i));
+			constants.set(size, values);
+		}
+		await model.setParameter(name, values);
+	}
+	return model;
+}
+
 /** Makes an object, uses it, and gives all that is to be disposed of. */
 const KINDS: Record<string, (engine: NativeEngine) => Promise<Disposable[]>> = {
 	async engine() {
 		const own = new addon.Engine({ device: 'cpu', threads: 2 });
-		const model = sasRec(own);
-		await model.initialise(1);
+		const model = await filled(sasRec(own));
 		return [model, own];
 	},
 	async sasRec(engine) {
-		const model = sasRec(engine);
+		const model = await filled(sasRec(engine));
 		await model.userVectors(rows);
 		return [model];
 	},
 	async sasRecTrainer(engine) {
-		const model = sasRec(engine);
+		const model = await filled(sasRec(engine));
 		const trainer = new addon.SasRecTrainer(model, rows, rows, {
 			...adam,
 			batchSize: 4,
@@ -106,13 +121,13 @@ const KINDS: Record<string, (engine: NativeEngine) => Promise<Disposable[]>> = {
 		return [trainer, model];
 	},
 	async encoder(engine) {
-		const model = encoderOf(engine);
+		const model = await filled(encoderOf(engine));
 		const trainer = new addon.ContrastiveTrainer(model, { ...adam, temperature: 0.1 });
 		await trainer.step(rows);
 		return [trainer, model];
 	},
 	async alignment(engine) {
-		const model = alignmentOf(engine);
+		const model = await filled(alignmentOf(engine));
 		const trainer = new addon.AlignmentTrainer(model, null, { ...adam, trainEncoder: false });
 		const matrix = new Float32Array(4 * WIDTH).fill(0.1);
 		await trainer.step({
@@ -127,14 +142,14 @@ const KINDS: Record<string, (engine: NativeEngine) => Promise<Disposable[]>> = {
 	async opt(engine) {
 		const models: NativeOpt[] = [];
 		for (const dtype of ['float32', 'bfloat16', 'int8', 'int4'] as const) {
-			const model = optOf(engine, dtype);
+			const model = await filled(optOf(engine, dtype));
 			models.push(model);
 			await model.logits(one, new Float32Array(0), Int32Array.of(3));
 		}
 		return models;
 	},
 	async generator(engine) {
-		const model = optOf(engine);
+		const model = await filled(optOf(engine));
 		const generator = new addon.Generator(model, { slots: 4 });
 		const trie = new addon.TokenTrie(engine);
 		await trie.build(rows, 60);
@@ -155,22 +170,23 @@ const KINDS: Record<string, (engine: NativeEngine) => Promise<Disposable[]>> = {
 		return [generator, model];
 	},
 	async llmTrainer(engine) {
-		const model = optOf(engine);
+		const model = await filled(optOf(engine));
 		const trainer = new addon.LlmTrainer(model, adam);
 		await trainer.step(one, new Float32Array(0), targets);
 		return [trainer, model];
 	},
 	async projector(engine) {
-		const model = projectorOf(engine);
-		const llm = optOf(engine);
+		const model = await filled(projectorOf(engine));
+		const llm = await filled(optOf(engine));
 		const trainer = new addon.ProjectionTrainer(model, llm, adam);
 		const users = new Float32Array(WIDTH).fill(0.1);
 		await trainer.step({ ...one, ids: Int32Array.of(1, -1, 3, 4) }, { ...soft, users }, targets);
 		return [trainer, model, llm];
 	},
 	async gru(engine) {
-		const model: NativeModel = new addon.Gru(engine, { inputSize: WIDTH, hiddenSize: 128, numLayers: 2 });
-		await model.getParameter('weight_ih_l0');
+		const model: NativeModel = await filled(
+			new addon.Gru(engine, { inputSize: WIDTH, hiddenSize: 128, numLayers: 2 }),
+		);
 		return [model];
 	},
 };
@@ -191,7 +207,8 @@ async function settle(): Promise<void> {
 		await new Promise(setImmediate);
 	}
 	engine.trim();
-	await engine.memory();
+	const { inUse } = await engine.memory();
+	if (way === 'dispose' && inUse !== 0) throw new Error(`${inUse} bytes of the device are in use`);
 }
 
 async function cycles(n: number): Promise<void> {
@@ -215,7 +232,7 @@ else if (way === 'forget') {
 	console.log(most);
 } else {
 	const n = Number(count);
-	await cycles(Math.ceil(n / 4)); // warm-up
+	await cycles(Math.max(200, Math.ceil(n / 2))); // warm-up
 	const samples: number[] = [];
 	const PARTS = 10;
 	for (let part = 0; part <= PARTS; part++) {
@@ -223,13 +240,8 @@ else if (way === 'forget') {
 		await settle();
 		samples.push(process.memoryUsage.rss());
 	}
-	// Least squares over the number of the sample: bytes a part, in all parts.
-	const middle = PARTS / 2;
-	const mean = samples.reduce((a, b) => a + b, 0) / samples.length;
-	let [over, under] = [0, 0];
-	for (const [i, sample] of samples.entries()) {
-		over += (i - middle) * (sample - mean);
-		under += (i - middle) ** 2;
-	}
-	console.log(Math.round((over / under) * PARTS));
+	// Theil and Sen's slope, which single samples do not move: bytes a part, in all parts.
+	const slopes = samples.flatMap((a, i) => samples.slice(i + 1).map((b, j) => (b - a) / (j + 1)));
+	slopes.sort((a, b) => a - b);
+	console.log(Math.round(slopes[slopes.length >> 1]! * PARTS));
 }
