@@ -208,7 +208,7 @@ async function settle(): Promise<void> {
 	}
 	engine.trim();
 	const { inUse } = await engine.memory();
-	if (way === 'dispose' && inUse !== 0) throw new Error(`${inUse} bytes of the device are in use`);
+	if (inUse !== 0) throw new Error(`${inUse} bytes of the device are in use`);
 }
 
 async function cycles(n: number): Promise<void> {
