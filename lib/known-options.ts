@@ -57,6 +57,7 @@ const KNOWN = {
 		...device,
 		normFirst: true,
 		numHeads: true,
+		signal: true,
 		session: true,
 	} satisfies Names<SASRecLoadOptions>,
 	trainRun: {

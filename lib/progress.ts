@@ -25,3 +25,18 @@ export interface LongCallOptions {
 	/** Called at most about ten times a second. */
 	onProgress?: ((progress: Progress) => void) | undefined;
 }
+
+/**
+ * What a promise gives that others wait for too, or the signal's reason as soon as it is aborted: the work behind it
+ * goes on for the others.
+ */
+export function orAborted<T>(shared: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+	if (!signal) return shared;
+	return new Promise((resolve, reject) => {
+		const abort = () => reject(signal.reason);
+		signal.addEventListener('abort', abort, { once: true });
+		if (signal.aborted) abort();
+		const settled = () => signal.removeEventListener('abort', abort);
+		shared.then(resolve, reject).finally(settled);
+	});
+}

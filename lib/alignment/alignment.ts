@@ -5,7 +5,16 @@ import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
-import { guard, loaded, run, type Session, takeRows } from '../native/session.js';
+import {
+	guard,
+	type Keep,
+	loaded,
+	opening,
+	run,
+	runOrCancel,
+	type Session,
+	takeRows,
+} from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -85,7 +94,18 @@ export class Alignment {
 	}
 
 	/** Trains the alignment and, unless frozen, the sentence encoder, which is changed in place. */
-	static async train(
+	static train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		encoder: SentenceEncoder,
+		options: AlignmentOptions,
+		calls: AlignmentTrainOptions,
+	): Promise<Alignment> {
+		return opening((keep) => Alignment.#train(keep, dataset, cf, encoder, options, calls));
+	}
+
+	static async #train(
+		keep: Keep,
 		dataset: Dataset,
 		cf: CollaborativeModel,
 		encoder: SentenceEncoder,
@@ -104,8 +124,8 @@ export class Alignment {
 			recommendationWeight: o.recommendation,
 			referenceCompat: o.referenceCompat,
 		};
-		const native = guard(() => new session.addon.Alignment(session.engine, config));
-		await run(() => native.initialise(o.seed), signal);
+		const native = keep(guard(() => new session.addon.Alignment(session.engine, config)));
+		await run((cancel) => native.initialise(o.seed, cancel), signal);
 		const texts = await encoder.tokenize(
 			dataset.items.map((item) => itemText(item, { referenceCompat: o.referenceCompat })),
 			{ signal, onProgress },
@@ -145,12 +165,14 @@ export class Alignment {
 					unitsPerEpoch: examples.train.length,
 					run: async (first, count) => {
 						const sums: Record<string, number> = {};
-						let steps = 0;
-						for (; steps < count && !signal?.aborted; steps++) {
-							const rows = examples.batch(first + steps, stepsPerEpoch, o.batchSize);
-							const losses = await run(() => trainer.step(batches.build(rows)));
+						const before = trainer.steps();
+						for (let made = 0; made < count; made++) {
+							const rows = examples.batch(first + made, stepsPerEpoch, o.batchSize);
+							const losses = await runOrCancel((cancel) => trainer.step(batches.build(rows), cancel), signal);
+							if (!losses) break;
 							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value;
 						}
+						const steps = trainer.steps() - before;
 						for (const name of Object.keys(sums)) sums[name]! /= steps;
 						return { steps, losses: steps > 0 ? sums : undefined };
 					},
@@ -160,7 +182,7 @@ export class Alignment {
 						for (let first = 0; first < validation.length; first += VALIDATION_BATCH) {
 							signal?.throwIfAborted();
 							const rows = validation.slice(first, first + VALIDATION_BATCH);
-							const losses = await run(() => trainer.evaluate(batches.build(rows)), signal);
+							const losses = await run((cancel) => trainer.evaluate(batches.build(rows), cancel), signal);
 							for (const [name, value] of Object.entries(losses))
 								sums[name] = (sums[name] ?? 0) + (value * rows.length) / validation.length;
 						}
@@ -170,9 +192,9 @@ export class Alignment {
 						return { score: -(sums.loss ?? 0), metrics };
 					},
 					saveWeights: (path) => saveBoth(native, o.freezeEncoder ? undefined : encoder, path, config),
-					loadWeights: (path) => loadBoth(native, o.freezeEncoder ? undefined : encoder, path),
+					loadWeights: (path) => loadBoth(native, o.freezeEncoder ? undefined : encoder, path, signal),
 					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+					loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 				},
 				{
 					epochs: o.epochs,
@@ -200,7 +222,7 @@ export class Alignment {
 	}
 
 	/** Reads a file written by {@link Alignment.save}. */
-	static async load(path: string, session: Session): Promise<Alignment> {
+	static async load(path: string, session: Session, signal?: AbortSignal): Promise<Alignment> {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: AlignmentConfig;
 		try {
@@ -214,6 +236,7 @@ export class Alignment {
 		const native = await loaded(
 			makeStored(path, () => new session.addon.Alignment(session.engine, config)),
 			[path],
+			signal,
 		);
 		return new Alignment(native, config);
 	}
@@ -248,8 +271,11 @@ export class Alignment {
 		const texts = dataset.items.map((item) =>
 			itemText(item, { referenceCompat: this.config.referenceCompat }),
 		);
-		const e = await this.encodeItems(await cf.itemTable());
-		const q = await this.encodeTexts(await encoder.encode(texts, options));
+		const { signal } = options;
+		const vectors = await cf.itemTable();
+		const e = await run((cancel) => this.native.encodeItems(vectors, cancel), signal);
+		const encoded = await encoder.encode(texts, options);
+		const q = await run((cancel) => this.native.encodeTexts(encoded, cancel), signal);
 		const size = this.config.jointSize;
 		e.fill(0, 0, size);
 		q.fill(0, 0, size);
@@ -438,17 +464,18 @@ async function saveBoth(
 	path: string,
 	config: AlignmentConfig,
 ): Promise<void> {
-	if (encoder) await run(() => encoder.native.save(encoderPath(path), { format: 'pt' }));
-	await run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+	if (encoder) await run(() => encoder.native.save(encoderPath(path), { format: 'pt' }, 'F32'));
+	await run(() => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32'));
 }
 
 async function loadBoth(
 	native: NativeAlignment,
 	encoder: SentenceEncoder | undefined,
 	path: string,
+	signal: AbortSignal | undefined,
 ): Promise<void> {
-	if (encoder) await run(() => encoder.native.load([encoderPath(path)]));
-	await run(() => native.load([path]));
+	if (encoder) await run((cancel) => encoder.native.load([encoderPath(path)], cancel), signal);
+	await run((cancel) => native.load([path], cancel), signal);
 }
 
 function encoderPath(path: string): string {

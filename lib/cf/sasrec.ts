@@ -59,6 +59,8 @@ export interface SASRecLoadOptions extends DeviceOptions {
 	normFirst?: boolean | undefined;
 	/** Default: what the file says, else 1. */
 	numHeads?: number | undefined;
+	/** Aborting rejects with the signal's reason. */
+	signal?: AbortSignal | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -141,9 +143,11 @@ export class SASRec implements CollaborativeModel {
 		};
 		expectExamples(dataset, split, o.loss);
 		const session = given?.share() ?? Session.open(device);
+		let made: NativeSasRec | undefined;
 		try {
 			const native = guard(() => new session.addon.SasRec(session.engine, config));
-			await run(() => native.initialise(o.seed), signal);
+			made = native;
+			await run((cancel) => native.initialise(o.seed, cancel), signal);
 			const train: Ragged = { offsets: split.train.offsets, values: split.train.items };
 			const known: Ragged = { offsets: dataset.sequences.offsets, values: dataset.sequences.items };
 			const trainer = guard(
@@ -184,10 +188,10 @@ export class SASRec implements CollaborativeModel {
 								metrics: { 'NDCG@10': ndcg, 'HR@10': mean(metricValues(ranks, 'hit@10')) },
 							};
 						},
-						saveWeights: (path) => model.save(path),
-						loadWeights: (path) => run(() => native.load([path])),
+						saveWeights: (path) => saveModel(native, config, path),
+						loadWeights: (path) => run((cancel) => native.load([path], cancel), signal),
 						saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-						loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+						loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 					},
 					{
 						epochs: o.epochs,
@@ -208,6 +212,7 @@ export class SASRec implements CollaborativeModel {
 				trainer.dispose();
 			}
 		} catch (error) {
+			made?.dispose();
 			session.release();
 			throw error;
 		}
@@ -220,7 +225,7 @@ export class SASRec implements CollaborativeModel {
 	 */
 	static async load(path: string, options: SASRecLoadOptions = {}): Promise<SASRec> {
 		expectKnown('loadSASRec', options);
-		const { normFirst, numHeads, session: given, ...device } = options;
+		const { normFirst, numHeads, session: given, signal, ...device } = options;
 		const session = given?.share() ?? Session.open(device);
 		try {
 			const file = guard(() => session.addon.openTensorFile(path));
@@ -230,8 +235,11 @@ export class SASRec implements CollaborativeModel {
 			} finally {
 				file.close();
 			}
-			const native = makeStored(path, () => new session.addon.SasRec(session.engine, config));
-			await loaded(native, [path]);
+			const native = await loaded(
+				makeStored(path, () => new session.addon.SasRec(session.engine, config)),
+				[path],
+				signal,
+			);
 			return new SASRec(session, native, config);
 		} catch (error) {
 			session.release();
@@ -288,7 +296,7 @@ export class SASRec implements CollaborativeModel {
 
 	/** Writes a safetensors file with the reference's tensor names and the configuration in its metadata. */
 	save(path: string): Promise<void> {
-		return run(() => this.#native.save(path, { 'a-llmrec.sasrec': JSON.stringify(this.config) }));
+		return saveModel(this.#native, this.config, path);
 	}
 
 	/** Idempotent. */
@@ -317,6 +325,16 @@ function expectExamples(dataset: Dataset, split: Split, loss: 'bce' | 'softmax')
 		? `Every user with two training items or more has interacted with all ${dataset.numItems} items, so there is no negative to tell theirs from and nothing to train SASRec on; prepare a larger data set.`
 		: 'No user has two training items or more, so there is nothing to train SASRec on; beside the validation and the test item a user needs two interactions, so prepare a data set with longer histories.';
 	throw new ALLMRecError('ERR_ALLMREC_EMPTY_DATASET', reason);
+}
+
+function saveModel(
+	native: NativeSasRec,
+	config: SasRecConfig,
+	path: string,
+	signal?: AbortSignal | undefined,
+): Promise<void> {
+	const metadata = { 'a-llmrec.sasrec': JSON.stringify(config) };
+	return run((cancel) => native.save(path, metadata, 'F32', cancel), signal);
 }
 
 const VALIDATION_USERS = 10_000;

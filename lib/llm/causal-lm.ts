@@ -103,8 +103,11 @@ export class CausalLM {
 		});
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = guard(() => new session.addon.Opt(session.engine, config));
-			await loaded(native, files, signal);
+			const native = await loaded(
+				guard(() => new session.addon.Opt(session.engine, config)),
+				files,
+				signal,
+			);
 			return new CausalLM(session, native, config, tokenizer, source, generationSlots);
 		} catch (error) {
 			session.release();
@@ -219,12 +222,12 @@ export class CausalLM {
 	 *
 	 * @throws as {@link generate}, at the first step of the loop
 	 */
-	stream(
+	async *stream(
 		prompt: string | TokenPrompt,
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
 		expectKnown('generate', options);
-		return streamOf(this.#generation(), this.#prompt(prompt), options);
+		yield* streamOf(this.#generation(), this.#prompt(prompt), options);
 	}
 
 	/**
@@ -234,6 +237,7 @@ export class CausalLM {
 	 * @throws ERR_ALLMREC_INVALID_ARGUMENT for an empty answer, or one that holds the end token
 	 */
 	async trie(answers: readonly (string | ArrayLike<number>)[]): Promise<TokenTrie> {
+		this.#assertLive();
 		const { addon, engine } = this.#session;
 		const native = guard(() => new addon.TokenTrie(engine));
 		const ids = answers.map((one) => (typeof one === 'string' ? this.tokenizer.encodeText(one) : one));
@@ -245,13 +249,17 @@ export class CausalLM {
 	}
 
 	#generation(): GenerationContext {
-		if (this.#disposed)
-			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This language model is used after dispose().');
+		this.#assertLive();
 		this.#queue ??= new GenerationQueue(this.#session.addon, this.native, { slots: this.#slots }, () =>
 			tokenBytes(this.tokenizer),
 		);
 		const { tokenizer, tokenSize, maxPositions } = this;
 		return { queue: this.#queue, tokenizer, tokenSize, maxPositions };
+	}
+
+	#assertLive(): void {
+		if (this.#disposed)
+			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This language model is used after dispose().');
 	}
 
 	/** Idempotent. */

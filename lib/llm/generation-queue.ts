@@ -1,6 +1,7 @@
 import { ALLMRecError } from '../errors.js';
 import type {
 	NativeAddon,
+	NativeCancelFlag,
 	NativeGeneratedSequence,
 	NativeGenerationRequest,
 	NativeGenerator,
@@ -29,6 +30,10 @@ export class GenerationQueue {
 	readonly #listeners = new Map<number, GenerationListener>();
 	readonly #tokenBytes: () => { offsets: Int32Array; bytes: Uint8Array };
 	#hasTokenBytes = false;
+	/** Cuts the running step short. */
+	#cancel: NativeCancelFlag | undefined;
+	/** Whether the generator may still hold requests that nobody waits for. */
+	#dropped = false;
 	#running = false;
 	#closed = false;
 
@@ -79,6 +84,14 @@ export class GenerationQueue {
 		if (this.#listeners.has(number)) this.#native.abort(number);
 	}
 
+	/** Forgets a request. A step that is computed for nobody any more is cut short. */
+	drop(number: number): void {
+		if (!this.#listeners.delete(number)) return;
+		this.#native.abort(number);
+		this.#dropped = true;
+		if (this.#listeners.size === 0) this.#cancel?.cancel();
+	}
+
 	/** No more requests; what runs is finished. */
 	close(): void {
 		this.#closed = true;
@@ -88,9 +101,13 @@ export class GenerationQueue {
 	async #run(): Promise<void> {
 		if (this.#running) return;
 		this.#running = true;
-		while (this.#listeners.size > 0) {
+		while (this.#listeners.size > 0 || this.#dropped) {
+			this.#dropped = false;
 			try {
-				const { tokens, finished } = await run(() => this.#native.advance());
+				const { tokens, finished } = await run((cancel) => {
+					this.#cancel = cancel;
+					return this.#native.advance(cancel);
+				});
 				for (const { request, id, logProb } of tokens) this.#listeners.get(request)?.token?.(id, logProb);
 				for (const { request, sequences } of finished) {
 					const listener = this.#listeners.get(request);
@@ -98,10 +115,12 @@ export class GenerationQueue {
 					listener?.finished(sequences);
 				}
 			} catch (error) {
-				// The generator has dropped everything.
-				const listeners = [...this.#listeners.values()];
-				this.#listeners.clear();
-				for (const listener of listeners) listener.failed(error);
+				// Cut short because there was no listener. Those there are now came later, and are served next.
+				if ((error as { code?: unknown }).code === 'ERR_ALLMREC_CANCELLED') continue;
+				// The generator has dropped what it had begun; what it had not fails with it.
+				const listeners = [...this.#listeners];
+				for (const [number] of listeners) this.drop(number);
+				for (const [, listener] of listeners) listener.failed(error);
 			}
 		}
 		this.#running = false;

@@ -116,7 +116,9 @@ export async function generateAll(
 			settle();
 		};
 		const abort = () => {
-			for (const number of numbers) context.queue.abort(number);
+			for (const number of numbers)
+				if (onAbort === 'throw') context.queue.drop(number);
+				else context.queue.abort(number);
 			if (onAbort === 'throw') end(() => reject(signal!.reason));
 		};
 		if (left === 0) return resolve([]);
@@ -184,8 +186,10 @@ export async function* streamOf(
 		},
 	}));
 	const abort = () => {
-		if (onAbort === 'throw') failure = { error: signal!.reason };
-		context.queue.abort(number!);
+		if (onAbort === 'throw') {
+			failure = { error: signal!.reason };
+			context.queue.drop(number!);
+		} else context.queue.abort(number!);
 		tell();
 	};
 	signal?.addEventListener('abort', abort, { once: true });
@@ -202,7 +206,7 @@ export async function* streamOf(
 		}
 	} finally {
 		signal?.removeEventListener('abort', abort);
-		context.queue.abort(number!);
+		context.queue.drop(number!);
 	}
 }
 

@@ -68,7 +68,7 @@ export async function quantizeCheckpoint(source: string, options: QuantizeOption
 		const llm = await CausalLM.load(folder, { dtype, signal, onProgress, ...device });
 		try {
 			const weights = join(partial, 'model.safetensors');
-			await run(() => llm.native.save(weights, { format: 'pt' }, 'stored'), signal);
+			await run((cancel) => llm.native.save(weights, { format: 'pt' }, 'stored', cancel), signal);
 			// A vocabulary cut to what the weights hold is what the new folder holds.
 			const config = { ...json, vocab_size: llm.config.vocabSize, ...storedField(dtype) };
 			await writeFileAtomic(join(partial, 'config.json'), [`${JSON.stringify(config, null, 2)}\n`]);

@@ -23,7 +23,10 @@ export interface DeviceDescription {
 	reason: string;
 }
 
-/** Passed to long calls; `cancel()` makes them stop at their next poll and reject with `ERR_ALLMREC_CANCELLED`. */
+/**
+ * The last argument of calls that may be long; `cancel()` makes them stop between two ops, or two tasks of one, and
+ * reject with `ERR_ALLMREC_CANCELLED`.
+ */
 export interface NativeCancelFlag {
 	cancel(): void;
 }
@@ -100,7 +103,7 @@ export interface NativeModel {
 	/** Zeros while frozen or before a backward. */
 	getGradient(name: string): Promise<Float32Array>;
 	/** Reads every weight from whichever file has it. */
-	load(paths: string[]): Promise<void>;
+	load(paths: string[], cancel?: NativeCancelFlag): Promise<void>;
 	/**
 	 * A safetensors file with the model's names; dtype of storage, default F32. `stored`: each weight in the dtype it
 	 * has in memory, scales as `<name>.scales` beside quants.
@@ -109,6 +112,7 @@ export interface NativeModel {
 		path: string,
 		metadata: Record<string, string>,
 		dtype?: 'F32' | 'F16' | 'BF16' | 'stored',
+		cancel?: NativeCancelFlag,
 	): Promise<void>;
 	dispose(): void;
 }
@@ -127,8 +131,8 @@ export interface NativeTrainer {
 	steps(): number;
 	setLearningRate(value: number): void;
 	/** Moments as `adam.m.<i>` and `adam.v.<i>` in the trainer's parameter order, with `adam.steps` in the metadata. */
-	saveOptimizer(path: string, metadata: Record<string, string>): Promise<void>;
-	loadOptimizer(path: string): Promise<void>;
+	saveOptimizer(path: string, metadata: Record<string, string>, cancel?: NativeCancelFlag): Promise<void>;
+	loadOptimizer(path: string, cancel?: NativeCancelFlag): Promise<void>;
 	dispose(): void;
 }
 
@@ -146,13 +150,18 @@ export interface SasRecConfig {
 }
 
 export interface NativeSasRec extends NativeModel {
-	initialise(seed: number): Promise<void>;
+	initialise(seed: number, cancel?: NativeCancelFlag): Promise<void>;
 	/** Features at every packed position (T, C). */
 	features(histories: Ragged): Promise<Float32Array>;
 	/** x^u (U, C). */
 	userVectors(histories: Ragged, cancel?: NativeCancelFlag): Promise<Float32Array>;
 	/** (U, perUser) for candidates (U · perUser). */
-	scoreCandidates(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array>;
+	scoreCandidates(
+		users: Float32Array,
+		candidates: Int32Array,
+		perUser: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Float32Array>;
 	/** targets: U items or empty. exclude: per user, items left out (the target never is). */
 	rankCatalogue(
 		users: Float32Array,
@@ -173,7 +182,7 @@ export interface SasRecTrainOptions extends AdamOptions {
 export interface NativeSasRecTrainer extends NativeTrainer {
 	stepsPerEpoch(): number;
 	sequencesPerEpoch(): number;
-	/** Mean loss over `steps` steps (fewer when cancelled). */
+	/** Mean loss over `steps` steps. */
 	run(steps: number, cancel?: NativeCancelFlag): Promise<number>;
 	/** One step on a given packed batch; positives and negatives (T). */
 	step(histories: Ragged, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
@@ -200,7 +209,7 @@ export interface EncoderConfig {
 }
 
 export interface NativeSentenceEncoder extends NativeModel {
-	initialise(seed: number, std: number): Promise<void>;
+	initialise(seed: number, std: number, cancel?: NativeCancelFlag): Promise<void>;
 	/** Hidden states of every token (T, C). */
 	hiddenStates(texts: Ragged): Promise<Float32Array>;
 	/** Mean-pooled (B, C); texts sorted by length and packed up to tokensPerBatch. */
@@ -212,7 +221,7 @@ export interface NativeSentenceEncoder extends NativeModel {
 /** Makes sentence encoders: InfoNCE over pairs of texts of one thing. */
 export interface NativeContrastiveTrainer extends NativeTrainer {
 	/** Texts 0 … B − 1 and their partners B … 2B − 1; gives `loss` and `accuracy`. */
-	step(texts: Ragged): Promise<Losses>;
+	step(texts: Ragged, cancel?: NativeCancelFlag): Promise<Losses>;
 }
 
 export interface AlignmentConfig {
@@ -228,14 +237,14 @@ export interface AlignmentConfig {
 }
 
 export interface NativeAlignment extends NativeModel {
-	initialise(seed: number): Promise<void>;
+	initialise(seed: number, cancel?: NativeCancelFlag): Promise<void>;
 	/** e (R, d') of item vectors (R, d). */
-	encodeItems(items: Float32Array): Promise<Float32Array>;
+	encodeItems(items: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
 	/** ê (R, d) of latents (R, d'). */
-	decodeItems(latents: Float32Array): Promise<Float32Array>;
+	decodeItems(latents: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
 	/** q (R, d') of text vectors (R, d_t). */
-	encodeTexts(texts: Float32Array): Promise<Float32Array>;
-	decodeTexts(latents: Float32Array): Promise<Float32Array>;
+	encodeTexts(texts: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
+	decodeTexts(latents: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
 }
 
 export interface AlignmentBatch {
@@ -252,8 +261,8 @@ export interface AlignmentBatch {
 
 export interface NativeAlignmentTrainer extends NativeTrainer {
 	/** `loss` and each term: recommendation, matching, itemReconstruction, textReconstruction. */
-	step(batch: AlignmentBatch): Promise<Losses>;
-	evaluate(batch: AlignmentBatch): Promise<Losses>;
+	step(batch: AlignmentBatch, cancel?: NativeCancelFlag): Promise<Losses>;
+	evaluate(batch: AlignmentBatch, cancel?: NativeCancelFlag): Promise<Losses>;
 	gradients(batch: AlignmentBatch): Promise<Losses>;
 }
 
@@ -407,8 +416,11 @@ export interface NativeGenerator {
 	submit(request: NativeGenerationRequest): number;
 	/** Ends a request at its next step, in the events as finished by `abort`. */
 	abort(request: number): void;
-	/** Goes on until there is something to tell, nothing to do, or another call waits for the device. */
-	advance(): Promise<GenerationEvents>;
+	/**
+	 * Goes on until there is something to tell, nothing to do, or another call waits for the device. When it rejects,
+	 * all requests that it had taken up are gone; those submitted after `cancel` was used are not.
+	 */
+	advance(cancel?: NativeCancelFlag): Promise<GenerationEvents>;
 	/** Idempotent; drops what still runs. */
 	dispose(): void;
 }
@@ -416,7 +428,7 @@ export interface NativeGenerator {
 /** Token sequences an answer may be, each followed by the end token. */
 export interface NativeTokenTrie {
 	/** Once, before the first use. */
-	build(rows: Ragged, eosId: number): Promise<void>;
+	build(rows: Ragged, eosId: number, cancel?: NativeCancelFlag): Promise<void>;
 	size(): { nodes: number; entries: number; depth: number };
 }
 
@@ -427,8 +439,18 @@ export interface TokenTargets {
 }
 
 export interface NativeLlmTrainer extends NativeTrainer {
-	step(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
-	evaluate(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
+	step(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
+	evaluate(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
 	/** Gradients are left in the model; softGradient (S, embed). */
 	gradients(
 		batch: LlmBatch,
@@ -445,11 +467,11 @@ export interface ProjectorConfig {
 }
 
 export interface NativeProjector extends NativeModel {
-	initialise(seed: number, scale: number): Promise<void>;
+	initialise(seed: number, scale: number, cancel?: NativeCancelFlag): Promise<void>;
 	/** O_u (U, tokenSize) */
-	users(x: Float32Array): Promise<Float32Array>;
+	users(x: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
 	/** O_i (I, tokenSize) */
-	items(e: Float32Array): Promise<Float32Array>;
+	items(e: Float32Array, cancel?: NativeCancelFlag): Promise<Float32Array>;
 	/** Gradients of Σ users(x)·wx + Σ items(e)·we, those of the inputs returned: for tests. */
 	gradients(
 		x: Float32Array,
@@ -467,10 +489,27 @@ export interface SoftInputs {
 
 export interface NativeProjectionTrainer extends NativeTrainer {
 	/** totalTargets: target tokens of the whole step, when parts of it have been accumulated. Default: this part's. */
-	step(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets, totalTargets?: number): Promise<Losses>;
+	step(
+		batch: LlmBatch,
+		soft: SoftInputs,
+		targets: TokenTargets,
+		totalTargets?: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
 	/** Adds a part's gradients, to be used by the next step. The parts' losses add up to the step's mean loss. */
-	accumulate(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets, totalTargets: number): Promise<Losses>;
-	evaluate(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
+	accumulate(
+		batch: LlmBatch,
+		soft: SoftInputs,
+		targets: TokenTargets,
+		totalTargets: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
+	evaluate(
+		batch: LlmBatch,
+		soft: SoftInputs,
+		targets: TokenTargets,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
 	gradients(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
 }
 

@@ -167,19 +167,41 @@ async function cancellable<T>(
 	}
 }
 
-/** Reads weights into a new model; one that cannot be read is disposed of, or its memory would wait to be collected. */
-export async function loaded<T extends NativeModel>(
-	native: T,
-	files: string[],
-	signal?: AbortSignal | undefined,
-): Promise<T> {
+/**
+ * Gives what `work` gives. If it fails, whatever it has kept is disposed of, the latest first: native memory is not
+ * left to the garbage collector, which does not know of it.
+ */
+export async function opening<T>(work: (keep: Keep) => Promise<T>): Promise<T> {
+	const kept: Disposable[] = [];
 	try {
-		await run(() => native.load(files), signal);
-		return native;
+		return await work((part) => {
+			kept.push(part);
+			return part;
+		});
 	} catch (error) {
-		native.dispose();
+		for (const part of kept.reverse()) part.dispose();
 		throw error;
 	}
+}
+
+/** A fresh model with the weights of files. It is disposed of if they cannot be had. */
+export function loaded<Model extends NativeModel>(
+	native: Model,
+	paths: string[],
+	signal?: AbortSignal | undefined,
+): Promise<Model> {
+	return opening(async (keep) => {
+		keep(native);
+		await run((cancel) => native.load(paths, cancel), signal);
+		return native;
+	});
+}
+
+/** Takes what has been opened and gives it back. */
+export type Keep = <Part extends Disposable>(part: Part) => Part;
+
+interface Disposable {
+	dispose(): void;
 }
 
 function translate(error: unknown): unknown {

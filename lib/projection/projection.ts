@@ -15,7 +15,16 @@ import type {
 	SoftInputs,
 	TokenTargets,
 } from '../native/addon.js';
-import { guard, loaded, run, type Session, takeRows } from '../native/session.js';
+import {
+	guard,
+	type Keep,
+	loaded,
+	opening,
+	run,
+	runOrCancel,
+	type Session,
+	takeRows,
+} from '../native/session.js';
 import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -86,7 +95,18 @@ export class Projection {
 	}
 
 	/** Trains the projector through the frozen language model. */
-	static async train(
+	static train(
+		dataset: Dataset,
+		cf: CollaborativeModel,
+		llm: CausalLM,
+		options: ProjectionOptions,
+		calls: ProjectionTrainOptions,
+	): Promise<Projection> {
+		return opening((keep) => Projection.#train(keep, dataset, cf, llm, options, calls));
+	}
+
+	static async #train(
+		keep: Keep,
 		dataset: Dataset,
 		cf: CollaborativeModel,
 		llm: CausalLM,
@@ -116,8 +136,9 @@ export class Projection {
 				'ERR_ALLMREC_EMPTY_DATASET',
 				`No user has a training item with a history and ${o.candidates - 1} other items to tell it from, so stage 2 has nothing to learn from; lower \`projection.candidates\`, or prepare a larger data set.`,
 			);
-		const native = guard(() => new session.addon.Projector(session.engine, config));
-		await run(() => native.initialise(o.seed, o.initialisation === 'xavier' ? o.initialScale : 1), signal);
+		const native = keep(guard(() => new session.addon.Projector(session.engine, config)));
+		const scale = o.initialisation === 'xavier' ? o.initialScale : 1;
+		await run((cancel) => native.initialise(o.seed, scale, cancel), signal);
 		if (o.initialisation === 'shared') {
 			const held = split.users('validation');
 			const users = (held.length > 0 ? held : examples.train).subarray(0, 200);
@@ -145,6 +166,7 @@ export class Projection {
 					unit: 'prompts',
 					unitsPerEpoch: examples.train.length,
 					run: async (first, count) => {
+						const before = trainer.steps();
 						let sum = 0;
 						let steps = 0;
 						while (steps < count && !signal?.aborted) {
@@ -156,18 +178,21 @@ export class Projection {
 							const total = parts.reduce((n, { targets }) => n + targets.rows.length, 0);
 							let loss = 0;
 							for (const [p, { llm, soft, targets }] of parts.entries()) {
-								if (signal?.aborted) break; // what was accumulated is forgotten, and the step not made
 								const last = p + 1 === parts.length;
-								const losses = await run(() =>
-									last
-										? trainer.step(llm, soft, targets, total)
-										: trainer.accumulate(llm, soft, targets, total),
+								const losses = await runOrCancel(
+									(cancel) =>
+										last
+											? trainer.step(llm, soft, targets, total, cancel)
+											: trainer.accumulate(llm, soft, targets, total, cancel),
+									signal,
 								);
+								if (!losses) break;
 								loss += losses.loss ?? 0;
-								if (!last) continue;
-								sum += loss;
-								steps++;
 							}
+							// What was accumulated before an abort is forgotten, and the step not made.
+							if (trainer.steps() === before + steps) break;
+							sum += loss;
+							steps++;
 						}
 						return { steps, losses: steps > 0 ? { crossEntropy: sum / steps } : undefined };
 					},
@@ -179,16 +204,16 @@ export class Projection {
 							const rows = examples.validation.slice(first, first + VALIDATION_BATCH);
 							const { llm, soft, targets } = batches.build(await examples.complete(rows, VALIDATION_STREAM));
 							sum +=
-								((await run(() => trainer.evaluate(llm, soft, targets), signal)).loss ?? 0) *
+								((await run((cancel) => trainer.evaluate(llm, soft, targets, cancel), signal)).loss ?? 0) *
 								targets.rows.length;
 							tokens += targets.rows.length;
 						}
 						return { score: -sum / tokens, metrics: { 'validation crossEntropy': sum / tokens } };
 					},
 					saveWeights: (path) => saveProjector(native, path, config),
-					loadWeights: (path) => run(() => native.load([path])),
+					loadWeights: (path) => run((cancel) => native.load([path], cancel), signal),
 					saveOptimizer: (path) => run(() => trainer.saveOptimizer(path, {})),
-					loadOptimizer: (path) => run(() => trainer.loadOptimizer(path)),
+					loadOptimizer: (path) => run((cancel) => trainer.loadOptimizer(path, cancel), signal),
 				},
 				{
 					epochs: o.epochs,
@@ -217,7 +242,7 @@ export class Projection {
 	}
 
 	/** Reads a file written by {@link Projection.save}. */
-	static async load(path: string, session: Session): Promise<Projection> {
+	static async load(path: string, session: Session, signal?: AbortSignal): Promise<Projection> {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: ProjectorConfig;
 		try {
@@ -227,8 +252,11 @@ export class Projection {
 		} finally {
 			file.close();
 		}
-		const native = makeStored(path, () => new session.addon.Projector(session.engine, config));
-		await loaded(native, [path]);
+		const native = await loaded(
+			makeStored(path, () => new session.addon.Projector(session.engine, config)),
+			[path],
+			signal,
+		);
 		return new Projection(native, config);
 	}
 
@@ -354,8 +382,13 @@ const VALIDATION_STREAM = 0xffff;
 
 type ParsedOptions = z.output<typeof projectionSchema>;
 
-function saveProjector(native: NativeProjector, path: string, config: ProjectorConfig): Promise<void> {
-	return run(() => native.save(path, { [METADATA]: JSON.stringify(config) }));
+function saveProjector(
+	native: NativeProjector,
+	path: string,
+	config: ProjectorConfig,
+	signal?: AbortSignal | undefined,
+): Promise<void> {
+	return run((cancel) => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32', cancel), signal);
 }
 
 /** A user's history and the item after it. */

@@ -7,7 +7,7 @@ import type { PromptBuilder } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
 import { genreTemplate } from '../llm/prompt-template.js';
 import { type Session, takeRows } from '../native/session.js';
-import type { LongCallOptions } from '../progress.js';
+import { type LongCallOptions, orAborted } from '../progress.js';
 import type { Projection } from '../projection/projection.js';
 import { itemText } from '../text/item-text.js';
 import type { SentenceEncoder } from '../text/sentence-encoder.js';
@@ -178,7 +178,8 @@ export class ALLMRec {
 	}
 
 	/** x^u (users, d). Items added by text are no part of the recommender and are left out of the histories. */
-	userVectors(histories: readonly ArrayLike<number>[], signal?: AbortSignal): Promise<Float32Array> {
+	async userVectors(histories: readonly ArrayLike<number>[], signal?: AbortSignal): Promise<Float32Array> {
+		this.#assertLive();
 		const { cf } = this.parts;
 		return cf.userVectors(
 			histories.map((history) => Array.from(history).filter((item) => item <= cf.numItems)),
@@ -188,6 +189,7 @@ export class ALLMRec {
 
 	/** CF scores of candidates (users × perUser) for user vectors (users, d); an item without training by its text. */
 	async cfScores(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array> {
+		this.#assertLive();
 		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
 		const scores = new Float32Array(candidates.length);
@@ -225,7 +227,7 @@ export class ALLMRec {
 		options: LongCallOptions = {},
 	): Promise<CandidateScores> {
 		this.#assertLive();
-		const scorer = await this.#scorer(variant);
+		const scorer = await orAborted(this.#scorer(variant), options.signal);
 		const tokens = await this.#userTokens(vectors, variant);
 		const requests = histories.flatMap((history, u) => this.#requests(history, candidates[u]!, u, tokens));
 		if (vectors.length !== histories.length * this.parts.cf.size)
@@ -294,10 +296,10 @@ export class ALLMRec {
 		const { llm, template, historyLength, withoutUser, projection } = this.parts;
 		this.#genrePrompts ??= this.#prepare(genreTemplate(template.words), { historyLength, withoutUser });
 		const items = Int32Array.from(history, (id) => this.catalogue.index(id));
-		const builder = await this.#genrePrompts;
+		const builder = await orAborted(this.#genrePrompts, signal);
 		const prompt = builder.build({ history: items, reserve: maxNewTokens });
 		const user = await projection.users(await this.userVectors([items], signal));
-		const table = (await this.#scorer('aligned')).itemTokens;
+		const table = (await orAborted(this.#scorer('aligned'), signal)).itemTokens;
 		const width = llm.tokenSize;
 		const soft = new Float32Array(prompt.slots.length * width);
 		for (const [k, slot] of prompt.slots.entries())
@@ -357,7 +359,7 @@ export class ALLMRec {
 		candidates: readonly Int32Array[],
 		{ signal, onProgress, tokensPerBatch }: LongCallOptions & { tokensPerBatch?: number | undefined },
 	): Promise<(Float32Array | ALLMRecError)[]> {
-		const scorer = await this.#scorer('aligned');
+		const scorer = await orAborted(this.#scorer('aligned'), signal);
 		const tokens = await this.#userTokens(vectors, 'aligned');
 		const packed: PackedRequest[] = [];
 		const problems = histories.map((history, u) => {
@@ -494,7 +496,7 @@ export class ALLMRec {
 		for (;;) {
 			this.#retriever ??= this.#createRetriever();
 			const current = this.#retriever;
-			const retriever = await current;
+			const retriever = await orAborted(current, signal);
 			this.#assertLive();
 			// An item was added in the meantime, and this one has been disposed of.
 			if (current !== this.#retriever) continue;

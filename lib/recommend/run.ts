@@ -112,7 +112,7 @@ async function trainStages(
 		if (stages.includes('cf')) {
 			cf = keep(await SASRec.train(dataset, config.cf, { ...training, folder: join(out, 'cf') }));
 			await cf.save(cfPath);
-		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session }));
+		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session, signal }));
 		if (!stages.includes('align') && !stages.includes('project')) return;
 		if (!cf) throw missingStage(out, 'cf');
 
@@ -145,16 +145,22 @@ async function trainStages(
 			await alignment.save(alignmentPath);
 		} else {
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
-			alignment = keep(await Alignment.load(alignmentPath, session));
+			alignment = keep(await Alignment.load(alignmentPath, session, signal));
 			latents = loadLatents(session, model, alignment);
 		}
 		if (!stages.includes('project')) return;
 
 		const llm = keep(await CausalLM.load(llmFolder, { session, dtype: config.llmDtype, ...calls }));
-		const prompts = await createPrompts(llm, catalogue, recommendationTemplate(config.words), {
-			historyLength: config.historyLength,
-			withoutUser: config.withoutUser,
-		});
+		const prompts = await createPrompts(
+			llm,
+			catalogue,
+			recommendationTemplate(config.words),
+			{
+				historyLength: config.historyLength,
+				withoutUser: config.withoutUser,
+			},
+			{ signal },
+		);
 		const joint = jointTable(latents, split.itemCounts, config.joint, config.coldThreshold);
 		const projection = keep(
 			await Projection.train(dataset, cf, llm, config.projection, {
@@ -209,14 +215,15 @@ export async function loadRun(folder: string, settings: LoadRunOptions = {}): Pr
 		return part;
 	};
 	try {
-		const cf = keep(await SASRec.load(join(model, 'cf.safetensors'), { session }));
-		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session));
-		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session));
+		const cf = keep(await SASRec.load(join(model, 'cf.safetensors'), { session, signal }));
+		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session, signal));
+		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session, signal));
 		const encoder = keep(
 			await SentenceEncoder.load(join(model, 'encoder'), {
 				session,
 				maxTokens: options.textTokens,
 				dtype: encoderDtype ?? options.encoderDtype,
+				signal,
 			}),
 		);
 		const llm = keep(

@@ -145,11 +145,11 @@ export class CandidateScorer {
 						scores,
 						signal,
 					);
+					if (!failed) onBatch?.(indices.length);
 				} catch (error) {
 					failed = true;
 					throw error;
 				}
-				onBatch?.(indices.length);
 			}),
 		);
 		// All to their end, so that nothing still runs when one of them has failed.

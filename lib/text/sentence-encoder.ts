@@ -86,8 +86,11 @@ export class SentenceEncoder {
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = guard(() => new session.addon.SentenceEncoder(session.engine, config));
-			await loaded(native, files, signal);
+			const native = await loaded(
+				guard(() => new session.addon.SentenceEncoder(session.engine, config)),
+				files,
+				signal,
+			);
 			const limit = Math.min(maxTokens ?? 128, config.maxPositions);
 			return new SentenceEncoder(session, native, config, tokenizer, folder, limit);
 		} catch (error) {

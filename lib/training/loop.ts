@@ -36,7 +36,7 @@ export interface Stage {
 	run(first: number, count: number, signal: AbortSignal | undefined): Promise<StepsDone>;
 	/** `score`: higher is better. */
 	validate(signal: AbortSignal | undefined): Promise<{ score: number; metrics: Record<string, number> }>;
-	/** Weights, for the best and the final state. */
+	/** Weights, for the best and the final state. Saving is not stopped by an abort, which leaves a checkpoint itself. */
 	saveWeights(path: string): Promise<void>;
 	loadWeights(path: string): Promise<void>;
 	saveOptimizer(path: string): Promise<void>;

@@ -152,9 +152,9 @@ void sasrec(const std::shared_ptr<Device>& device, Results& results) {
     for (int step = 0; step < 3; ++step)
       results.add(name + " step", trainer.step(batch, positives, negatives));
     results.weights(name, model.parameters());
-    const std::vector<float> vectors = user_vectors(model, users, nullptr);
+    const std::vector<float> vectors = user_vectors(model, users);
     results.add(name + " user vectors", vectors);
-    const FullRanking ranking = rank_catalogue(model, vectors, {}, known, 5, nullptr);
+    const FullRanking ranking = rank_catalogue(model, vectors, {}, known, 5);
     results.add(name + " best scores", ranking.top_scores);
   }
 }
@@ -189,7 +189,7 @@ void stage_one(const std::shared_ptr<Device>& device, Results& results) {
   batch.negative_items = random.values(4 * 20);
   batch.positive_tokens = texts(random, config.vocab_size);
   batch.negative_tokens = texts(random, config.vocab_size);
-  results.add("encoder texts", encoder.encode(batch.positive_tokens, 30, {}));
+  results.add("encoder texts", encoder.encode(batch.positive_tokens, 30));
   AlignmentTrainer trainer(alignment, &encoder, true, AdamOptions{}, 5);
   results.add("stage 1", trainer.evaluate(batch, true));
   results.gradients("stage 1", alignment.parameters());

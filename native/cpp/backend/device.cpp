@@ -73,10 +73,12 @@ void Device::free(void* memory) noexcept {
 }
 
 void Device::upload(void* dst, const void* host_src, size_t bytes) {
+  Cancellation::poll();
   if (bytes) check(table_->upload(handle_, dst, host_src, bytes), "upload");
 }
 
 void Device::download(void* host_dst, const void* src, size_t bytes) {
+  Cancellation::poll();
   if (bytes) check(table_->download(handle_, host_dst, src, bytes), "download");
 }
 
@@ -161,6 +163,7 @@ std::vector<ProfileRow> Device::profile_end() {
 
 void Device::check(allmrec_status status, const char* op) {
   if (status == ALLMREC_OK) return;
+  Cancellation::poll();  // an op that was stopped has no status of its own
   const char* text = table_->last_error(handle_);
   const std::string message = std::string(op) + " on " + table_->name + ": " + (text ? text : "no message");
   switch (status) {

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../core/cancellation.h"
 #include "../core/error.h"
 #include "backend.h"
 #include "costs.h"
@@ -39,7 +40,8 @@ struct ProfileRow {
   double arithmetic_floor_milliseconds = 0;
 };
 
-// An opened device: the op table as methods that throw `Error` instead of returning a status.
+// An opened device: the op table as methods that throw `Error` instead of returning a status. Ops, uploads
+// and downloads throw ErrorCode::cancelled once the calling thread's job is; see Cancellation.
 class Device {
  public:
   // name: "cpu", or the name of a plug-in back end. threads: 0 = all.
@@ -56,6 +58,7 @@ class Device {
 
 #define ALLMREC_METHOD(op, args)                             \
   void op(const args& a) {                                   \
+    Cancellation::poll();                                    \
     check(table_->op(handle_, &a), #op);                     \
     if (counting_) count(#op, cost_of(a), arithmetic_of(a)); \
     if (watch_) watch_->op(a);                               \

@@ -75,25 +75,28 @@ class AlignmentTrainerWrap : public TrainerWrap<AlignmentTrainerWrap, AlignmentT
 
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info[0])] {
-        return trainer->step([&](AlignmentTrainer& core) { return core.step(batch); });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[1]),
+                     [trainer, batch = read_batch(info[0])] {
+                       return trainer->step([&](AlignmentTrainer& core) { return core.step(batch); });
+                     });
     });
   }
 
   Napi::Value evaluate(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info[0])] {
-        return trainer->ready().evaluate(batch, false);
-      });
+      return run_job(
+          info.Env(), trainer->engine().executor, read_cancel(info[1]),
+          [trainer, batch = read_batch(info[0])] { return trainer->ready().evaluate(batch, false); });
     });
   }
 
   Napi::Value gradients(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info[0])] {
-        return trainer->gradients([&](AlignmentTrainer& core) { return core.evaluate(batch, true); });
-      });
+      return run_job(
+          info.Env(), trainer->engine().executor, read_cancel(info[1]),
+          [trainer, batch = read_batch(info[0])] {
+            return trainer->gradients([&](AlignmentTrainer& core) { return core.evaluate(batch, true); });
+          });
     });
   }
 

@@ -38,7 +38,7 @@ AlignmentWrap::AlignmentWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
 Napi::Value AlignmentWrap::initialise(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     const auto seed = static_cast<uint64_t>(read_integer(info[0], "seed", 0, kSafeInteger));
-    return run_job(info.Env(), model->engine->executor, [model, seed] {
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[1]), [model, seed] {
       model->core.initialise(seed);
       return Nothing{};
     });
@@ -52,19 +52,21 @@ Napi::Value AlignmentWrap::map_rows(const Napi::CallbackInfo& info, const char* 
     const int64_t cols = model->core.config().*width;
     std::vector<float> input = read_floats(info[0], name);
     const int64_t rows = expect_rows(input.size(), cols, name);
-    return run_job(info.Env(), model->engine->executor, [model, input = std::move(input), rows, cols, map] {
-      constexpr int64_t kBlock = 4096;
-      std::vector<float> output;
-      Arena arena(model->engine->device);
-      for (int64_t first = 0; first < rows; first += kBlock) {
-        arena.reset();
-        Tape tape(*model->engine->device, arena, false);
-        const Tensor x = tape.from_host(input.data() + first * cols, std::min(kBlock, rows - first), cols);
-        const std::vector<float> part = to_host(tape, (model->core.*map)(tape, x));
-        output.insert(output.end(), part.begin(), part.end());
-      }
-      return output;
-    });
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[1]),
+                   [model, input = std::move(input), rows, cols, map] {
+                     constexpr int64_t kBlock = 4096;
+                     std::vector<float> output;
+                     Arena arena(model->engine->device);
+                     for (int64_t first = 0; first < rows; first += kBlock) {
+                       arena.reset();
+                       Tape tape(*model->engine->device, arena, false);
+                       const Tensor x =
+                           tape.from_host(input.data() + first * cols, std::min(kBlock, rows - first), cols);
+                       const std::vector<float> part = to_host(tape, (model->core.*map)(tape, x));
+                       output.insert(output.end(), part.begin(), part.end());
+                     }
+                     return output;
+                   });
   });
 }
 

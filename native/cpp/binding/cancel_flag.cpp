@@ -12,7 +12,7 @@ Napi::Function CancelFlagWrap::define(Napi::Env env) {
 }
 
 CancelFlagWrap::CancelFlagWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
-  info.This().As<Napi::Object>().TypeTag(&kTag);
+  set_tag(info.This(), kTag);
 }
 
 Flag read_cancel(Napi::Value value) {

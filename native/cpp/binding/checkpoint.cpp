@@ -82,6 +82,7 @@ void load_optimizer(Device& device, Adam& adam, const std::string& path) {
         if (!std::isfinite(value)) bad("`" + tensor->name + "` holds a NaN or an infinity.");
     }
   }
+  const Cancellation whole(nullptr);
   for (size_t i = 0; i < count; ++i) {
     device.upload(adam.first_moment(i), values[2 * i].data(), values[2 * i].size() * sizeof(float));
     device.upload(adam.second_moment(i), values[2 * i + 1].data(), values[2 * i + 1].size() * sizeof(float));

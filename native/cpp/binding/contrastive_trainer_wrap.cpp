@@ -34,9 +34,10 @@ class ContrastiveTrainerWrap : public TrainerWrap<ContrastiveTrainerWrap, Contra
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       TokenBatch texts = to_token_batch(read_ragged(info[0], "texts"));
-      return run_job(info.Env(), trainer->engine().executor, [trainer, texts = std::move(texts)] {
-        return trainer->step([&](ContrastiveTrainer& core) { return core.step(texts); });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[1]),
+                     [trainer, texts = std::move(texts)] {
+                       return trainer->step([&](ContrastiveTrainer& core) { return core.step(texts); });
+                     });
     });
   }
 };

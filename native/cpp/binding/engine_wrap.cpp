@@ -83,7 +83,7 @@ EngineWrap::EngineWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
     d.libraries = opened.libraries ? opened.libraries : "";
     engine_ = std::make_shared<Engine>(std::move(device), std::move(d), profiled,
                                        Addon::of(info.Env()).environment());
-    info.This().As<Napi::Object>().TypeTag(&kTag);
+    set_tag(info.This(), kTag);
   });
 }
 

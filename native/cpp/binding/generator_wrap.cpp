@@ -2,6 +2,7 @@
 #include <mutex>
 
 #include "../models/generation/generator.h"
+#include "cancel_flag.h"
 #include "classes.h"
 #include "opt_wrap.h"
 #include "token_trie_wrap.h"
@@ -206,11 +207,12 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
     });
   }
 
-  // Steps until there is something to tell, nothing to do, or another job waits for the device.
+  // Steps until there is something to tell, nothing to do, or another job waits for the device. Cancelled in
+  // the middle of a step it drops what it has begun; requests submitted after that are still to come.
   Napi::Value advance(const Napi::CallbackInfo& info) {
     return as_promise(info.Env(), [&] {
       const std::shared_ptr<GeneratorState> generator = state();
-      const auto stop = std::make_shared<std::atomic<bool>>(false);
+      const Flag stop = read_cancel(info[0]);
       return run_job(
           info.Env(), generator->model->engine->executor, stop,
           [generator, stop] {

@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../core/cancellation.h"
 #include "convert.h"
 #include "executor.h"
 
@@ -33,10 +34,10 @@ class PromiseJob final : public Job {
   napi_value promise() const { return promise_; }
 
   void execute() noexcept override {
+    const Cancellation scope(cancelled().get());
     try {
-      expect_not_cancelled();
+      Cancellation::poll();
       result_.emplace(execute_());
-      expect_not_cancelled();
     } catch (...) {
       error_ = std::current_exception();
     }
@@ -56,10 +57,6 @@ class PromiseJob final : public Job {
   }
 
  private:
-  void expect_not_cancelled() const {
-    if (cancelled()->load()) throw Error(ErrorCode::cancelled, "The call was cancelled.");
-  }
-
   Execute execute_;
   Build build_;
   napi_deferred deferred_ = nullptr;

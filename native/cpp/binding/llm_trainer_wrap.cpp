@@ -48,18 +48,20 @@ class LlmTrainerWrap : public TrainerWrap<LlmTrainerWrap, LlmTrainer> {
 
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->step(
-            [&](LlmTrainer& core) { return core.step(in.batch, in.soft, in.targets).losses; });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[3]),
+                     [trainer, in = read(info)] {
+                       return trainer->step(
+                           [&](LlmTrainer& core) { return core.step(in.batch, in.soft, in.targets).losses; });
+                     });
     });
   }
 
   Napi::Value evaluate(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->ready().evaluate(in.batch, in.soft, in.targets, false).losses;
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[3]),
+                     [trainer, in = read(info)] {
+                       return trainer->ready().evaluate(in.batch, in.soft, in.targets, false).losses;
+                     });
     });
   }
 

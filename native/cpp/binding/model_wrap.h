@@ -75,6 +75,7 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
   using Property = typename Napi::ObjectWrap<Derived>::PropertyDescriptor;
 
   explicit ModelWrap(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Derived>(info) {}
+  ~ModelWrap() override { release(); }
 
   static State read(Napi::Value value, const std::string& name) {
     return unwrap<Derived>(value, Derived::kTag, name, std::string("of class ") + Derived::kName)->state();
@@ -104,7 +105,9 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
     guarded(info.Env(), [&] {
       const std::shared_ptr<Engine> engine = read_engine(info[0]);
       state_ = std::make_shared<Model<Core>>(engine, read_config(Fields(info[1], "config")));
-      info.This().As<Napi::Object>().TypeTag(&Derived::kTag);
+      weight_ = static_cast<int64_t>(state_->parameters().bytes());
+      Napi::MemoryManagement::AdjustExternalMemory(info.Env(), weight_);
+      set_tag(info.This(), Derived::kTag);
     });
   }
 
@@ -185,10 +188,11 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
   Napi::Value load(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& model) {
       std::vector<std::string> paths = read_strings(info[0], "paths");
-      return run_job(info.Env(), model->engine->executor, [model, paths = std::move(paths)] {
-        model->core.load(paths);
-        return Nothing{};
-      });
+      return run_job(info.Env(), model->engine->executor, read_cancel(info[1]),
+                     [model, paths = std::move(paths)] {
+                       model->core.load(paths);
+                       return Nothing{};
+                     });
     });
   }
 
@@ -208,7 +212,7 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
         else if (text != "F32")
           expected("dtype", "one of F32, F16, BF16, stored", info[2]);
       }
-      return run_job(info.Env(), model->engine->executor,
+      return run_job(info.Env(), model->engine->executor, read_cancel(info[3]),
                      [model, path, metadata = std::move(metadata), dtype] {
                        save_model(model->parameters(), path, metadata, dtype);
                        return Nothing{};
@@ -217,11 +221,19 @@ class ModelWrap : public Napi::ObjectWrap<Derived> {
   }
 
   Napi::Value dispose(const Napi::CallbackInfo& info) {
-    state_.reset();
+    release();
     return info.Env().Undefined();
   }
 
+  void release() {
+    if (!state_) return;
+    state_.reset();
+    Napi::MemoryManagement::AdjustExternalMemory(this->Env(), -weight_);
+  }
+
   State state_;
+  // Bytes that the garbage collector is told of: it would see no reason to collect a model that was dropped.
+  int64_t weight_ = 0;
 };
 
 }  // namespace allmrec::binding

@@ -113,13 +113,14 @@ OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
 
 Napi::Value OptWrap::logits(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
-    return run_job(
-        info.Env(), model->engine->executor, [model, in = read_inputs(info, model->core.config())] {
-          Arena arena(model->engine->device);
-          Tape tape(*model->engine->device, arena, false);
-          const Tensor soft = soft_rows(tape, in.soft, model->core.config());
-          return to_host(tape, model->core.logits(tape, model->core.hidden(tape, in.batch, soft, in.rows)));
-        });
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[3]),
+                   [model, in = read_inputs(info, model->core.config())] {
+                     Arena arena(model->engine->device);
+                     Tape tape(*model->engine->device, arena, false);
+                     const Tensor soft = soft_rows(tape, in.soft, model->core.config());
+                     return to_host(
+                         tape, model->core.logits(tape, model->core.hidden(tape, in.batch, soft, in.rows)));
+                   });
   });
 }
 
@@ -131,8 +132,7 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
     expect_range(rows, "pairRows", 0, static_cast<int64_t>(in.rows.size()) - 1);
     expect_length(targets.size(), static_cast<int64_t>(rows.size()), "pairTargets");
     expect_range(targets, "pairTargets", 0, model->core.config().vocab_size - 1);
-    const Flag cancel = read_cancel(info[5]);
-    return run_job(info.Env(), model->engine->executor, cancel,
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[5]),
                    [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets)] {
                      Arena arena(model->engine->device);
                      Tape tape(*model->engine->device, arena, false);
@@ -153,12 +153,11 @@ Napi::Value OptWrap::score_answers(const Napi::CallbackInfo& info) {
                            ragged.values.begin() + ragged.offsets[r + 1]);
     expect_range(ragged.values, "answers", 0, model->core.config().vocab_size - 1);
     const int64_t tokens_per_pass = read_integer(info[3], "tokensPerPass", 1, kInt32Max);
-    const Flag cancel = read_cancel(info[4]);
     return run_job(
-        info.Env(), model->engine->executor, cancel,
+        info.Env(), model->engine->executor, read_cancel(info[4]),
         [model, prompt = std::move(prompt), soft = std::move(soft), answers = std::move(answers),
-         tokens_per_pass, cancel] {
-          return allmrec::score_answers(model->core, prompt, soft, answers, tokens_per_pass, cancel.get());
+         tokens_per_pass] {
+          return allmrec::score_answers(model->core, prompt, soft, answers, tokens_per_pass);
         },
         [](Napi::Env env, const AnswerLikelihoods& scores) {
           Napi::Object object = Napi::Object::New(env);

@@ -68,38 +68,42 @@ class ProjectionTrainerWrap : public TrainerWrap<ProjectionTrainerWrap, Projecti
 
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read_part(info)] {
-        return trainer->step([&](ProjectionTrainer& core) {
-          return core.step(in.batch, in.soft, in.targets, in.total_targets);
-        });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[4]),
+                     [trainer, in = read_part(info)] {
+                       return trainer->step([&](ProjectionTrainer& core) {
+                         return core.step(in.batch, in.soft, in.targets, in.total_targets);
+                       });
+                     });
     });
   }
 
   Napi::Value accumulate(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read_part(info)] {
-        return trainer->accumulate([&](ProjectionTrainer& core) {
-          return core.accumulate(in.batch, in.soft, in.targets, in.total_targets);
-        });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[4]),
+                     [trainer, in = read_part(info)] {
+                       return trainer->accumulate([&](ProjectionTrainer& core) {
+                         return core.accumulate(in.batch, in.soft, in.targets, in.total_targets);
+                       });
+                     });
     });
   }
 
   Napi::Value evaluate(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->ready().evaluate(in.batch, in.soft, in.targets, false);
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[3]),
+                     [trainer, in = read(info)] {
+                       return trainer->ready().evaluate(in.batch, in.soft, in.targets, false);
+                     });
     });
   }
 
   Napi::Value gradients(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, in = read(info)] {
-        return trainer->gradients(
-            [&](ProjectionTrainer& core) { return core.evaluate(in.batch, in.soft, in.targets, true); });
-      });
+      return run_job(
+          info.Env(), trainer->engine().executor, read_cancel(info[3]), [trainer, in = read(info)] {
+            return trainer->gradients(
+                [&](ProjectionTrainer& core) { return core.evaluate(in.batch, in.soft, in.targets, true); });
+          });
     });
   }
 

@@ -31,7 +31,7 @@ Napi::Value ProjectorWrap::initialise(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     const auto seed = static_cast<uint64_t>(read_integer(info[0], "seed", 0, kSafeInteger));
     const auto scale = static_cast<float>(read_number(info[1], "scale", 0, 1e6));
-    return run_job(info.Env(), model->engine->executor, [model, seed, scale] {
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[2]), [model, seed, scale] {
       model->core.initialise(seed, scale);
       return Nothing{};
     });
@@ -44,12 +44,13 @@ Napi::Value ProjectorWrap::map_rows(const Napi::CallbackInfo& info, const char* 
     const int64_t cols = model->core.config().*width;
     std::vector<float> input = read_floats(info[0], name);
     const int64_t rows = expect_rows(input.size(), cols, name);
-    return run_job(info.Env(), model->engine->executor, [model, input = std::move(input), rows, cols, map] {
-      Arena arena(model->engine->device);
-      Tape tape(*model->engine->device, arena, false);
-      const WithPrecision fixed(tape, kScorePrecision);
-      return to_host(tape, (model->core.*map)(tape, tape.from_host(input.data(), rows, cols)));
-    });
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[1]),
+                   [model, input = std::move(input), rows, cols, map] {
+                     Arena arena(model->engine->device);
+                     Tape tape(*model->engine->device, arena, false);
+                     const WithPrecision fixed(tape, kScorePrecision);
+                     return to_host(tape, (model->core.*map)(tape, tape.from_host(input.data(), rows, cols)));
+                   });
   });
 }
 

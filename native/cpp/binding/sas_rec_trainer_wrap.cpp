@@ -77,20 +77,20 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
   Napi::Value run(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       const int64_t steps = read_integer(info[0], "steps", 0, kSafeInteger);
-      const Flag cancel = read_cancel(info[1]);
-      return run_job(info.Env(), trainer->engine().executor, cancel, [trainer, steps, cancel] {
-        return trainer->step([&](SasRecTrainer& core) { return core.run(steps, cancel.get()); });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[1]), [trainer, steps] {
+        return trainer->step([&](SasRecTrainer& core) { return core.run(steps); });
       });
     });
   }
 
   Napi::Value step(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
-      return run_job(info.Env(), trainer->engine().executor, [trainer, batch = read_batch(info)] {
-        return trainer->step([&](SasRecTrainer& core) {
-          return core.step(batch.histories, batch.positives, batch.negatives);
-        });
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[3]),
+                     [trainer, batch = read_batch(info)] {
+                       return trainer->step([&](SasRecTrainer& core) {
+                         return core.step(batch.histories, batch.positives, batch.negatives);
+                       });
+                     });
     });
   }
 

@@ -37,7 +37,7 @@ SasRecWrap::SasRecWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
 Napi::Value SasRecWrap::initialise(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     const auto seed = static_cast<uint64_t>(read_integer(info[0], "seed", 0, kSafeInteger));
-    return run_job(info.Env(), model->engine->executor, [model, seed] {
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[1]), [model, seed] {
       model->core.initialise(seed);
       return Nothing{};
     });
@@ -47,22 +47,21 @@ Napi::Value SasRecWrap::initialise(const Napi::CallbackInfo& info) {
 Napi::Value SasRecWrap::features(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     SequenceBatch batch = read_sequence_batch(info[0], "histories", model->core.config());
-    return run_job(info.Env(), model->engine->executor, [model, batch = std::move(batch)] {
-      Arena arena(model->engine->device);
-      Tape tape(*model->engine->device, arena, false);
-      return to_host(tape, model->core.features(tape, batch));
-    });
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[1]),
+                   [model, batch = std::move(batch)] {
+                     Arena arena(model->engine->device);
+                     Tape tape(*model->engine->device, arena, false);
+                     return to_host(tape, model->core.features(tape, batch));
+                   });
   });
 }
 
 Napi::Value SasRecWrap::user_vectors(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     Sequences histories = read_sequences(info[0], "histories", model->core.config().num_items);
-    const Flag cancel = read_cancel(info[1]);
-    return run_job(info.Env(), model->engine->executor, cancel,
-                   [model, histories = std::move(histories), cancel] {
-                     return allmrec::user_vectors(model->core, histories, cancel.get());
-                   });
+    return run_job(
+        info.Env(), model->engine->executor, read_cancel(info[1]),
+        [model, histories = std::move(histories)] { return allmrec::user_vectors(model->core, histories); });
   });
 }
 
@@ -75,7 +74,7 @@ Napi::Value SasRecWrap::score_candidates(const Napi::CallbackInfo& info) {
     expect_length(candidates.size(), expect_rows(users.size(), config.hidden_units, "users") * per_user,
                   "candidates");
     expect_range(candidates, "candidates", 1, config.num_items, ErrorCode::unknown_item);
-    return run_job(info.Env(), model->engine->executor,
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[3]),
                    [model, users = std::move(users), candidates = std::move(candidates), per_user] {
                      return allmrec::score_candidates(model->core, users, candidates, per_user);
                    });
@@ -93,11 +92,11 @@ Napi::Value SasRecWrap::rank_catalogue(const Napi::CallbackInfo& info) {
     Sequences exclude = read_sequences(info[2], "exclude", config.num_items);
     expect_length(exclude.offsets.size(), count + 1, "exclude.offsets");
     const auto k = static_cast<int>(read_integer(info[3], "k", 0, config.num_items));
-    const Flag cancel = read_cancel(info[4]);
     return run_job(
-        info.Env(), model->engine->executor, cancel,
-        [model, users = std::move(users), targets = std::move(targets), exclude = std::move(exclude), k,
-         cancel] { return allmrec::rank_catalogue(model->core, users, targets, exclude, k, cancel.get()); },
+        info.Env(), model->engine->executor, read_cancel(info[4]),
+        [model, users = std::move(users), targets = std::move(targets), exclude = std::move(exclude), k] {
+          return allmrec::rank_catalogue(model->core, users, targets, exclude, k);
+        },
         [](Napi::Env env, const FullRanking& ranking) {
           Napi::Object object = Napi::Object::New(env);
           object.Set("greater", to_js(env, ranking.greater));

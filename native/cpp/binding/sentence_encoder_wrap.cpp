@@ -41,7 +41,7 @@ Napi::Value SentenceEncoderWrap::initialise(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     const auto seed = static_cast<uint64_t>(read_integer(info[0], "seed", 0, kSafeInteger));
     const auto std = static_cast<float>(read_number(info[1], "std", 0, 1e6));
-    return run_job(info.Env(), model->engine->executor, [model, seed, std] {
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[2]), [model, seed, std] {
       model->core.initialise(seed, std);
       return Nothing{};
     });
@@ -51,11 +51,12 @@ Napi::Value SentenceEncoderWrap::initialise(const Napi::CallbackInfo& info) {
 Napi::Value SentenceEncoderWrap::hidden_states(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     TokenBatch texts = to_token_batch(read_ragged(info[0], "texts"));
-    return run_job(info.Env(), model->engine->executor, [model, texts = std::move(texts)] {
-      Arena arena(model->engine->device);
-      Tape tape(*model->engine->device, arena, false);
-      return to_host(tape, ops::cast(tape, model->core.hidden_states(tape, texts), ALLMREC_F32));
-    });
+    return run_job(
+        info.Env(), model->engine->executor, read_cancel(info[1]), [model, texts = std::move(texts)] {
+          Arena arena(model->engine->device);
+          Tape tape(*model->engine->device, arena, false);
+          return to_host(tape, ops::cast(tape, model->core.hidden_states(tape, texts), ALLMREC_F32));
+        });
   });
 }
 
@@ -63,11 +64,8 @@ Napi::Value SentenceEncoderWrap::encode(const Napi::CallbackInfo& info) {
   return promise(info, [&](const State& model) {
     TokenBatch texts = to_token_batch(read_ragged(info[0], "texts"));
     const int64_t tokens = read_integer(info[1], "tokensPerBatch", 1, kInt32Max);
-    const Flag cancel = read_cancel(info[2]);
-    return run_job(info.Env(), model->engine->executor, cancel,
-                   [model, texts = std::move(texts), tokens, cancel] {
-                     return model->core.encode(texts, tokens, [&] { return cancel->load(); });
-                   });
+    return run_job(info.Env(), model->engine->executor, read_cancel(info[2]),
+                   [model, texts = std::move(texts), tokens] { return model->core.encode(texts, tokens); });
   });
 }
 

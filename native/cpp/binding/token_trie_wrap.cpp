@@ -1,5 +1,6 @@
 #include "token_trie_wrap.h"
 
+#include "cancel_flag.h"
 #include "classes.h"
 #include "convert.h"
 #include "job.h"
@@ -25,7 +26,7 @@ Napi::Function TokenTrieWrap::define(Napi::Env env) {
 TokenTrieWrap::TokenTrieWrap(const Napi::CallbackInfo& info) : ObjectWrap(info) {
   guarded(info.Env(), [&] {
     engine_ = read_engine(info[0]);
-    info.This().As<Napi::Object>().TypeTag(&kTag);
+    set_tag(info.This(), kTag);
   });
 }
 
@@ -34,16 +35,14 @@ Napi::Value TokenTrieWrap::build(const Napi::CallbackInfo& info) {
     Ragged rows = read_ragged(info[0], "rows");
     const auto eos_id = static_cast<int32_t>(read_integer(info[1], "eosId", 0, kInt32Max));
     if (!engine_) fail("This trie is built already.");
-    // The promise keeps the wrap alive: its object is what the caller awaits for.
-    auto self = std::make_shared<Napi::ObjectReference>(Napi::Persistent(info.This().As<Napi::Object>()));
     const std::shared_ptr<Engine> engine = std::move(engine_);
     return run_job(
-        info.Env(), engine->executor, std::make_shared<std::atomic<bool>>(false),
+        info.Env(), engine->executor, read_cancel(info[2]),
         [rows = std::move(rows), eos_id]() -> std::shared_ptr<const TokenTrie> {
           return std::make_shared<TokenTrie>(rows.offsets, rows.values, eos_id);
         },
-        [self](Napi::Env env, const std::shared_ptr<const TokenTrie>& trie) {
-          Unwrap(self->Value())->trie_ = trie;
+        [built = built_](Napi::Env env, const std::shared_ptr<const TokenTrie>& trie) {
+          *built = trie;
           return env.Undefined();
         });
   });
@@ -62,8 +61,8 @@ Napi::Value TokenTrieWrap::size(const Napi::CallbackInfo& info) {
 
 std::shared_ptr<const TokenTrie> read_trie(Napi::Value value, const std::string& name) {
   const TokenTrieWrap* wrap = unwrap<TokenTrieWrap>(value, kTag, name, "a TokenTrie");
-  if (!wrap->trie_) fail("The trie `" + name + "` is used before it is built.");
-  return wrap->trie_;
+  if (!*wrap->built_) fail("The trie `" + name + "` is used before it is built.");
+  return *wrap->built_;
 }
 
 }  // namespace allmrec::binding

@@ -21,7 +21,9 @@ class TokenTrieWrap : public Napi::ObjectWrap<TokenTrieWrap> {
   Napi::Value size(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Engine> engine_;
-  std::shared_ptr<const TokenTrie> trie_;  // once built
+  // Shared with the job that fills it, which may outlive this.
+  std::shared_ptr<std::shared_ptr<const TokenTrie>> built_ =
+      std::make_shared<std::shared_ptr<const TokenTrie>>();
 };
 
 // Throws ErrorCode::invalid_argument before it is built.

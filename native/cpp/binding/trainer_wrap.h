@@ -168,17 +168,19 @@ class TrainerWrap : public Napi::ObjectWrap<Derived> {
     return promise(info, [&](const State& trainer) {
       const std::string path = read_string(info[0], "path");
       std::map<std::string, std::string> metadata = read_metadata(info[1], "metadata");
-      return run_job(info.Env(), trainer->engine().executor, [trainer, path, metadata = std::move(metadata)] {
-        save_optimizer(*trainer->engine().device, trainer->ready().optimizer(), path, metadata);
-        return Nothing{};
-      });
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[2]),
+                     [trainer, path, metadata = std::move(metadata)] {
+                       save_optimizer(*trainer->engine().device, trainer->ready().optimizer(), path,
+                                      metadata);
+                       return Nothing{};
+                     });
     });
   }
 
   Napi::Value load(const Napi::CallbackInfo& info) {
     return promise(info, [&](const State& trainer) {
       const std::string path = read_string(info[0], "path");
-      return run_job(info.Env(), trainer->engine().executor, [trainer, path] {
+      return run_job(info.Env(), trainer->engine().executor, read_cancel(info[1]), [trainer, path] {
         load_optimizer(*trainer->engine().device, trainer->ready().optimizer(), path);
         trainer->steps = trainer->core->optimizer().steps();
         return Nothing{};

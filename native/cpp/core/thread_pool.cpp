@@ -8,6 +8,8 @@
 #include <sched.h>
 #endif
 
+#include "cancellation.h"
+
 namespace allmrec {
 
 namespace {
@@ -75,10 +77,14 @@ ThreadPool::~ThreadPool() {
 void ThreadPool::run_job(int64_t tasks, const Job& job) {
   if (tasks <= 0) return;
   if (tasks == 1 || size_ == 1) {
-    for (int64_t task = 0; task < tasks; ++task) job.call(job.body, task, 0);
+    for (int64_t task = 0; task < tasks; ++task) {
+      if (task > 0) Cancellation::poll();
+      job.call(job.body, task, 0);
+    }
     return;
   }
   job_ = job;
+  cancelled_ = Cancellation::flag();
   tasks_ = tasks;
   next_.store(0, std::memory_order_relaxed);
   state_.store((state_.load(std::memory_order_relaxed) / kJob + 1) * kJob | kOpen);
@@ -106,6 +112,7 @@ void ThreadPool::work(int thread) {
     const int64_t task = next_.fetch_add(1, std::memory_order_relaxed);
     if (task >= tasks_) return;
     try {
+      Cancellation::poll(cancelled_);
       job_.call(job_.body, task, thread);
     } catch (...) {
       next_.store(tasks_, std::memory_order_relaxed);

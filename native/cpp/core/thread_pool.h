@@ -26,7 +26,7 @@ class ThreadPool {
   // Calls fn(task, thread) for every task in [0, tasks); threads take the next task as they come free. What a
   // task computes must depend on its number alone, so that results are the same for any number of threads.
   // The first exception a task throws is thrown again here once all threads have stopped; the remaining tasks
-  // are dropped.
+  // are dropped. So they are when the caller's job is cancelled, with ErrorCode::cancelled.
   template <typename Fn>
   void run(int64_t tasks, Fn&& fn) {
     const Job job{const_cast<void*>(static_cast<const void*>(&fn)), [](void* body, int64_t task, int thread) {
@@ -40,7 +40,7 @@ class ThreadPool {
   void parallel_for(int64_t n, int64_t grain, Fn&& fn) {
     if (n <= 0) return;
     if (grain < 1) grain = 1;
-    if (n <= grain || size_ == 1) {
+    if (n <= grain) {
       fn(int64_t{0}, n, 0);
       return;
     }
@@ -66,6 +66,7 @@ class ThreadPool {
 
   // The job. Written before `state_` opens it, read only by threads that have entered.
   Job job_{};
+  const std::atomic<bool>* cancelled_ = nullptr;
   int64_t tasks_ = 0;
   alignas(64) std::atomic<int64_t> next_{0};
 

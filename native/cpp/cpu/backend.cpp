@@ -138,7 +138,8 @@ Kernels with_extras(const Kernels& kernels, const char* name, int32_t extras) {
 }
 
 const std::vector<InstructionSet>& instruction_sets() {
-  static const std::vector<InstructionSet> sets = [] {
+  // Never freed: `exit()` destroys statics while devices' threads may still compute.
+  static const auto* sets = new const std::vector<InstructionSet>([] {
     std::vector<InstructionSet> list = {{"generic", true, generic_kernels()}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
@@ -151,8 +152,8 @@ const std::vector<InstructionSet>& instruction_sets() {
       list.push_back({name, available, with_extras(avx512_kernels(), name, extras)});
 #endif
     return list;
-  }();
-  return sets;
+  }());
+  return *sets;
 }
 
 const Kernels& choose_kernels() {

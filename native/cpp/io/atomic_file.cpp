@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "../core/cancellation.h"
 #include "../core/error.h"
 
 namespace allmrec::io {
@@ -16,7 +17,7 @@ namespace allmrec::io {
 namespace {
 
 constexpr size_t kBuffer = size_t{1} << 16;
-constexpr size_t kLargestWrite = size_t{1} << 30;  // Linux and macOS cut a write near 2^31
+constexpr size_t kLargestWrite = size_t{1} << 24;  // a job may be cancelled between two
 
 const char* remedy(int error) {
   switch (error) {
@@ -88,6 +89,7 @@ void AtomicFile::write(const void* bytes, size_t count) {
 
 void AtomicFile::write_through(const char* bytes, size_t count) {
   while (count > 0) {
+    Cancellation::poll();
     const ssize_t done = ::write(fd_, bytes, std::min(count, kLargestWrite));
     if (done < 0 && errno == EINTR) continue;
     if (done < 0) fail_to_write(path_, "cannot write the file", errno);

@@ -41,7 +41,7 @@ class AnswerScorer {
   }
 
   // The prompt into a cache, then the answers in groups behind it.
-  void score_in_groups(int64_t tokens_per_pass, const std::atomic<bool>* cancelled) {
+  void score_in_groups(int64_t tokens_per_pass) {
     int64_t longest = 0;
     for (const std::vector<int32_t>& answer : answers_) longest = std::max(longest, read_tokens(answer));
     const int64_t group_tokens = std::max(longest, tokens_per_pass);
@@ -53,7 +53,6 @@ class AnswerScorer {
     score_first_tokens(cached);
     cached.sequences[0].length = length_;
     for (size_t first = 0; first < answers_.size();) {
-      if (cancelled && cancelled->load()) return;
       int64_t tokens = 0;
       size_t end = first;
       while (end < answers_.size() && tokens + read_tokens(answers_[end]) <= group_tokens)
@@ -170,8 +169,7 @@ std::vector<float> log_probs(Opt& model, Tape& tape, const LlmBatch& batch, cons
 
 AnswerLikelihoods score_answers(Opt& model, const std::vector<int32_t>& prompt,
                                 const std::vector<float>& soft,
-                                const std::vector<std::vector<int32_t>>& answers, int64_t tokens_per_pass,
-                                const std::atomic<bool>* cancelled) {
+                                const std::vector<std::vector<int32_t>>& answers, int64_t tokens_per_pass) {
   if (prompt.empty()) throw Error(ErrorCode::invalid_argument, "A prompt needs at least one token.");
   int64_t tokens = static_cast<int64_t>(prompt.size());
   for (const std::vector<int32_t>& answer : answers) {
@@ -183,7 +181,7 @@ AnswerLikelihoods score_answers(Opt& model, const std::vector<int32_t>& prompt,
   if (tokens <= tokens_per_pass)
     scorer.score_at_once();
   else
-    scorer.score_in_groups(tokens_per_pass, cancelled);
+    scorer.score_in_groups(tokens_per_pass);
   return scorer.result();
 }
 

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -23,11 +22,9 @@ struct AnswerLikelihoods {
 // Scores any number of answers behind a prompt, each as if it stood alone there. The prompt is computed once.
 // What fits into tokens_per_pass is one packed sequence; more is scored in groups of about so many tokens
 // that see the prompt's keys and values in a cache, so memory does not grow with the answers. answers: at
-// least one token each; prompt and answer have to fit the model's positions. Answers without a score are left
-// at 0 when `cancelled` is set.
+// least one token each; prompt and answer have to fit the model's positions.
 AnswerLikelihoods score_answers(Opt& model, const std::vector<int32_t>& prompt,
                                 const std::vector<float>& soft,
-                                const std::vector<std::vector<int32_t>>& answers, int64_t tokens_per_pass,
-                                const std::atomic<bool>* cancelled);
+                                const std::vector<std::vector<int32_t>>& answers, int64_t tokens_per_pass);
 
 }  // namespace allmrec

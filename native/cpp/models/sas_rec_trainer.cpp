@@ -24,10 +24,6 @@ uint64_t draw(uint64_t seed, uint64_t stream, uint64_t index, uint64_t n) {
 
 constexpr const char* kScoresNotFinite = "SASRec's scores are not finite";
 
-bool stopped(const std::atomic<bool>* cancelled) {
-  return cancelled && cancelled->load(std::memory_order_relaxed);
-}
-
 }  // namespace
 
 SasRecTrainer::SasRecTrainer(SasRec& model, Sequences train, Sequences known,
@@ -163,40 +159,47 @@ void SasRecTrainer::enqueue(Tape& tape, const SequenceBatch& batch, const std::v
   tape.backward();
 }
 
-double SasRecTrainer::run_recorded(int64_t steps, const std::atomic<bool>* cancelled) {
+double SasRecTrainer::run_recorded(int64_t steps) {
   Device& device = *model_.parameters().device();
   auto* sum = loss_sum_.as<float>();
+  double mean = 0.0;
   adam_.save(before_);
   device.fill(sum, 1, 0.0f);
   int64_t done = 0;
-  for (; done < steps && !stopped(cancelled); ++done) {
-    SequenceBatch batch;
-    std::vector<int32_t> positives, negatives;
-    compose(adam_.steps(), batch, positives, negatives);
-    arena_.reset();  // gives memory back, which a recording could not
-    graph_.record([&] {
-      Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
-      enqueue(tape, batch, positives, negatives);
-      tape.add_losses_to(sum);
-      adam_.step_unseen();
-    });
-    graph_.launch();
+  {
+    const std::atomic<bool>* cancelled = Cancellation::flag();
+    const Cancellation whole(nullptr);  // no recording is left half-way, and no step unlooked at
+    for (; done < steps && !(cancelled && cancelled->load(std::memory_order_relaxed)); ++done) {
+      SequenceBatch batch;
+      std::vector<int32_t> positives, negatives;
+      compose(adam_.steps(), batch, positives, negatives);
+      arena_.reset();  // gives memory back, which a recording could not
+      graph_.record([&] {
+        Tape tape(device, arena_, true, options_.seed, static_cast<uint64_t>(adam_.steps()));
+        enqueue(tape, batch, positives, negatives);
+        tape.add_losses_to(sum);
+        adam_.step_unseen();
+      });
+      graph_.launch();
+    }
+    float total = 0.0f;
+    device.download(&total, sum, sizeof total);
+    if (!std::isfinite(total) || !adam_.weights_finite()) {
+      // Which step it was is found by running them again one by one, each looked at before its weights change.
+      adam_.restore(before_);
+      model_.parameters().zero_grad();
+      return run_watched(done);
+    }
+    mean = done ? static_cast<double>(total) / static_cast<double>(done) : 0.0;
   }
-  float total = 0.0f;
-  device.download(&total, sum, sizeof total);
-  if (!std::isfinite(total) || !adam_.weights_finite()) {
-    // Which step it was is found by running them again one by one, each looked at before its weights change.
-    adam_.restore(before_);
-    model_.parameters().zero_grad();
-    return run_watched(done, nullptr);
-  }
-  return done ? static_cast<double>(total) / static_cast<double>(done) : 0.0;
+  Cancellation::poll();
+  return mean;
 }
 
-double SasRecTrainer::run_watched(int64_t steps, const std::atomic<bool>* cancelled) {
+double SasRecTrainer::run_watched(int64_t steps) {
   double sum = 0.0;
   int64_t done = 0;
-  for (; done < steps && !stopped(cancelled); ++done) {
+  for (; done < steps; ++done) {
     SequenceBatch batch;
     std::vector<int32_t> positives, negatives;
     compose(adam_.steps(), batch, positives, negatives);
@@ -205,21 +208,20 @@ double SasRecTrainer::run_watched(int64_t steps, const std::atomic<bool>* cancel
   return done ? sum / static_cast<double>(done) : 0.0;
 }
 
-double SasRecTrainer::run(int64_t steps, const std::atomic<bool>* cancelled) {
+double SasRecTrainer::run(int64_t steps) {
   const bool waits =
       options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
-  if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps, cancelled);
-  return run_watched(steps, cancelled);
+  if (!waits && model_.parameters().device()->has_graphs()) return run_recorded(steps);
+  return run_watched(steps);
 }
 
-std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
-                                const std::atomic<bool>* cancelled) {
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories) {
   constexpr int64_t kBatch = 128;
   const int64_t c = model.config().hidden_units;
   std::vector<float> vectors(static_cast<size_t>(histories.users() * c), 0.0f);
   std::shared_ptr<Device> device = model.parameters().device();
   Arena arena(device);
-  for (int64_t first = 0; first < histories.users() && !stopped(cancelled); first += kBatch) {
+  for (int64_t first = 0; first < histories.users(); first += kBatch) {
     arena.reset();
     Tape tape(*device, arena, false);
     const WithPrecision fixed(tape, kScorePrecision);
@@ -266,8 +268,7 @@ std::vector<float> score_candidates(SasRec& model, const std::vector<float>& use
 }
 
 FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
-                           const std::vector<int32_t>& targets, const Sequences& exclude, int k,
-                           const std::atomic<bool>* cancelled) {
+                           const std::vector<int32_t>& targets, const Sequences& exclude, int k) {
   const int64_t c = model.config().hidden_units;
   const int64_t count = static_cast<int64_t>(users.size()) / c;
   const int64_t items = model.config().num_items;
@@ -284,7 +285,7 @@ FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
   table.data = table.at(1);  // items from 1
   table.rows = items;
   std::vector<float> host;
-  for (int64_t first = 0; first < count && !stopped(cancelled); first += block) {
+  for (int64_t first = 0; first < count; first += block) {
     arena.reset();
     Tape tape(*device, arena, false);
     const WithPrecision fixed(tape, kScorePrecision);

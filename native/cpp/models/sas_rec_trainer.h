@@ -1,6 +1,5 @@
 #pragma once
 
-#include <atomic>
 #include <map>
 #include <memory>
 #include <string>
@@ -39,10 +38,10 @@ class SasRecTrainer {
   // known: every item of each user that must not be drawn as a negative, training items included.
   SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
-  // The mean loss over `steps` steps. Stops early when `cancelled` is set. On a device with graphs every step
-  // is one launch and the host runs ahead; the loss is then looked at after the last step only, and should it
-  // not be finite, the steps are run again one by one from the weights before the first.
-  double run(int64_t steps, const std::atomic<bool>* cancelled);
+  // The mean loss over `steps` steps. On a device with graphs every step is one launch and the host runs ahead;
+  // the loss is then looked at after the last step only, and should it not be finite, the steps are run again
+  // one by one from the weights before the first.
+  double run(int64_t steps);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                                      const std::vector<int32_t>& negatives);
@@ -66,8 +65,8 @@ class SasRecTrainer {
   Losses compute(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                  const std::vector<int32_t>& negatives);
   Training training();
-  double run_recorded(int64_t steps, const std::atomic<bool>* cancelled);
-  double run_watched(int64_t steps, const std::atomic<bool>* cancelled);
+  double run_recorded(int64_t steps);
+  double run_watched(int64_t steps);
   void compose(int64_t step, SequenceBatch& batch, std::vector<int32_t>& positives,
                std::vector<int32_t>& negatives);
   bool is_known(int64_t user, int32_t item) const;
@@ -95,8 +94,7 @@ struct FullRanking {
 };
 
 // User representations (U, C) of packed histories, computed in batches.
-std::vector<float> user_vectors(SasRec& model, const Sequences& histories,
-                                const std::atomic<bool>* cancelled);
+std::vector<float> user_vectors(SasRec& model, const Sequences& histories);
 
 // Scores of given candidates (U, N) for user vectors (U, C).
 std::vector<float> score_candidates(SasRec& model, const std::vector<float>& users,
@@ -104,7 +102,6 @@ std::vector<float> score_candidates(SasRec& model, const std::vector<float>& use
 
 // targets: one per user, or empty for recommendation alone.
 FullRanking rank_catalogue(SasRec& model, const std::vector<float>& users,
-                           const std::vector<int32_t>& targets, const Sequences& exclude, int k,
-                           const std::atomic<bool>* cancelled);
+                           const std::vector<int32_t>& targets, const Sequences& exclude, int k);
 
 }  // namespace allmrec

@@ -147,8 +147,7 @@ Tensor SentenceEncoder::pooled(Tape& tape, const TokenBatch& batch) {
                    ALLMREC_F32);
 }
 
-std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t tokens_per_batch,
-                                           const std::function<bool()>& cancelled) {
+std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t tokens_per_batch) {
   const int64_t c = config_.hidden_size;
   std::vector<float> result(static_cast<size_t>(texts.size() * c));
   std::vector<int64_t> order(static_cast<size_t>(texts.size()));
@@ -160,7 +159,6 @@ std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t toke
   Arena arena(device);
   std::vector<float> host;
   for (size_t first = 0; first < order.size();) {
-    if (cancelled && cancelled()) throw Error(ErrorCode::cancelled, "Encoding was cancelled.");
     TokenBatch batch;
     size_t last = first;
     while (

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,8 +52,7 @@ class SentenceEncoder {
   // Mean over each text's tokens (B, C): Q_i.
   Tensor pooled(Tape& tape, const TokenBatch& batch);
   // The same for many texts without a tape: sorted by length, packed up to `tokens_per_batch`.
-  std::vector<float> encode(const TokenBatch& texts, int64_t tokens_per_batch,
-                            const std::function<bool()>& cancelled);
+  std::vector<float> encode(const TokenBatch& texts, int64_t tokens_per_batch);
 
   const EncoderConfig& config() const { return config_; }
   ParameterSet& parameters() { return parameters_; }

@@ -53,6 +53,7 @@ void Adam::apply(float grad_scale) {
     Parameter* p = parameters_[i];
     tensors.push_back({p->value.f32(), p->grad, m_[i].as<float>(), v_[i].as<float>(), p->value.size()});
   }
+  const Cancellation whole(nullptr);  // a part of an update is no state a training could go on from
   device_->adam({tensors.data(), static_cast<int64_t>(tensors.size()), options_.learning_rate, options_.beta1,
                  options_.beta2, options_.eps, options_.weight_decay, steps_ + 1, grad_scale, 1});
   ++steps_;

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <string>
 
+#include "../../core/cancellation.h"
 #include "../../core/error.h"
 
 namespace allmrec {
@@ -41,7 +42,9 @@ TokenTrie::TokenTrie(const std::vector<int32_t>& offsets, const std::vector<int3
   std::vector<size_t> order(static_cast<size_t>(entries_));
   std::iota(order.begin(), order.end(), size_t{0});
   // By tokens, the end token among them; of equal sequences the first one first.
+  size_t compared = 0;
   std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+    if ((++compared & 0xffff) == 0) Cancellation::poll();
     const int32_t most = std::max(length(a), length(b));
     for (int32_t i = 0; i <= most; ++i) {
       const int32_t x = token(a, i), y = token(b, i);
@@ -55,6 +58,7 @@ TokenTrie::TokenTrie(const std::vector<int32_t>& offsets, const std::vector<int3
   first_child_.push_back(0);
   for (int32_t depth = 0; !level.empty(); ++depth) {
     std::vector<Range> next;
+    Cancellation::poll();
     for (const Range& range : level) {
       // A leaf is an empty range.
       for (size_t i = range.begin; i < range.end;) {
