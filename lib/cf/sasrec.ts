@@ -327,14 +327,8 @@ function expectExamples(dataset: Dataset, split: Split, loss: 'bce' | 'softmax')
 	throw new ALLMRecError('ERR_ALLMREC_EMPTY_DATASET', reason);
 }
 
-function saveModel(
-	native: NativeSasRec,
-	config: SasRecConfig,
-	path: string,
-	signal?: AbortSignal | undefined,
-): Promise<void> {
-	const metadata = { 'a-llmrec.sasrec': JSON.stringify(config) };
-	return run((cancel) => native.save(path, metadata, 'F32', cancel), signal);
+function saveModel(native: NativeSasRec, config: SasRecConfig, path: string): Promise<void> {
+	return run(() => native.save(path, { 'a-llmrec.sasrec': JSON.stringify(config) }, 'F32'));
 }
 
 const VALIDATION_USERS = 10_000;

@@ -382,13 +382,8 @@ const VALIDATION_STREAM = 0xffff;
 
 type ParsedOptions = z.output<typeof projectionSchema>;
 
-function saveProjector(
-	native: NativeProjector,
-	path: string,
-	config: ProjectorConfig,
-	signal?: AbortSignal | undefined,
-): Promise<void> {
-	return run((cancel) => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32', cancel), signal);
+function saveProjector(native: NativeProjector, path: string, config: ProjectorConfig): Promise<void> {
+	return run(() => native.save(path, { [METADATA]: JSON.stringify(config) }, 'F32'));
 }
 
 /** A user's history and the item after it. */
