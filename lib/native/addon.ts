@@ -6,7 +6,7 @@
  * tokens, B sequences or texts, C hidden width, U users, P pairs.
  */
 import { createRequire } from 'node:module';
-import { dirname, join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ALLMRecError } from '../errors.js';
 
@@ -541,13 +541,19 @@ export interface NativeAddon {
 
 let loaded: NativeAddon | undefined;
 
-/** Finds and loads the addon once; the error lists what was tried and the command that builds it. */
+/**
+ * Finds and loads the addon once; the error lists what was tried and the command that builds it. The environment
+ * variable `ALLMREC_ADDON` names the file of another build, such as one with sanitizers, and is then the only place.
+ */
 export function loadAddon(): NativeAddon {
 	if (loaded) return loaded;
 	const require = createRequire(import.meta.url);
 	const root = packageRoot(require);
+	const named = process.env.ALLMREC_ADDON;
 	try {
-		loaded = require('bindings')({ bindings: 'allmrec', module_root: root }) as NativeAddon;
+		loaded = (
+			named ? require(resolve(named)) : require('bindings')({ bindings: 'allmrec', module_root: root })
+		) as NativeAddon;
 		return loaded;
 	} catch (cause) {
 		const tried = (cause as { tries?: string[] }).tries;
