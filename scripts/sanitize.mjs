@@ -72,8 +72,11 @@ const ava = (sanitizer, name, args, more) => ({
 	],
 });
 
+/** The op table's results for several numbers of threads are compared without sanitizers. */
+const ONE_ROUND = { op_test: ['--threads', '4'] };
+
 const PARTS = [
-	...Object.keys(sources.tests).map((test) => native('address', test)),
+	...Object.keys(sources.tests).map((test) => native('address', test, ONE_ROUND[test])),
 	ava('address', 'ava', [], {
 		allocator_may_return_null: 1,
 		detect_stack_use_after_return: 1,
@@ -81,16 +84,10 @@ const PARTS = [
 		// found by the native tests, which do look for leaks.
 		detect_leaks: 0,
 	}),
-	// Races need what runs on several threads; io_test has one, and the op table's cases run with four.
-	...[
-		'executor_test',
-		'thread_test',
-		'generation_test',
-		'opt_test',
-		'backend_test',
-		'gemm_attention_test',
-	].map((test) => native('thread', test)),
-	native('thread', 'op_test', ['--threads', '4']),
+	// Of io_test everything runs on one thread; files that several use are in thread_test.
+	...Object.keys(sources.tests)
+		.filter((test) => test !== 'io_test')
+		.map((test) => native('thread', test, ONE_ROUND[test])),
 	ava('thread', 'addon', ['dist/test/native/addon.test.js'], {
 		// Node and V8 are not instrumented: locks and handovers inside them are not seen, and what looks like a
 		// race there may be none.
