@@ -91,7 +91,8 @@ void memory_tests() {
   backend.free(device, again);
   backend.free(device, nullptr);
   void* none = &none;
-  CHECK(backend.alloc(device, SIZE_MAX - 100, &none) == ALLMREC_OUT_OF_MEMORY);
+  for (const size_t bytes : {SIZE_MAX / 8, SIZE_MAX / 4, SIZE_MAX / 2 - 8, SIZE_MAX / 2, SIZE_MAX - 100})
+    CHECK(backend.alloc(device, bytes, &none) == ALLMREC_OUT_OF_MEMORY);
   backend.close(device);
 }
 

@@ -74,7 +74,7 @@ void memory_tests() {
   const auto others = [&](int t) {
     std::vector<DeviceBuffer> kept;
     for (size_t round = 0; !done.load() || round < 50; ++round) {
-      const size_t bytes = SIZE_MAX / 2 - 64 * (round % 1000) - static_cast<size_t>(t);
+      const size_t bytes = SIZE_MAX / 8 - 64 * (round % 1000) - static_cast<size_t>(t);
       CHECK_THROWS(device->alloc(bytes), std::to_string(bytes) + " bytes");
       kept.emplace_back(device, size_t{1} << (round % 18));
       if (round % 5 == 0) kept.clear();
