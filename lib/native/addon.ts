@@ -7,7 +7,7 @@
  */
 import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { basename, dirname, join } from 'node:path';
+import { basename, dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ALLMRecError } from '../errors.js';
 
@@ -606,7 +606,10 @@ export function loadAddon(): NativeAddon {
 	return locateAddon().addon;
 }
 
-/** Finds and loads the addon once: one that was built here before the package's own. */
+/**
+ * Finds and loads the addon once: one that was built here before the package's own. The environment variable
+ * `ALLMREC_ADDON` names the file of another build, such as one with sanitizers, and comes first.
+ */
 export function locateAddon(): LoadedAddon {
 	loaded ??= load();
 	return loaded;
@@ -618,6 +621,8 @@ function load(): LoadedAddon {
 	const failures: string[] = [];
 	let cause: unknown;
 	try {
+		const named = process.env.ALLMREC_ADDON;
+		if (named) return { addon: require(resolve(named)) as NativeAddon, path: resolve(named), origin: 'built' };
 		const bindings = require('bindings');
 		const path = bindings({ bindings: 'allmrec', module_root: root, path: true }) as string;
 		return { addon: require(path) as NativeAddon, path, origin: 'built' };

@@ -4,6 +4,7 @@
 // Errors: CUDA reports some failures (a kernel that wrote out of bounds, a lost card) on whichever call comes
 // next, and on every call from then on. Such a device is marked lost: each further call says so at once, and
 // only closing it and opening another process helps. All others leave it usable.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -104,7 +105,9 @@ struct allmrec_graph {
 
 struct allmrec_device {
   int index = 0;
-  std::string name, instruction, libraries, last_error, lost;
+  std::string name, instruction, libraries;
+  std::string why_lost;  // of a lost device
+  std::atomic<bool> lost{false};
   int64_t memory_bytes = 0;
   // Everything but memory is guarded: a training step and a finalizer may meet on two threads.
   std::recursive_mutex mutex;
@@ -157,26 +160,27 @@ allmrec_status guarded(allmrec_device* device, const char* what, Fn&& fn) noexce
   try {
     std::lock_guard<std::recursive_mutex> lock(device->mutex);
     try {
-      if (!device->lost.empty()) {
-        device->last_error = device->lost;
+      if (device->lost.load()) {
+        last_error_of_thread() = device->why_lost;
         return ALLMREC_DEVICE_LOST;
       }
       check_cuda(cudaSetDevice(device->index), "cudaSetDevice");
       fn();
       return ALLMREC_OK;
     } catch (const LostDevice& error) {
-      device->lost = "The device is lost since `" + std::string(what) + "` (" + error.what() +
-                     "). Nothing on it can be used any more; start a new process.";
-      device->last_error = device->lost;
+      device->why_lost = "The device is lost since `" + std::string(what) + "` (" + error.what() +
+                         "). Nothing on it can be used any more; start a new process.";
+      device->lost.store(true);
+      last_error_of_thread() = device->why_lost;
       return ALLMREC_DEVICE_LOST;
     } catch (const Error& error) {
-      device->last_error = error.what();
+      last_error_of_thread() = error.what();
       return status_of(error.code());
     } catch (const std::bad_alloc&) {
-      device->last_error = "Out of host memory.";
+      last_error_of_thread() = "Out of host memory.";
       return ALLMREC_OUT_OF_MEMORY;
     } catch (const std::exception& error) {
-      device->last_error = error.what();
+      last_error_of_thread() = error.what();
       return ALLMREC_INTERNAL;
     }
   } catch (...) {
@@ -312,7 +316,7 @@ void close(allmrec_device* device) {
 }
 
 const char* last_error(allmrec_device* device) {
-  return device ? device->last_error.c_str() : "There is no device.";
+  return device ? last_error_of_thread().c_str() : "There is no device.";
 }
 
 allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
@@ -326,7 +330,7 @@ allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
 allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
   try {
-    if (device->lost.empty()) {
+    if (!device->lost.load()) {
       check_cuda(cudaSetDevice(device->index), "cudaSetDevice");
       *out = device->pool.alloc(bytes);
       return ALLMREC_OK;
@@ -334,8 +338,7 @@ allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   } catch (const LostDevice&) {
     // guarded() below finds the same error again and marks the device.
   } catch (const Error& error) {
-    std::lock_guard<std::recursive_mutex> lock(device->mutex);
-    device->last_error = error.what();
+    last_error_of_thread() = error.what();
     return status_of(error.code());
   } catch (...) {
     return ALLMREC_INTERNAL;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -12,7 +13,7 @@
 namespace allmrec::test {
 
 struct Counts {
-  long passed = 0, failed = 0;
+  std::atomic<long> passed{0}, failed{0};  // tests of threads check on each
 };
 
 inline Counts& counts() {
@@ -50,7 +51,7 @@ inline void skip(const std::string& why) {
 }
 
 inline int report() {
-  std::printf("%ld passed, %ld failed\n", counts().passed, counts().failed);
+  std::printf("%ld passed, %ld failed\n", counts().passed.load(), counts().failed.load());
   return counts().failed == 0 ? 0 : 1;
 }
 

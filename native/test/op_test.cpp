@@ -1,7 +1,8 @@
 // The op test: every op of the table × shapes against float64 references.
-//   op_test [--device cpu|cuda|cudaemu] [--once] [op]      only the cases of ops whose name contains `op`
-// The CPU runs each instruction set with 1, 2 and 3 threads, whose results must agree bit by bit, and a CUDA
-// device runs each case twice, which must agree bit by bit as well; with --once each case runs once.
+//   op_test [--device cpu|cuda|cudaemu] [--once] [--threads n] [op]
+// Only the cases of ops whose name contains `op`. The CPU runs each instruction set with 1, 2 and 3 threads,
+// whose results must agree bit by bit, and a CUDA device runs each case twice, which must agree bit by bit as
+// well; with --once each case runs once, with --threads once on the CPU with so many.
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -90,7 +91,8 @@ void memory_tests() {
   backend.free(device, again);
   backend.free(device, nullptr);
   void* none = &none;
-  CHECK(backend.alloc(device, SIZE_MAX - 100, &none) == ALLMREC_OUT_OF_MEMORY);
+  for (const size_t bytes : {SIZE_MAX / 8, SIZE_MAX / 4, SIZE_MAX / 2 - 8, SIZE_MAX / 2, SIZE_MAX - 100})
+    CHECK(backend.alloc(device, bytes, &none) == ALLMREC_OUT_OF_MEMORY);
   backend.close(device);
 }
 
@@ -99,11 +101,14 @@ void memory_tests() {
 int main(int argc, char** argv) {
   std::string device = "cpu", only;
   bool once = false;
+  std::vector<int> threads = {1, 2, 3};
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--device") == 0 && i + 1 < argc)
       device = argv[++i];
     else if (std::strcmp(argv[i], "--once") == 0)
-      once = true;
+      once = true, threads = {2};
+    else if (std::strcmp(argv[i], "--threads") == 0 && i + 1 < argc)
+      threads = {std::atoi(argv[++i])};
     else
       only = argv[i];
   }
@@ -139,8 +144,7 @@ int main(int argc, char** argv) {
   }
   for (const char* instruction : {"generic", "avx2", "avx512", "avx512+vnni+bf16"}) {
     setenv("ALLMREC_ISA", instruction, 1);  // read at open
-    run_table(*allmrec::find_backend("cpu"), cases, once ? std::vector<int>{2} : std::vector<int>{1, 2, 3},
-              instruction);
+    run_table(*allmrec::find_backend("cpu"), cases, threads, instruction);
   }
   return report();
 }

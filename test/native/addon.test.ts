@@ -11,7 +11,7 @@ import { loadAddon, type NativeEngine, type Ragged } from '../../lib/native/addo
 
 const addon = loadAddon();
 const run = promisify(execFile);
-const binary = join(process.cwd(), 'build/Release/allmrec.node');
+const binary = process.env.ALLMREC_ADDON ?? join(process.cwd(), 'build/Release/allmrec.node');
 
 const pack = (rows: number[][]): Ragged => ({
 	offsets: Int32Array.from([0, ...rows.map((_, i) => rows.slice(0, i + 1).flat().length)]),

@@ -1,6 +1,7 @@
 #include "ceilings.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <functional>
@@ -135,7 +136,8 @@ float read_generic(const float* data, size_t n) {
   return read_pass<Vector4>(data, n);
 }
 
-volatile float sink;
+// Keeps what is measured from being left out.
+std::atomic<float> sink;
 
 }  // namespace
 
@@ -145,7 +147,8 @@ Ceilings measure_cpu(const std::string& instruction, int threads) {
   double lanes = 4;
   const auto rate = [threads](float (*work)(int64_t), double each) {
     constexpr int64_t kLoops = 2000000;
-    return 2.0 * 12 * each * kLoops * threads / best_time(threads, [&](int) { sink = work(kLoops); });
+    return 2.0 * 12 * each * kLoops * threads /
+           best_time(threads, [&](int) { sink.store(work(kLoops), std::memory_order_relaxed); });
   };
   Ceilings c;
 #if defined(__x86_64__)
@@ -171,7 +174,8 @@ Ceilings measure_cpu(const std::string& instruction, int threads) {
   });
   // All three buffers, so that no cache keeps them from one pass to the next.
   const double reads = best_time(threads, [&](int t) {
-    for (const auto* buffers : {&a, &b, &d}) sink = read((*buffers)[static_cast<size_t>(t)].data(), n);
+    for (const auto* buffers : {&a, &b, &d})
+      sink.store(read((*buffers)[static_cast<size_t>(t)].data(), n), std::memory_order_relaxed);
   });
   // The line that a triad writes is also read first.
   const double floats = static_cast<double>(n) * threads;

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+
 #include "../core/error.h"
 #include "backend.h"
 
@@ -21,6 +23,13 @@ inline allmrec_status status_of(ErrorCode code) {
     default:
       return ALLMREC_INTERNAL;
   }
+}
+
+// What a back end's `last_error` answers: the sentence of the calling thread's last failed call. Memory is
+// asked for and models are dropped while a step runs on another thread, which has failures of its own.
+inline std::string& last_error_of_thread() {
+  thread_local std::string sentence;
+  return sentence;
 }
 
 }  // namespace allmrec

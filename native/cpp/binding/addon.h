@@ -4,7 +4,7 @@
 
 #include <memory>
 
-#include "executor.h"
+#include "environment.h"
 
 namespace allmrec::binding {
 

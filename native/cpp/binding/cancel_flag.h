@@ -2,7 +2,7 @@
 
 #include <napi.h>
 
-#include "executor.h"
+#include "../core/executor.h"
 
 namespace allmrec::binding {
 

@@ -6,7 +6,7 @@
 
 #include "../backend/device.h"
 #include "../backend/profile.h"
-#include "executor.h"
+#include "../core/executor.h"
 
 namespace allmrec::binding {
 
@@ -19,11 +19,11 @@ struct Engine {
   Executor executor;
 
   Engine(std::shared_ptr<Device> opened, DeviceDescription described, bool profiled,
-         std::shared_ptr<Environment> environment)
+         std::shared_ptr<JobOwner> owner)
       : device(std::move(opened)),
         description(std::move(described)),
         profile(profiled ? std::make_unique<Profile>(device) : nullptr),
-        executor(std::move(environment), [this] { print_profile(); }) {}
+        executor(std::move(owner), [this] { print_profile(); }) {}
 
  private:
   // To the standard error, when no job uses the device any more.

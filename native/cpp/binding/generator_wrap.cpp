@@ -1,7 +1,6 @@
 #include <algorithm>
-#include <mutex>
 
-#include "../models/generation/generator.h"
+#include "../models/generation/shared_generator.h"
 #include "cancel_flag.h"
 #include "classes.h"
 #include "opt_wrap.h"
@@ -10,29 +9,13 @@
 namespace allmrec::binding {
 namespace {
 
-// The generator belongs to the executor's thread; requests and aborts reach it through the lists here, so
-// that they join a batch that is running.
+// Stepped on the executor's thread.
 struct GeneratorState {
   OptWrap::State model;
-  Generator core;
-  std::mutex mutex;
-  std::vector<GenerationRequest> submitted;
-  std::vector<int64_t> aborted;
+  SharedGenerator core;
 
   GeneratorState(OptWrap::State m, const GeneratorOptions& options)
       : model(std::move(m)), core(model->core, options) {}
-
-  void take_requests(GenerationEvents& events) {
-    std::vector<GenerationRequest> requests;
-    std::vector<int64_t> ended;
-    {
-      const std::lock_guard<std::mutex> lock(mutex);
-      requests.swap(submitted);
-      ended.swap(aborted);
-    }
-    for (GenerationRequest& request : requests) core.submit(std::move(request));
-    for (const int64_t id : ended) core.abort(id, events);
-  }
 };
 
 const char* reason_name(FinishReason reason) {
@@ -187,22 +170,15 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
       GeneratorState& generator = *state();
       GenerationRequest request = read_request(info[0], generator.model->core.config());
       request.bytes = bytes_;
-      generator.core.check(request);
-      request.id = ++last_;
-      {
-        const std::lock_guard<std::mutex> lock(generator.mutex);
-        generator.submitted.push_back(std::move(request));
-      }
-      return to_js(info.Env(), static_cast<double>(last_));
+      request.id = last_ + 1;
+      generator.core.submit(std::move(request));
+      return to_js(info.Env(), static_cast<double>(++last_));
     });
   }
 
   Napi::Value abort(const Napi::CallbackInfo& info) {
     return guarded(info.Env(), [&] {
-      GeneratorState& generator = *state();
-      const int64_t request = read_integer(info[0], "request", 1, kSafeInteger);
-      const std::lock_guard<std::mutex> lock(generator.mutex);
-      generator.aborted.push_back(request);
+      state()->core.abort(read_integer(info[0], "request", 1, kSafeInteger));
       return info.Env().Undefined();
     });
   }
@@ -217,16 +193,7 @@ class GeneratorWrap : public Napi::ObjectWrap<GeneratorWrap> {
           info.Env(), generator->model->engine->executor, stop,
           [generator, stop] {
             const Executor& executor = generator->model->engine->executor;
-            GenerationEvents events;
-            try {
-              generator->take_requests(events);
-              while (events.empty() && !stop->load() && generator->core.step(events) && !executor.waiting())
-                generator->take_requests(events);
-            } catch (...) {
-              generator->core.clear();
-              throw;
-            }
-            return events;
+            return generator->core.advance([&] { return stop->load() || executor.waiting(); });
           },
           events_to_js);
     });

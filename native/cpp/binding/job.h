@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "../core/cancellation.h"
+#include "../core/executor.h"
 #include "convert.h"
-#include "executor.h"
 
 namespace allmrec::binding {
 
@@ -25,7 +25,7 @@ template <typename Execute, typename Build>
 class PromiseJob final : public Job {
  public:
   PromiseJob(Napi::Env env, Flag cancelled, Execute execute, Build build)
-      : Job(std::move(cancelled)), execute_(std::move(execute)), build_(std::move(build)) {
+      : Job(std::move(cancelled)), env_(env), execute_(std::move(execute)), build_(std::move(build)) {
     napi_value promise;
     if (napi_create_promise(env, &deferred_, &promise) != napi_ok) throw Napi::Error::New(env);
     promise_ = promise;
@@ -43,13 +43,13 @@ class PromiseJob final : public Job {
     }
   }
 
-  void finish(Napi::Env env) noexcept override {
+  void finish() noexcept override {
     try {
       try {
         if (error_) std::rethrow_exception(error_);
-        napi_resolve_deferred(env, deferred_, build_(env, *result_));
+        napi_resolve_deferred(env_, deferred_, build_(env_, *result_));
       } catch (...) {
-        napi_reject_deferred(env, deferred_, current_exception_to_js(env));
+        napi_reject_deferred(env_, deferred_, current_exception_to_js(env_));
       }
     } catch (...) {
       // The environment is ending and takes no more values: nobody waits for this promise.
@@ -57,6 +57,7 @@ class PromiseJob final : public Job {
   }
 
  private:
+  Napi::Env env_;
   Execute execute_;
   Build build_;
   napi_deferred deferred_ = nullptr;
@@ -72,7 +73,7 @@ class DetachedJob final : public Job {
   explicit DetachedJob(Execute execute)
       : Job(std::make_shared<std::atomic<bool>>(false)), execute_(std::move(execute)) {}
   void execute() noexcept override { execute_(); }
-  void finish(Napi::Env) noexcept override {}
+  void finish() noexcept override {}
 
  private:
   Execute execute_;

@@ -59,20 +59,21 @@ using validation::Check;
 
 // Runs fn; whatever it throws becomes a status and a sentence.
 template <typename Fn>
-allmrec_status guarded(std::string& message, Fn&& fn) noexcept {
+allmrec_status guarded(Fn&& fn) noexcept {
   try {
     try {
       fn();
       return ALLMREC_OK;
     } catch (const Error& error) {
-      message = error.what();
+      last_error_of_thread() = error.what();
       return status_of(error.code());
     } catch (const std::bad_alloc&) {
+      std::string& message = last_error_of_thread();
       message.clear();
       message = "Out of memory. " + memory_text() + ".";
       return ALLMREC_OUT_OF_MEMORY;
     } catch (const std::exception& error) {
-      message = error.what();
+      last_error_of_thread() = error.what();
       return ALLMREC_INTERNAL;
     }
   } catch (...) {
@@ -98,7 +99,7 @@ allmrec_status dispatch(const char* name, Op op, allmrec_device* device, const A
                         void (*Kernels::*kernel)(Device&, const Args&)) noexcept {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
   Device& d = device->device;
-  return guarded(d.last_error, [&] {
+  return guarded([&] {
     if (!args) throw Error(ErrorCode::invalid_argument, std::string(name) + ": args must not be null");
     validation::validate(Check(name), *args);
     if (device->profile.on) return run_timed(device->profile.ops[op], d, d.kernels->*kernel, *args);
@@ -212,8 +213,7 @@ allmrec_status configure(const char*, const char*) {
 }
 
 allmrec_status open(int32_t index, int32_t threads, allmrec_device** out, char* reason, size_t reason_size) {
-  std::string message;
-  const allmrec_status status = guarded(message, [&] {
+  const allmrec_status status = guarded([&] {
     const Check check("open");
     check.pointer("out", out).size("threads", threads).one_of("index", index, {0});
     auto device = std::make_unique<allmrec_device>(threads, choose_kernels());
@@ -221,6 +221,7 @@ allmrec_status open(int32_t index, int32_t threads, allmrec_device** out, char* 
     *out = device.release();
   });
   if (status != ALLMREC_OK && reason && reason_size > 0) {
+    const std::string& message = last_error_of_thread();
     const size_t length = std::min(message.size(), reason_size - 1);
     std::memcpy(reason, message.data(), length);
     reason[length] = '\0';
@@ -233,7 +234,7 @@ void close(allmrec_device* device) {
 }
 
 const char* last_error(allmrec_device* device) {
-  return device ? device->device.last_error.c_str() : "";
+  return device ? last_error_of_thread().c_str() : "";
 }
 
 allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
@@ -245,7 +246,7 @@ allmrec_status info(allmrec_device* device, allmrec_device_info* out) {
 
 allmrec_status alloc(allmrec_device* device, size_t bytes, void** out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] {
+  return guarded([&] {
     *out = device->device.memory.alloc(bytes);
     if (!*out)
       throw Error(ErrorCode::out_of_memory,
@@ -260,7 +261,7 @@ void release(allmrec_device* device, void* p) {
 
 allmrec_status copy(allmrec_device* device, void* dst, const void* src, size_t bytes) {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] {
+  return guarded([&] {
     if (bytes == 0) return;
     Check("copy").pointer("dst", dst).pointer("src", src);
     std::memmove(dst, src, bytes);
@@ -269,7 +270,7 @@ allmrec_status copy(allmrec_device* device, void* dst, const void* src, size_t b
 
 allmrec_status fill(allmrec_device* device, float* x, int64_t n, float value) {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] {
+  return guarded([&] {
     Check("fill").size("n", n).pointer("x", x, n > 0);
     device->device.pool.parallel_for(
         n, 1 << 18, [&](int64_t begin, int64_t end, int) { std::fill(x + begin, x + end, value); });
@@ -282,7 +283,7 @@ allmrec_status synchronize(allmrec_device* device) {
 
 allmrec_status memory(allmrec_device* device, allmrec_memory_info* out) {
   if (!device || !out) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] {
+  return guarded([&] {
     const MemoryCache::Usage usage = device->device.memory.usage();
     const int64_t total = memory_bytes();
     *out = {static_cast<int64_t>(usage.in_use), static_cast<int64_t>(usage.kept),
@@ -292,12 +293,12 @@ allmrec_status memory(allmrec_device* device, allmrec_memory_info* out) {
 
 allmrec_status trim(allmrec_device* device) {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] { device->device.trim(); });
+  return guarded([&] { device->device.trim(); });
 }
 
 allmrec_status no_graphs(allmrec_device* device) {
   if (!device) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [] {
+  return guarded([] {
     throw Error(ErrorCode::unsupported, "The cpu runs every op at once and has no graphs to record");
   });
 }
@@ -326,7 +327,7 @@ allmrec_status profile_begin(allmrec_device* device) {
 
 allmrec_status profile_end(allmrec_device* device, const allmrec_profile_row** rows, int64_t* count) {
   if (!device || !rows || !count) return ALLMREC_INVALID_ARGUMENT;
-  return guarded(device->device.last_error, [&] {
+  return guarded([&] {
     Profile& profile = device->profile;
     if (!profile.on) throw Error(ErrorCode::invalid_argument, "profile_end: no profile was begun");
     profile.on = false;

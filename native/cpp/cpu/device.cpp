@@ -46,7 +46,7 @@ struct alignas(kAlignment) MemoryCache::Header {
 };
 
 void* MemoryCache::alloc(size_t bytes) {
-  if (bytes > SIZE_MAX / 2) return nullptr;
+  if (bytes > SIZE_MAX / 4) return nullptr;  // beyond any address space; size_class could not count so far
   bytes += sizeof(Header);
   const bool keeps = bytes >= kSmallestKept;
   if (keeps) bytes = size_class(bytes);

@@ -92,7 +92,6 @@ class Device {
 
   ThreadPool pool;
   const Kernels* kernels;
-  std::string last_error;
   MemoryCache memory;
 
  private:

@@ -19,7 +19,8 @@ struct GeneratorOptions {
 };
 
 // Generates the answers of many requests together. Each step is one packed batch: a token of every running
-// sequence, and the prompts of requests that come to places others have left. For one thread.
+// sequence, and the prompts of requests that come to places others have left. For one thread, but for
+// `check`.
 class Generator {
  public:
   Generator(Opt& model, const GeneratorOptions& options);
