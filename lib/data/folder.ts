@@ -1,8 +1,9 @@
 import { randomBytes } from 'node:crypto';
-import { constants } from 'node:fs';
-import { access, mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, stat } from 'node:fs/promises';
 import { basename, dirname, join, resolve } from 'node:path';
+import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { readJson } from '../files/read.js';
 
 /** Name of the file that makes a folder a data set. */
 export const MANIFEST = 'dataset.json';
@@ -62,11 +63,12 @@ async function assertReplaceable(folder: string): Promise<void> {
 		throw cause;
 	}
 	if (entries.length === 0) return;
-	let format: unknown;
-	try {
-		format = JSON.parse(await readFile(join(folder, MANIFEST), 'utf8')).format;
-	} catch {}
-	if (format !== DATASET_FORMAT)
+	const schema = z.looseObject({ format: z.literal(DATASET_FORMAT) });
+	const isDataset = await readJson(join(folder, MANIFEST), schema).then(
+		() => true,
+		() => false,
+	);
+	if (!isDataset)
 		throw new ALLMRecError(
 			'ERR_ALLMREC_INVALID_ARGUMENT',
 			`The folder ${folder} is not empty and not a data set, so it is not overwritten; choose another \`out\`, or empty it first.`,
@@ -87,19 +89,6 @@ export async function writeFileAtomic(path: string, parts: Iterable<string>): Pr
 		await file.close().catch(() => {});
 		await rm(partial, { force: true });
 		throw cause;
-	}
-}
-
-/** @throws ERR_ALLMREC_FILE_NOT_FOUND if the file is not there or may not be read. */
-export async function assertReadable(path: string): Promise<void> {
-	try {
-		await access(path, constants.R_OK);
-	} catch (cause) {
-		throw new ALLMRecError(
-			'ERR_ALLMREC_FILE_NOT_FOUND',
-			`The file ${path} is not there or may not be read; check the path.`,
-			{ cause },
-		);
 	}
 }
 

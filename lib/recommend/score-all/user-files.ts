@@ -1,5 +1,5 @@
 import { Database, fileList, identifier } from '../../data/database.js';
-import { assertReadable } from '../../data/folder.js';
+import { assertReadable } from '../../files/read.js';
 import { ALLMRecError, invalidArgument } from '../../errors.js';
 import { csvRows } from './csv-rows.js';
 import { type Compression, LineReader } from './lines.js';
