@@ -4,6 +4,7 @@ import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { parseJson } from '../files/read.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
@@ -200,7 +201,7 @@ export class Alignment {
 			const text = file.metadata()[METADATA];
 			if (!text)
 				throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
-			config = JSON.parse(text) as AlignmentConfig;
+			config = parseJson(text, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 		} finally {
 			file.close();
 		}
@@ -271,6 +272,24 @@ export function jointEmbeddings(
 }
 
 const METADATA = 'a-llmrec.alignment';
+
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+const weight = z.number().min(0);
+/** What is written there. */
+const configSchema: z.ZodType<AlignmentConfig> = z.strictObject({
+	itemSize: size,
+	textSize: size,
+	jointSize: size,
+	activation: z.enum(['none', 'relu', 'leaky_relu', 'gelu', 'sigmoid', 'tanh']),
+	matchingWeight: weight,
+	itemReconstructionWeight: weight,
+	textReconstructionWeight: weight,
+	recommendationWeight: weight,
+	referenceCompat: z.boolean(),
+});
 const VALIDATION_BATCH = 64;
 const VALIDATION_USERS = 2000;
 

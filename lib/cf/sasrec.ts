@@ -4,6 +4,7 @@ import type { Split } from '../data/split.js';
 import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
+import { parseJson } from '../files/read.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
@@ -298,6 +299,21 @@ function mean(values: Float64Array): number {
 	return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
 }
 
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+/** What {@link SASRec.save} writes. */
+const configSchema: z.ZodType<SasRecConfig> = z.strictObject({
+	numItems: size,
+	maxLength: size,
+	hiddenUnits: size,
+	numBlocks: size.min(0),
+	numHeads: size,
+	dropoutRate: z.number().min(0).lt(1),
+	variant: z.enum(['reference', 'preNorm', 'postNorm']),
+});
+
 function readConfig(
 	file: NativeTensorFile,
 	path: string,
@@ -305,7 +321,7 @@ function readConfig(
 ): SasRecConfig {
 	const metadata = file.metadata();
 	const own = metadata['a-llmrec.sasrec'];
-	if (own) return JSON.parse(own) as SasRecConfig;
+	if (own) return parseJson(own, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 	const shapes = new Map(file.tensors().map(({ name, shape }) => [name, shape]));
 	const items = shapes.get('item_emb.weight');
 	const positions = shapes.get('pos_emb.weight');

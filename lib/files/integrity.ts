@@ -22,7 +22,10 @@ export const sealSchema = digest.optional();
 
 /** No path leads out of the folder. */
 export const fileRecordsSchema = z.record(
-	z.string().regex(/^(?!\.{0,2}(\/|$))[^\0\\]+$/).refine((path) => !path.split('/').includes('..')),
+	z
+		.string()
+		.regex(/^(?!\.{0,2}(\/|$))[^\0\\]+$/)
+		.refine((path) => !path.split('/').includes('..')),
 	z.strictObject({ bytes: z.int().min(0), sha256: digest }),
 );
 

@@ -5,6 +5,7 @@ import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { parseJson } from '../files/read.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import { type PackedBatch, packBatch, packTraining } from '../llm/prompt-packing.js';
@@ -203,7 +204,7 @@ export class Projection {
 		try {
 			const text = file.metadata()[METADATA];
 			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
-			config = JSON.parse(text) as ProjectorConfig;
+			config = parseJson(text, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 		} finally {
 			file.close();
 		}
@@ -326,6 +327,18 @@ function rowLength(rows: Float32Array, width: number): number {
 }
 
 const METADATA = 'a-llmrec.projector';
+
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+/** What is written there. */
+const configSchema: z.ZodType<ProjectorConfig> = z.strictObject({
+	kind: z.enum(['mlp', 'linear']),
+	userSize: size,
+	jointSize: size,
+	tokenSize: size,
+});
 const VALIDATION_BATCH = 16;
 const ORDER_STREAM = 21;
 const EXAMPLE_STREAM = 22;

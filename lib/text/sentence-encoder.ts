@@ -4,7 +4,7 @@ import { ALLMRecError } from '../errors.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
 import { type DeviceOptions, guard, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
-import { ConfigReader, readModelConfig, weightFiles } from './checkpoint.js';
+import { ConfigReader, expectVocabulary, readModelConfig, weightFiles } from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
 import type { Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
@@ -76,11 +76,7 @@ export class SentenceEncoder {
 		if (dropoutRate !== undefined) config.dropoutRate = dropoutRate;
 		if (dtype !== undefined) config.activationDtype = dtype;
 		const tokenizer = await loadSentenceTokenizer(folder);
-		if (tokenizer.vocabSize > config.vocabSize)
-			throw new ALLMRecError(
-				'ERR_ALLMREC_CHECKPOINT',
-				`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${config.vocabSize}; they are not of one checkpoint.`,
-			);
+		expectVocabulary(folder, tokenizer.vocabSize, config.vocabSize);
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {

@@ -1,7 +1,9 @@
-import { appendFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, mkdtemp, readdir, rename, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
+import { tryReadJson } from '../files/read.js';
 import type { LongCallOptions } from '../progress.js';
 
 /** How long a stage trains and when it stops. */
@@ -221,22 +223,27 @@ function freshState(fingerprint: string): State {
 }
 
 async function readState(folder: string): Promise<State | undefined> {
-	const path = join(folder, STATE);
-	let text: string;
-	try {
-		text = await readFile(path, 'utf8');
-	} catch {
-		return undefined;
-	}
-	try {
-		const state = JSON.parse(text) as State;
-		if (state.version === 1 && Number.isInteger(state.step)) return state;
-	} catch {}
-	throw new ALLMRecError(
-		'ERR_ALLMREC_RUN',
-		`${path} is damaged. Delete the folder ${folder} to train this stage again.`,
-	);
+	return tryReadJson(join(folder, STATE), stateSchema, {
+		code: 'ERR_ALLMREC_RUN',
+		missing: 'ERR_ALLMREC_RUN',
+		remedy: `delete the folder ${folder} to train this stage again`,
+	});
 }
+
+const numbers = z.record(z.string(), z.number());
+const stateSchema: z.ZodType<State> = z.strictObject({
+	version: z.literal(1),
+	step: z.int().min(0),
+	// Names a folder beside it, and nothing else.
+	checkpoint: z.string().regex(/^(final|checkpoint-\d+)?$/, 'expected the name of a checkpoint'),
+	best: z.strictObject({ score: z.number(), epoch: z.number(), metrics: numbers }).optional(),
+	badValidations: z.int().min(0),
+	done: z.boolean(),
+	stoppedEarly: z.boolean(),
+	losses: numbers,
+	seconds: z.number().min(0),
+	fingerprint: z.string(),
+}) as z.ZodType<State>;
 
 async function resume(stage: Stage, folder: string, fingerprint: string): Promise<State | undefined> {
 	const state = await readState(folder);

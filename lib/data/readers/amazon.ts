@@ -1,6 +1,13 @@
 import { parseShallow } from '../../files/read.js';
 import { fileList, literal } from '../database.js';
-import { firstLine, type LogSource, numberFromText, ratingFromText, type ReaderInput, textOrNull } from './source.js';
+import {
+	firstLine,
+	type LogSource,
+	numberFromText,
+	type ReaderInput,
+	ratingFromText,
+	textOrNull,
+} from './source.js';
 
 const reviewFields = [
 	'reviewerID',

@@ -4,8 +4,8 @@ import { columnNames, commonHeader, guessDelimiter, readCsv, splitLine } from '.
 import { itemColumns } from './recbole.js';
 import {
 	type LogSource,
-	ratingFromText,
 	type ReaderInput,
+	ratingFromText,
 	resolveColumn,
 	textOrNull,
 	timeFromText,

@@ -5,7 +5,14 @@ import { assertReadable } from '../../files/read.js';
 import { identifier, literal } from '../database.js';
 import { isFolder } from '../folder.js';
 import { readCsv } from './delimited.js';
-import { firstLine, type LogSource, numberFromText, ratingFromText, type ReaderInput, textOrNull } from './source.js';
+import {
+	firstLine,
+	type LogSource,
+	numberFromText,
+	type ReaderInput,
+	ratingFromText,
+	textOrNull,
+} from './source.js';
 
 interface Release {
 	ratings: string;

@@ -3,8 +3,8 @@ import { columnNames, commonHeader, readCsv } from './delimited.js';
 import {
 	type GenreLayout,
 	type LogSource,
-	ratingFromText,
 	type ReaderInput,
+	ratingFromText,
 	resolveColumn,
 	textOrNull,
 	timeFromText,
