@@ -82,7 +82,8 @@ export function jsonValue(text: string, path: string, rules: FileRules = {}): un
 	try {
 		return parseShallow(text);
 	} catch (cause) {
-		const reason = text.trim() === '' ? 'it is empty' : `it is not JSON (${(cause as Error).message})`;
+		const reason =
+			text.trim() === '' ? 'it is empty' : `it is not JSON, or cut off (${(cause as Error).message})`;
 		throw unusable(path, reason, rules, cause);
 	}
 }

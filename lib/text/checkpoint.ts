@@ -113,9 +113,11 @@ export class ConfigReader {
 		return this.#fail(name, 'a whole number', value);
 	}
 
-	number(name: string, fallback: number): number {
+	/** Of what is at least 0 and below 1: a dropout, an epsilon. */
+	fraction(name: string, fallback: number): number {
 		const value = this.#config[name] ?? fallback;
-		return typeof value === 'number' && Number.isFinite(value) ? value : this.#fail(name, 'a number', value);
+		if (typeof value === 'number' && value >= 0 && value < 1) return value;
+		return this.#fail(name, 'a number from 0 and below 1', value);
 	}
 
 	boolean(name: string, fallback: boolean): boolean {

@@ -160,7 +160,7 @@ export function encoderConfig(json: Record<string, unknown>, folder: string): En
 			typeVocabSize: 0,
 			layerNormEps: 1e-12,
 			activation: activation('activation'),
-			dropoutRate: c.number('dropout', 0.1),
+			dropoutRate: c.fraction('dropout', 0.1),
 		};
 	if (type !== 'bert') throw unsupported(folder, `the model type \`${type}\``);
 	const positions = c.text('position_embedding_type', 'absolute');
@@ -174,9 +174,9 @@ export function encoderConfig(json: Record<string, unknown>, folder: string): En
 		intermediateSize: c.integer('intermediate_size'),
 		maxPositions: c.integer('max_position_embeddings'),
 		typeVocabSize: c.integer('type_vocab_size', 2),
-		layerNormEps: c.number('layer_norm_eps', 1e-12),
+		layerNormEps: c.fraction('layer_norm_eps', 1e-12),
 		activation: activation('hidden_act'),
-		dropoutRate: c.number('hidden_dropout_prob', 0.1),
+		dropoutRate: c.fraction('hidden_dropout_prob', 0.1),
 	};
 }
 
