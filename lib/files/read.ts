@@ -126,7 +126,7 @@ const [QUOTE, BACKSLASH, OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [
 /** *`path` cannot be used: reason; remedy.* */
 export function unusable(path: string, reason: string, rules: FileRules = {}, cause?: unknown): ALLMRecError {
 	const { code = 'ERR_ALLMREC_FILE_FORMAT', remedy } = rules;
-	return new ALLMRecError(code, `${path} cannot be used: ${reason}${remedy ? `; ${remedy}` : ''}.`, {
+	return new ALLMRecError(code, `${path} cannot be used: ${shorten(reason)}${remedy ? `; ${remedy}` : ''}.`, {
 		cause,
 	});
 }
@@ -193,5 +193,5 @@ async function openRegular(path: string, rules: FileRules): Promise<FileHandle |
 }
 
 function shorten(text: string): string {
-	return text.length <= 200 ? text : `${text.slice(0, 200)}…`;
+	return text.length <= 500 ? text : `${text.slice(0, 500)}…`;
 }

@@ -356,6 +356,13 @@ export function* textDamages(bytes: Buffer, seed: number, { flipped, json = 0 }:
 	if (json > 0) yield* jsonDamages(bytes, json, random);
 }
 
+/** Some of what there is, evenly, so that each kind is among them. */
+export function some(damages: Iterable<Damage>, count: number): Damage[] {
+	const all = [...damages];
+	if (count >= all.length) return all;
+	return Array.from({ length: count }, (_, i) => all[Math.floor((i * all.length) / count)]!);
+}
+
 /** How many of the kinds that are endless. */
 export interface Counts {
 	flipped: number;

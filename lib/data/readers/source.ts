@@ -145,7 +145,10 @@ export function ratingFromText(column: string): string {
 	return `CASE WHEN isfinite(TRY_CAST(${column} AS FLOAT)) THEN TRY_CAST(${column} AS DOUBLE) END`;
 }
 
-/** SQL that makes NULL of an empty text. */
+/**
+ * SQL that makes NULL of an empty text. Spaces around it go, and byte-order marks, which DuckDB's own interface drops
+ * from the beginning of a text: two ids would come out as one.
+ */
 export function textOrNull(column: string): string {
-	return `nullif(trim(${column}), '')`;
+	return `nullif(trim(${column}, ' \ufeff'), '')`;
 }
