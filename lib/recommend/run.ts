@@ -1,4 +1,4 @@
-import { mkdir } from 'node:fs/promises';
+import { mkdir, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
@@ -370,7 +370,8 @@ async function candidatesOf(
 	{ seed, negatives }: RunConfig,
 ): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
-	if (!(await isFile(path))) {
+	// What stands there and is no file is for the reader to refuse.
+	if (!(await stat(path).catch(() => undefined))) {
 		const enough = (u: number) =>
 			split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
 		const drawn = (['validation', 'test'] as const).map((phase) =>
