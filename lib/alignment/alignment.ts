@@ -6,6 +6,7 @@ import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { parseJson } from '../files/read.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -205,7 +206,16 @@ export class Alignment {
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Alignment(session.engine, config));
+		const { itemSize, textSize, jointSize } = config;
+		const native = await makeDescribed(
+			path,
+			{
+				weights: jointSize * (itemSize + textSize),
+				files: [path],
+				rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+			},
+			() => new session.addon.Alignment(session.engine, config),
+		);
 		await run(() => native.load([path]));
 		return new Alignment(native, config);
 	}

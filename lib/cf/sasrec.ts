@@ -6,6 +6,7 @@ import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
 import { parseJson } from '../files/read.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import { type DeviceOptions, guard, ragged, run, Session } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -208,7 +209,16 @@ export class SASRec implements CollaborativeModel {
 			} finally {
 				file.close();
 			}
-			const native = guard(() => new session.addon.SasRec(session.engine, config));
+			const { numItems, hiddenUnits, numBlocks, maxLength } = config;
+			const native = await makeDescribed(
+				path,
+				{
+					weights: hiddenUnits * (numItems + maxLength + 6 * numBlocks * hiddenUnits),
+					files: [path],
+					rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+				},
+				() => new session.addon.SasRec(session.engine, config),
+			);
 			await run(() => native.load([path]));
 			return new SASRec(session, native, config);
 		} catch (error) {

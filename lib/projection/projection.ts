@@ -16,6 +16,7 @@ import type {
 	SoftInputs,
 	TokenTargets,
 } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import { guard, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
@@ -208,7 +209,16 @@ export class Projection {
 		} finally {
 			file.close();
 		}
-		const native = guard(() => new session.addon.Projector(session.engine, config));
+		const { userSize, jointSize, tokenSize } = config;
+		const native = await makeDescribed(
+			path,
+			{
+				weights: tokenSize * (userSize + jointSize),
+				files: [path],
+				rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+			},
+			() => new session.addon.Projector(session.engine, config),
+		);
 		await run(() => native.load([path]));
 		return new Projection(native, config);
 	}

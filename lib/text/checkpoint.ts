@@ -12,12 +12,16 @@ import {
 } from '../files/read.js';
 import { shown } from './tokenizer-files.js';
 
-const RULES: FileRules = { code: 'ERR_ALLMREC_CHECKPOINT', remedy: 'download the checkpoint again' };
+/** Of the files of a checkpoint. */
+export const CHECKPOINT_RULES: FileRules = {
+	code: 'ERR_ALLMREC_CHECKPOINT',
+	remedy: 'download the checkpoint again',
+};
 
 /** Reads a folder's `config.json`. @throws ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_CHECKPOINT */
 export async function readModelConfig(folder: string): Promise<Record<string, unknown>> {
 	const path = join(folder, 'config.json');
-	const config = await tryReadJson(path, jsonObject, RULES);
+	const config = await tryReadJson(path, jsonObject, CHECKPOINT_RULES);
 	if (config) return config;
 	throw new ALLMRecError(
 		'ERR_ALLMREC_FILE_NOT_FOUND',
@@ -69,10 +73,13 @@ const shardIndex = z.looseObject({ weight_map: z.record(z.string(), shardName) }
 
 /** The files that an index of shards names. @throws ERR_ALLMREC_CHECKPOINT */
 export async function shardNames(path: string): Promise<string[]> {
-	const { weight_map: map } = await readJson(path, shardIndex, { ...RULES, limit: VOCABULARY_BYTES });
+	const { weight_map: map } = await readJson(path, shardIndex, {
+		...CHECKPOINT_RULES,
+		limit: VOCABULARY_BYTES,
+	});
 	const names = [...new Set(Object.values(map))].sort();
 	if (names.length > 0) return names;
-	throw unusable(path, 'it names no shards', RULES);
+	throw unusable(path, 'it names no shards', CHECKPOINT_RULES);
 }
 
 /** Rows of an embedding that no token has: tables are padded to a size that suits the hardware. */

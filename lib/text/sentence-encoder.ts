@@ -2,9 +2,16 @@ import { copyFile, mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
-import { type DeviceOptions, guard, run, Session } from '../native/session.js';
+import { makeDescribed } from '../native/described.js';
+import { type DeviceOptions, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
-import { ConfigReader, expectVocabulary, readModelConfig, weightFiles } from './checkpoint.js';
+import {
+	CHECKPOINT_RULES,
+	ConfigReader,
+	expectVocabulary,
+	readModelConfig,
+	weightFiles,
+} from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
 import type { Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
@@ -80,7 +87,11 @@ export class SentenceEncoder {
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = guard(() => new session.addon.SentenceEncoder(session.engine, config));
+			const native = await makeDescribed(
+				join(folder, 'config.json'),
+				{ weights: leastWeights(config), files, rules: CHECKPOINT_RULES },
+				() => new session.addon.SentenceEncoder(session.engine, config),
+			);
 			await run(() => native.load(files), signal);
 			const limit = Math.min(maxTokens ?? 128, config.maxPositions);
 			return new SentenceEncoder(session, native, config, tokenizer, folder, limit);
@@ -134,6 +145,11 @@ export class SentenceEncoder {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+/** Without biases, norms and positions. */
+function leastWeights({ vocabSize, hiddenSize, numLayers, intermediateSize }: EncoderConfig): number {
+	return hiddenSize * (vocabSize + numLayers * (4 * hiddenSize + 2 * intermediateSize));
 }
 
 const TOKENS_PER_BATCH = 2048;

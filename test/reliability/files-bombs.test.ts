@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { fixture, freshPath } from '../data/folders.js';
-import { held, times } from '../support/reliability.js';
+import { held, LONG, times } from '../support/reliability.js';
 import { preparedWorld } from '../support/tiny-run.js';
 
 const child = fileURLToPath(new URL('../support/read-child.js', import.meta.url));
@@ -57,7 +57,7 @@ async function folderOf(files: Record<string, string | number>): Promise<string>
 }
 
 test('gzip bombs are read in bounded memory', async (t) => {
-	const size = times(128, 1024) * MiB;
+	const size = times(64, 1024) * MiB;
 	let most = 0;
 	for (const [reader, name, head, expected] of [
 		['users', 'users.jsonl.gz', '{"user":"a","history":["b"]}\n', 'read'],
@@ -67,6 +67,7 @@ test('gzip bombs are read in bounded memory', async (t) => {
 		['csv', 'header.csv.gz', 'user,item', 'ERR_ALLMREC_FILE_FORMAT'],
 		['recbole', 'x.inter.gz', 'user_id:token\titem_id:token\na\tb\n', undefined],
 	] as const) {
+		if (!LONG && (reader === 'csv' || reader === 'recbole')) continue;
 		const path = await fixture(name, bomb(head, size));
 		const { outcome, taken } = await bounded(t, reader, path, 450 * MiB, name);
 		most = Math.max(most, taken);
@@ -85,7 +86,8 @@ test('gzip bombs are read in bounded memory', async (t) => {
 
 test('sizes that a file claims take no memory that it does not fill', async (t) => {
 	const [huge, deep] = [20 * 2 ** 30, '['.repeat(30 * MiB)];
-	const config = '{"model_type":"opt","vocab_size":10,"hidden_size":8}';
+	const config =
+		'{"model_type":"opt","vocab_size":10,"hidden_size":8,"num_hidden_layers":1,"num_attention_heads":1,"ffn_dim":8,"max_position_embeddings":8}';
 	const { path } = await preparedWorld();
 	const claims = freshPath('claims');
 	await cp(path, claims, { recursive: true });
@@ -100,7 +102,7 @@ test('sizes that a file claims take no memory that it does not fill', async (t) 
 	);
 	let most = 0;
 	let tried = 0;
-	for (const [reader, folder] of [
+	const claimed = [
 		['opt', await folderOf({ 'config.json': huge })],
 		['opt', await folderOf({ 'config.json': deep })],
 		['opt', await folderOf({ 'config.json': config, 'model.safetensors.index.json': huge })],
@@ -115,7 +117,9 @@ test('sizes that a file claims take no memory that it does not fill', async (t) 
 		['dataset', await folderOf({ 'dataset.json': huge })],
 		['dataset', await folderOf({ 'dataset.json': deep })],
 		['dataset', claims],
-	] as const) {
+	] as const;
+	// Each takes a process of its own.
+	for (const [reader, folder] of claimed.filter((_, i) => LONG || i % 3 === 1)) {
 		const { outcome, taken } = await bounded(t, reader, folder, 200 * MiB, `${reader} of ${folder}`);
 		t.regex(outcome, /^ERR_ALLMREC_(CHECKPOINT|FILE_FORMAT|FILE_NOT_FOUND|RUN)$/);
 		most = Math.max(most, taken);

@@ -173,8 +173,8 @@ test('logs and catalogues of every format', async (t) => {
 	for (const { text, ...reader } of await readers()) {
 		const { name } = reader;
 		const bytes = await readFile(reader.file ? join(reader.source, reader.file) : reader.source);
-		const flipped = times(20, 300);
-		const binary = [...truncations(bytes), ...flips(bytes, times(40, 600), new SeededRandom(7))];
+		const flipped = times(20, 60);
+		const binary = [...truncations(bytes), ...flips(bytes, times(40, 200), new SeededRandom(7))];
 		const damages = text ? textDamages(bytes, 7, { flipped }) : binary;
 		await tryDamages(reader, some(damages, times(10, 1e6)), tally);
 		if (LONG || name === 'interactions.csv') await tryImpostors(reader, tally);

@@ -34,6 +34,13 @@ function* binaryDamages(bytes: Buffer, count: number): Generator<Damage> {
 	yield* flips(bytes, count, new SeededRandom(11));
 }
 
+/** In the header of a safetensors file, which holds a model's configuration. */
+function* headerDamages(bytes: Buffer, count: number): Generator<Damage> {
+	const end = 8 + Number(bytes.readBigUInt64LE(0));
+	for (const { what, bytes: head } of flips(bytes.subarray(0, end), count, new SeededRandom(12)))
+		yield { what, bytes: Buffer.concat([head, bytes.subarray(end)]) };
+}
+
 const damagesOf = (file: string, bytes: Buffer, count: number) =>
 	file.endsWith('.json')
 		? textDamages(bytes, 5, { flipped: count, json: count })
@@ -54,7 +61,7 @@ test('every byte of a data set folder is checked', async (t) => {
 			sealed: true,
 		};
 		const bytes = await readFile(join(path, file));
-		await tryDamages(reader, some(damagesOf(file, bytes, times(60, 2000)), times(40, 1e6)), tally);
+		await tryDamages(reader, some(damagesOf(file, bytes, times(60, 800)), times(40, 1e6)), tally);
 		await tryImpostors(reader, tally);
 	}
 	t.deepEqual(tally.failures, []);
@@ -75,7 +82,7 @@ test('a data set folder of an earlier version, without checksums', async (t) => 
 			},
 		};
 		const bytes = await readFile(join(path, file));
-		const all = [...damagesOf(file, bytes, times(60, 4000))];
+		const all = [...damagesOf(file, bytes, times(60, 1500))];
 		await tryDamages(reader, some(all, times(25, 1e6)), tally);
 	}
 	t.deepEqual(tally.failures, []);
@@ -174,11 +181,11 @@ test('every byte of a run folder is checked', async (t) => {
 			...{ name: file, source: run, file, read: recommendations, codes: RUN, sealed: true, named: false },
 		};
 		const bytes = await readFile(join(run, file));
-		const json = file.endsWith('.json') ? [...jsonDamages(bytes, times(10, 200), new SeededRandom(2))] : [];
-		const damages = [...truncations(bytes), ...flips(bytes, times(10, 200), new SeededRandom(4)), ...json];
+		const json = file.endsWith('.json') ? [...jsonDamages(bytes, times(10, 60), new SeededRandom(2))] : [];
+		const damages = [...truncations(bytes), ...flips(bytes, times(10, 60), new SeededRandom(4)), ...json];
 		// Without its records a run is one of an earlier version, which the next test is about.
 		const found = file === 'files.json' ? damages.filter(({ bytes }) => bytes.length > 0) : damages;
-		await tryDamages(reader, some(found, times(8, 1e6)), tally);
+		await tryDamages(reader, some(found, times(4, 1e6)), tally);
 		if (file === 'config.json' || file === 'split.json')
 			await tryImpostors({ ...reader, sealed: false }, tally);
 	}
@@ -195,7 +202,8 @@ test('a run folder of an earlier version, without checksums', async (t) => {
 	await writeFile(join(old, 'config.json'), JSON.stringify(config));
 	const tally = newTally();
 	const codes = [...RUN, ...FORMAT, 'ERR_ALLMREC_CHECKPOINT', 'ERR_ALLMREC_NUMERIC'] as ErrorCode[];
-	for (const file of ['config.json', 'split.json', 'model/catalogue.json', 'model/fusion.json']) {
+	const weights = ['cf', 'alignment', 'projector', 'latents'].map((name) => `model/${name}.safetensors`);
+	for (const file of ['config.json', 'split.json', 'model/catalogue.json', 'model/fusion.json', ...weights]) {
 		const reader: Reader = {
 			...{ name: file, source: old, file, codes, named: false },
 			read: async (path) => {
@@ -204,8 +212,10 @@ test('a run folder of an earlier version, without checksums', async (t) => {
 			},
 		};
 		const bytes = await readFile(join(old, file));
-		const damages = textDamages(bytes, 13, { flipped: times(30, 1000), json: times(60, 3000) });
-		await tryDamages(reader, some(damages, times(16, 1e6)), tally);
+		const damages = file.endsWith('.json')
+			? textDamages(bytes, 13, { flipped: times(30, 300), json: times(60, 600) })
+			: headerDamages(bytes, times(30, 400));
+		await tryDamages(reader, some(damages, times(10, 1e6)), tally);
 	}
 	t.deepEqual(tally.failures, []);
 	held('Files', 'A damaged run folder without checksums is rejected or recommends.', figures(tally));
@@ -222,7 +232,7 @@ test('the state of training', async (t) => {
 		},
 	};
 	const bytes = await readFile(join(run, 'cf/state.json'));
-	const damages = jsonDamages(bytes, times(40, 2000), new SeededRandom(3));
+	const damages = jsonDamages(bytes, times(30, 1000), new SeededRandom(3));
 	await tryDamages(reader, [...some(truncations(bytes), 6), ...damages], tally);
 	t.deepEqual(tally.failures, []);
 	held(

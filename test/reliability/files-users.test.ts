@@ -71,10 +71,10 @@ test('files of users to score', async (t) => {
 	const tally = newTally();
 	const common = { codes: CODES, read: async (path: string) => void (await rowsOf(path)) };
 	for (const [source, flipped] of [
-		[await fixture('users.jsonl', jsonl), times(200, 1e6)],
-		[await fixture('users.csv', csv), times(200, 1e6)],
-		[await fixture('users.jsonl.gz', gzipSync(jsonl)), times(80, 1e6)],
-		[await fixture('users.csv.gz', gzipSync(csv)), times(80, 1e6)],
+		[await fixture('users.jsonl', jsonl), times(60, 20_000)],
+		[await fixture('users.csv', csv), times(60, 20_000)],
+		[await fixture('users.jsonl.gz', gzipSync(jsonl)), times(30, 6000)],
+		[await fixture('users.csv.gz', gzipSync(csv)), times(30, 6000)],
 	] as const) {
 		const reader: Reader = { ...common, name: source.split('/').at(-1)!, source };
 		const bytes = await readFile(source);
@@ -83,7 +83,7 @@ test('files of users to score', async (t) => {
 	}
 	const source = await parquetUsers();
 	const bytes = await readFile(source);
-	const binary: Damage[] = [...truncations(bytes), ...flips(bytes, times(40, 6000), new SeededRandom(5))];
+	const binary: Damage[] = [...truncations(bytes), ...flips(bytes, times(40, 2500), new SeededRandom(5))];
 	await tryDamages({ ...common, name: 'users.parquet', source }, some(binary, times(30, 1e6)), tally);
 	t.deepEqual(tally.failures, []);
 	held('Files', 'A damaged file of users is rejected by name, or row by row.', figures(tally));
@@ -93,7 +93,7 @@ test('every line that is not what it should be is a row of its own with a proble
 	const [first, second] = jsonl.split('\n') as [string, string];
 	const random = new SeededRandom(8);
 	let tried = 0;
-	for (const { bytes } of jsonDamages(Buffer.from(first), times(400, 1e6), random)) {
+	for (const { bytes } of jsonDamages(Buffer.from(first), times(150, 1e6), random)) {
 		if (bytes.includes(10)) continue;
 		const path = await fixture('users.jsonl', Buffer.concat([bytes, Buffer.from(`\n${second}\n`)]));
 		const rows = await rowsOf(path);
@@ -113,7 +113,7 @@ test('a gzipped file of users that lost anything is never taken for a shorter on
 	};
 	const tally = await tryDamages(reader, [
 		...truncations(bytes),
-		...flips(bytes, times(300, 8 * bytes.length), new SeededRandom(6)),
+		...flips(bytes, times(120, 8 * bytes.length), new SeededRandom(6)),
 	]);
 	t.deepEqual(tally.failures, []);
 	held('Files', 'A gzipped file of users that lost anything is rejected.', figures(tally));
