@@ -111,8 +111,16 @@ test('a gzipped file of users that lost anything is never taken for a shorter on
 		...{ name: 'users.jsonl.gz', source: await fixture('users.jsonl.gz', bytes), codes: CODES },
 		...{ read: rowsOf, sealed: true },
 	};
+	const second = bytes.indexOf(Buffer.from([0x1f, 0x8b, 8]), 10);
 	const tally = await tryDamages(reader, [
 		...truncations(bytes),
+		// What does not begin as a member would be taken for the end.
+		...[...flips(bytes.subarray(second, second + 3), 24, new SeededRandom(0))].map(
+			({ what, bytes: head }) => ({
+				what: `of the second header, ${what}`,
+				bytes: Buffer.concat([bytes.subarray(0, second), head, bytes.subarray(second + 3)]),
+			}),
+		),
 		...flips(bytes, times(120, 8 * bytes.length), new SeededRandom(6)),
 	]);
 	t.deepEqual(tally.failures, []);

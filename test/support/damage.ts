@@ -1,6 +1,6 @@
-import { constants } from 'node:fs';
-import { chmod, copyFile, cp, mkdir, open, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { dirname, join } from 'node:path';
+import { execFileSync } from 'node:child_process';
+import { copyFile, cp, mkdir, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { SeededRandom } from '../../lib/data/random.js';
 import { ALLMRecError, type ErrorCode } from '../../lib/errors.js';
 import { freshPath } from '../data/folders.js';
@@ -200,27 +200,10 @@ export const IMPOSTORS: readonly (readonly [what: string, put: (path: string) =>
 	['nothing', async () => {}],
 	['a folder', async (path) => void (await mkdir(path))],
 	['/dev/zero', (path) => symlink('/dev/zero', path)],
-	['a pipe nobody writes to', makePipe],
+	['a pipe nobody writes to', async (path) => void execFileSync('mkfifo', [path])],
 	['a link to itself', (path) => symlink(path, path)],
 	['a link to nothing', (path) => symlink(`${path}.gone`, path)],
 ];
-
-async function makePipe(path: string): Promise<void> {
-	const { execFileSync } = await import('node:child_process');
-	execFileSync('mkfifo', [path]);
-}
-
-/** Whether permissions hold for this user; they do not for root. */
-export async function permissionsHold(): Promise<boolean> {
-	const path = freshPath('secret');
-	await mkdir(dirname(path), { recursive: true });
-	await writeFile(path, '');
-	await chmod(path, 0);
-	return open(path, constants.O_RDONLY).then(
-		(file) => file.close().then(() => false),
-		() => true,
-	);
-}
 
 export interface Reader {
 	/** For messages. */
