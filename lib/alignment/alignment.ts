@@ -4,7 +4,9 @@ import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { parseJson } from '../files/read.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import {
 	guard,
 	type Keep,
@@ -15,7 +17,6 @@ import {
 	type Session,
 	takeRows,
 } from '../native/session.js';
-import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { itemText } from '../text/item-text.js';
@@ -226,18 +227,24 @@ export class Alignment {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: AlignmentConfig;
 		try {
-			const stored = storedConfig<AlignmentConfig>(file, path, METADATA);
-			if (!stored)
+			const text = file.metadata()[METADATA];
+			if (!text)
 				throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no alignment network of a-llmrec.`);
-			config = stored;
+			config = parseJson(text, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 		} finally {
 			file.close();
 		}
-		const native = await loaded(
-			makeStored(path, () => new session.addon.Alignment(session.engine, config)),
-			[path],
-			signal,
+		const { itemSize, textSize, jointSize } = config;
+		const described = makeDescribed(
+			path,
+			{
+				weights: jointSize * (itemSize + textSize),
+				files: [path],
+				rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+			},
+			() => new session.addon.Alignment(session.engine, config),
 		);
+		const native = await loaded(await described, [path], signal);
 		return new Alignment(native, config);
 	}
 
@@ -306,6 +313,24 @@ export function jointEmbeddings(
 }
 
 const METADATA = 'a-llmrec.alignment';
+
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+const weight = z.number().min(0);
+/** What is written there. */
+const configSchema: z.ZodType<AlignmentConfig> = z.strictObject({
+	itemSize: size,
+	textSize: size,
+	jointSize: size,
+	activation: z.enum(['none', 'relu', 'leaky_relu', 'gelu', 'sigmoid', 'tanh']),
+	matchingWeight: weight,
+	itemReconstructionWeight: weight,
+	textReconstructionWeight: weight,
+	recommendationWeight: weight,
+	referenceCompat: z.boolean(),
+});
 const VALIDATION_BATCH = 64;
 const VALIDATION_USERS = 2000;
 

@@ -4,10 +4,11 @@ import type { Split } from '../data/split.js';
 import { leaveLastOut } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { metricValues, type TargetRanks } from '../evaluation/metrics.js';
+import { parseJson } from '../files/read.js';
 import { expectKnown } from '../known-options.js';
 import type { NativeSasRec, NativeTensorFile, Ragged, SasRecConfig } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import { type DeviceOptions, guard, loaded, ragged, run, runOrCancel, Session } from '../native/session.js';
-import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -235,11 +236,17 @@ export class SASRec implements CollaborativeModel {
 			} finally {
 				file.close();
 			}
-			const native = await loaded(
-				makeStored(path, () => new session.addon.SasRec(session.engine, config)),
-				[path],
-				signal,
+			const { numItems, hiddenUnits, numBlocks, maxLength } = config;
+			const described = makeDescribed(
+				path,
+				{
+					weights: hiddenUnits * (numItems + maxLength + 6 * numBlocks * hiddenUnits),
+					files: [path],
+					rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+				},
+				() => new session.addon.SasRec(session.engine, config),
 			);
+			const native = await loaded(await described, [path], signal);
 			return new SASRec(session, native, config);
 		} catch (error) {
 			session.release();
@@ -348,14 +355,29 @@ function mean(values: Float64Array): number {
 	return values.length === 0 ? 0 : values.reduce((a, b) => a + b, 0) / values.length;
 }
 
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+/** What {@link SASRec.save} writes. */
+const configSchema: z.ZodType<SasRecConfig> = z.strictObject({
+	numItems: size,
+	maxLength: size,
+	hiddenUnits: size,
+	numBlocks: size.min(0),
+	numHeads: size,
+	dropoutRate: z.number().min(0).lt(1),
+	variant: z.enum(['reference', 'preNorm', 'postNorm']),
+});
+
 function readConfig(
 	file: NativeTensorFile,
 	path: string,
 	{ normFirst, numHeads }: { normFirst: boolean | undefined; numHeads: number | undefined },
 ): SasRecConfig {
-	const own = storedConfig<SasRecConfig>(file, path, 'a-llmrec.sasrec');
-	if (own) return own;
 	const metadata = file.metadata();
+	const own = metadata['a-llmrec.sasrec'];
+	if (own) return parseJson(own, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 	const shapes = new Map(file.tensors().map(({ name, shape }) => [name, shape]));
 	const items = shapes.get('item_emb.weight');
 	const positions = shapes.get('pos_emb.weight');

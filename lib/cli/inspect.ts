@@ -1,6 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
+import { z } from 'zod';
+import { tryReadJson } from '../files/read.js';
 import {
 	addonInfo,
 	type LanguageModelMemoryOptions,
@@ -56,14 +57,11 @@ const HUB_ID = /^[\w-][\w.-]*\/[\w.-]*[\w-](@[\w./-]+)?$/;
 /** Whether a folder's configuration is a model's; undefined where there is none. */
 async function describesModel(source: string): Promise<boolean | undefined> {
 	const path = join(resolveEmbedded(source), 'config.json');
-	const text = await readFile(path, 'utf8').catch(() => undefined);
-	if (text === undefined) return undefined;
-	try {
-		return typeof JSON.parse(text).model_type === 'string';
-	} catch {
-		return false;
-	}
+	const config = await tryReadJson(path, modelSchema).catch(() => ({ model_type: undefined }));
+	return config && config.model_type !== undefined;
 }
+
+const modelSchema = z.looseObject({ model_type: z.string().optional() });
 
 function printDevices(): void {
 	console.log(`Node ${process.version}, ${process.platform}-${process.arch}`);
@@ -119,19 +117,17 @@ async function printMemory(source: string, flags: Flags): Promise<void> {
 	console.log(formatTable(rows, { head: [memory.dtype, 'weights', 'cache', 'arena', 'work', 'peak'] }));
 }
 
+const stateSchema = z.looseObject({
+	step: z.int(),
+	done: z.boolean(),
+	stoppedEarly: z.boolean(),
+	seconds: z.number(),
+	best: z.looseObject({ epoch: z.number(), metrics: z.record(z.string(), z.number()) }).optional(),
+});
+
 async function stageState(folder: string): Promise<string> {
-	let state: {
-		step: number;
-		done: boolean;
-		stoppedEarly: boolean;
-		seconds: number;
-		best?: { epoch: number; metrics: Record<string, number> };
-	};
-	try {
-		state = JSON.parse(await readFile(join(folder, 'state.json'), 'utf8'));
-	} catch {
-		return 'not trained';
-	}
+	const state = await tryReadJson(join(folder, 'state.json'), stateSchema).catch(() => null);
+	if (!state) return state === null ? 'damaged: its state.json cannot be read' : 'not trained';
 	const best = state.best
 		? `, best at epoch ${state.best.epoch}: ${Object.entries(state.best.metrics)
 				.map(([name, value]) => `${name} ${value.toFixed(4)}`)

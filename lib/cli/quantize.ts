@@ -1,7 +1,6 @@
-import { readFile } from 'node:fs/promises';
 import { type Command, Option } from 'commander';
+import { readText } from '../files/read.js';
 import {
-	ALLMRecError,
 	quantizationError,
 	quantizeCheckpoint,
 	resolveEmbedded,
@@ -73,12 +72,4 @@ async function run(checkpoint: string, flags: Flags): Promise<void> {
 	}
 	console.log(formatTable(rows));
 	console.log(`checkpoint in ${out}`);
-}
-
-async function readText(path: string): Promise<string> {
-	try {
-		return await readFile(path, 'utf8');
-	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', `The text ${path} cannot be read.`, { cause });
-	}
 }

@@ -1,6 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { type Command, InvalidArgumentError } from 'commander';
-import { ALLMRecError, Dataset, type RunOptions, STAGES, type StageName, trainRun } from '../index.js';
+import { z } from 'zod';
+import { readJson } from '../files/read.js';
+import { Dataset, type RunOptions, STAGES, type StageName, trainRun } from '../index.js';
 import { type ModelFlags, modelOptions, wholeNumber } from './arguments.js';
 import { Interrupted, interruptible } from './interrupt.js';
 
@@ -56,26 +57,14 @@ async function run(
 	console.log(`run in ${out}`);
 }
 
-async function readConfig(path: string): Promise<RunOptions> {
-	let text: string;
-	try {
-		text = await readFile(path, 'utf8');
-	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', `The configuration ${path} cannot be read.`, {
-			cause,
-		});
-	}
-	let options: unknown;
-	try {
-		options = JSON.parse(text);
-	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not JSON: ${(cause as Error).message}`, {
-			cause,
-		});
-	}
-	if (typeof options === 'object' && options !== null && !Array.isArray(options)) return options;
-	throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not a JSON object of options.`);
+function readConfig(path: string): Promise<RunOptions> {
+	return readJson(path, optionsSchema, { limit: 1 << 24 });
 }
+
+const optionsSchema = z.custom<RunOptions>(
+	(value) => typeof value === 'object' && value !== null && !Array.isArray(value),
+	'expected an object of options',
+);
 
 function stages(text: string): StageName[] {
 	const names = text.split(',').map((name) => name.trim());

@@ -71,32 +71,36 @@ export class Database {
 				throw error;
 			}
 		} catch (cause) {
-			throw translate(cause, output);
+			throw translate(cause, [], output);
 		}
 	}
 
-	/** Runs one statement and waits for its end. */
-	async run(sql: string): Promise<void> {
-		await this.#interruptible(() => this.connection.run(sql));
+	/**
+	 * Runs one statement and waits for its end.
+	 *
+	 * @param files what it reads, others' files: whatever they make DuckDB fail with is said of them
+	 */
+	async run(sql: string, files?: readonly string[]): Promise<void> {
+		await this.#interruptible(() => this.connection.run(sql), files);
 	}
 
 	/** All rows of a small result. */
-	async rows(sql: string): Promise<Cell[][]> {
-		const reader = await this.#interruptible(() => this.connection.runAndReadAll(sql));
+	async rows(sql: string, files?: readonly string[]): Promise<Cell[][]> {
+		const reader = await this.#interruptible(() => this.connection.runAndReadAll(sql), files);
 		return reader.getRows() as Cell[][];
 	}
 
 	/** The one row of a result whose columns are numbers. */
-	async numbers(sql: string): Promise<number[]> {
-		const [row] = await this.rows(sql);
+	async numbers(sql: string, files?: readonly string[]): Promise<number[]> {
+		const [row] = await this.rows(sql, files);
 		return (row ?? []).map(Number);
 	}
 
 	/** Chunks of a large result, in order, without holding more than a few of them. */
-	async *chunks(sql: string): AsyncGenerator<DuckDBDataChunk> {
-		const result: DuckDBResult = await this.#interruptible(() => this.connection.stream(sql));
+	async *chunks(sql: string, files?: readonly string[]): AsyncGenerator<DuckDBDataChunk> {
+		const result: DuckDBResult = await this.#interruptible(() => this.connection.stream(sql), files);
 		for (;;) {
-			const chunk = await this.#interruptible(() => result.fetchChunk());
+			const chunk = await this.#interruptible(() => result.fetchChunk(), files);
 			if (!chunk || chunk.rowCount === 0) return;
 			yield chunk;
 		}
@@ -120,7 +124,7 @@ export class Database {
 		this.#instance.closeSync();
 	}
 
-	async #interruptible<T>(work: () => Promise<T>): Promise<T> {
+	async #interruptible<T>(work: () => Promise<T>, files?: readonly string[]): Promise<T> {
 		const signal = this.#signal;
 		signal?.throwIfAborted();
 		const interrupt = () => this.connection.interrupt();
@@ -129,7 +133,7 @@ export class Database {
 			return await work();
 		} catch (cause) {
 			signal?.throwIfAborted();
-			throw translate(cause, this.#output);
+			throw translate(cause, files, this.#output);
 		} finally {
 			signal?.removeEventListener('abort', interrupt);
 		}
@@ -137,10 +141,11 @@ export class Database {
 }
 
 /** DuckDB's error with the code of this library. */
-function translate(cause: unknown, output?: string): ALLMRecError {
+function translate(cause: unknown, files: readonly string[] = [], output?: string): ALLMRecError {
 	if (cause instanceof ALLMRecError) return cause;
 	const message = cause instanceof Error ? cause.message : String(cause);
-	const [first = message] = message.split('\n');
+	const [line = message] = message.split('\n');
+	const first = line.length <= 500 ? line : `${line.slice(0, 500)}…`;
 	if (/Out of Memory Error/i.test(message))
 		return new ALLMRecError(
 			'ERR_ALLMREC_OUT_OF_MEMORY',
@@ -155,7 +160,11 @@ function translate(cause: unknown, output?: string): ALLMRecError {
 		);
 	if (/No files found|Cannot open file/i.test(message))
 		return new ALLMRecError('ERR_ALLMREC_FILE_NOT_FOUND', first, { cause });
-	if (/^(Parser|Binder|Catalog|Internal) Error/.test(message))
+	if (files.length > 0) {
+		const named = files.some((file) => first.includes(file)) ? '' : `${files.join(', ')} cannot be read: `;
+		return new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${named}${first}`, { cause });
+	}
+	if (/^(Parser|Binder|Catalog|INTERNAL|Internal|FATAL) Error/.test(message))
 		return new ALLMRecError('ERR_ALLMREC_INTERNAL', first, { cause });
 	return new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', first, { cause });
 }

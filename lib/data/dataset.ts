@@ -1,16 +1,17 @@
-import { readFile } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import type { DuckDBListValue } from '@duckdb/node-api';
 import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
+import { fileRecordsSchema, readSealed, sealSchema, verifyFiles } from '../files/integrity.js';
+import { assertReadable, type FileRules, unusable } from '../files/read.js';
+import { expectKnown } from '../known-options.js';
 import { Database, fileList } from './database.js';
-import { assertReadable, DATASET_FORMAT, isFolder, MANIFEST } from './folder.js';
+import { DATASET_FORMAT, isFolder, MANIFEST } from './folder.js';
 import { nearest, shownId } from './nearest.js';
 
 export type { LogFormat, PrepareOptions } from './prepare.js';
 
-import { expectKnown } from '../known-options.js';
-import { type DatasetManifest, type PrepareOptions, writeDataset } from './prepare.js';
+import { type PrepareOptions, writeDataset } from './prepare.js';
 import type { PreparationSummary } from './summary.js';
 
 export interface CatalogueItem {
@@ -48,16 +49,25 @@ export interface OpenOptions {
 	signal?: AbortSignal | undefined;
 }
 
-const count = z.number().int().nonnegative();
-const manifestSchema = z.object({
+const count = z.int().min(0);
+const manifestSchema = z.strictObject({
 	format: z.literal(DATASET_FORMAT),
 	version: z.literal(1),
 	name: z.string(),
 	numUsers: count,
 	numItems: count,
 	numInteractions: count,
+	density: z.number().optional(),
+	options: z.unknown(),
+	sources: z.unknown(),
 	summary: z.custom<PreparationSummary>((value) => typeof value === 'object' && value !== null),
+	/** Not in those of earlier versions. */
+	files: fileRecordsSchema.optional(),
+	sha256: sealSchema,
 });
+
+/** What a damaged data set is answered with. */
+const RULES: FileRules = { remedy: 'prepare the data set again' };
 
 const padding: CatalogueItem = { id: '', title: '', description: '', genres: [] };
 
@@ -126,17 +136,27 @@ export class Dataset {
 		const { signal } = options;
 		const path = resolve(folder);
 		const manifest = await readManifest(path);
+		const { numItems, numUsers, numInteractions } = manifest;
+		if (manifest.files) await verifyFiles(path, manifest.files, RULES, signal);
 		const database = await Database.open({ signal, memoryLimit: '1GB' });
 		try {
-			const from = async (file: string) => {
-				await assertReadable(join(path, file));
-				return `read_parquet(${fileList([join(path, file)])})`;
+			// The tables count their rows themselves, so that nothing is made room for that is not there.
+			const table = async (name: string, rows: number) => {
+				const file = join(path, name);
+				await assertReadable(file);
+				const from = `read_parquet(${fileList([file])})`;
+				const [present] = await database.numbers(`SELECT count(*) FROM ${from}`, [file]);
+				if (present !== rows)
+					throw unusable(file, `it has ${present} rows instead of the ${rows} of ${MANIFEST}`, RULES);
+				return { file, from };
 			};
-			const items = await readItems(database, await from('items.parquet'));
-			const userIds = await readUserIds(database, await from('users.parquet'));
-			const sequences = await readSequences(database, await from('interactions.parquet'), manifest);
-			if (items.length - 1 !== manifest.numItems || userIds.length !== manifest.numUsers)
-				throw damaged(path, 'its files do not have the counts of its dataset.json');
+			const items = await readItems(database, await table('items.parquet', numItems));
+			const userIds = await readUserIds(database, await table('users.parquet', numUsers));
+			const sequences = await readSequences(
+				database,
+				await table('interactions.parquet', numInteractions),
+				manifest,
+			);
 			return new Dataset({ name: manifest.name, items, userIds, sequences, summary: manifest.summary });
 		} finally {
 			database.close();
@@ -193,101 +213,106 @@ export function prepare(options: PrepareOptions): Promise<Dataset> {
 	return Dataset.prepare(options);
 }
 
-type Manifest = Pick<DatasetManifest, 'name' | 'numUsers' | 'numItems' | 'numInteractions' | 'summary'>;
+type Manifest = z.output<typeof manifestSchema>;
 
-async function readManifest(path: string): Promise<Manifest> {
-	let text: string;
-	try {
-		text = await readFile(join(path, MANIFEST), 'utf8');
-	} catch (cause) {
-		const what = (await isFolder(path)) ? `has no ${MANIFEST}` : 'is not there';
-		throw new ALLMRecError(
-			'ERR_ALLMREC_FILE_NOT_FOUND',
-			`The data set folder ${path} ${what}; make one with \`a-llmrec prepare --out ${path} …\`.`,
-			{ cause },
-		);
-	}
-	let json: unknown;
-	try {
-		json = JSON.parse(text);
-	} catch (cause) {
-		throw damaged(path, `its ${MANIFEST} is not JSON`, cause);
-	}
-	const parsed = manifestSchema.safeParse(json);
-	if (parsed.success) return parsed.data;
-	const [issue] = parsed.error.issues;
-	throw damaged(path, `\`${issue?.path.join('.')}\` of its ${MANIFEST}: ${issue?.message}`, parsed.error);
+/** A table of the folder. */
+interface Table {
+	file: string;
+	/** The SQL that reads it. */
+	from: string;
 }
 
-function damaged(path: string, what: string, cause?: unknown): ALLMRecError {
-	return new ALLMRecError(
-		'ERR_ALLMREC_FILE_FORMAT',
-		`The data set ${path} cannot be used: ${what}; prepare it again.`,
-		{ cause },
+async function readManifest(path: string): Promise<Manifest> {
+	const manifest = await readSealed(join(path, MANIFEST), manifestSchema, RULES);
+	if (manifest) return manifest;
+	const what = (await isFolder(path)) ? `has no ${MANIFEST}` : 'is not there';
+	throw new ALLMRecError(
+		'ERR_ALLMREC_FILE_NOT_FOUND',
+		`The data set folder ${path} ${what}; make one with \`a-llmrec prepare --out ${path} …\`.`,
 	);
 }
 
-async function readItems(database: Database, from: string): Promise<CatalogueItem[]> {
+async function readItems(database: Database, { file, from }: Table): Promise<CatalogueItem[]> {
 	const items: CatalogueItem[] = [padding];
+	const ids = new Set<string>();
 	for await (const chunk of database.chunks(
-		`SELECT id, title, description, genres FROM ${from} ORDER BY item`,
-	)) {
-		const [ids, titles, descriptions, genres] = chunk.getColumns() as [
-			string[],
-			string[],
-			string[],
-			DuckDBListValue[],
-		];
-		for (const [row, id] of ids.entries())
-			items.push({
-				id,
-				title: titles[row]!,
-				description: descriptions[row]!,
-				genres: genres[row]!.items as string[],
-			});
-	}
+		`SELECT item::INTEGER, id::VARCHAR, title::VARCHAR, description::VARCHAR, genres::VARCHAR[] FROM ${from} ORDER BY item`,
+		[file],
+	))
+		for (const [index, id, title, description, list] of chunk.getRows()) {
+			const genres = (list as DuckDBListValue | null)?.items;
+			if (
+				index !== items.length ||
+				!isId(id, ids) ||
+				typeof title !== 'string' ||
+				typeof description !== 'string' ||
+				!genres?.every((genre) => typeof genre === 'string')
+			)
+				throw unusable(file, `item ${items.length} is missing, repeated or incomplete`, RULES);
+			items.push({ id, title, description, genres });
+		}
 	return items;
 }
 
-async function readUserIds(database: Database, from: string): Promise<string[]> {
-	const ids: string[] = [];
-	for await (const chunk of database.chunks(`SELECT id FROM ${from} ORDER BY "user"`))
-		for (const id of chunk.getColumnValues(0) as string[]) ids.push(id);
-	return ids;
+async function readUserIds(database: Database, { file, from }: Table): Promise<string[]> {
+	const ids = new Set<string>();
+	for await (const chunk of database.chunks(
+		`SELECT "user"::INTEGER, id::VARCHAR FROM ${from} ORDER BY "user"`,
+		[file],
+	))
+		for (const [index, id] of chunk.getRows())
+			if (index !== ids.size || !isId(id, ids))
+				throw unusable(file, `user ${ids.size} is missing, repeated or without an id`, RULES);
+	return [...ids];
+}
+
+/** An id that is not among those before it, which it joins. */
+function isId(id: unknown, known: Set<string>): id is string {
+	if (typeof id !== 'string' || id === '' || known.has(id)) return false;
+	known.add(id);
+	return true;
 }
 
 async function readSequences(
 	database: Database,
-	from: string,
+	{ file, from }: Table,
 	{ numUsers, numItems, numInteractions }: Manifest,
 ): Promise<Sequences> {
 	const offsets = new Int32Array(numUsers + 1);
 	const items = new Int32Array(numInteractions);
 	const times = new Float64Array(numInteractions);
 	let row = 0;
-	let last = 0;
+	let [last, before] = [0, Number.NEGATIVE_INFINITY];
 	// The file is in order, and DuckDB keeps the order of a scan.
-	for await (const chunk of database.chunks(`SELECT "user", item, time FROM ${from}`)) {
+	for await (const chunk of database.chunks(
+		`SELECT "user"::INTEGER, item::INTEGER, time::DOUBLE FROM ${from}`,
+		[file],
+	)) {
 		const [user, item, time] = [0, 1, 2].map((column) => chunk.getColumnVector(column));
 		for (let i = 0; i < chunk.rowCount; i++, row++) {
-			const u = user!.getItem(i) as number;
-			const dense = item!.getItem(i) as number;
-			if (row >= numInteractions || u < last || u >= numUsers || !(dense >= 1 && dense <= numItems))
-				throw new ALLMRecError(
-					'ERR_ALLMREC_FILE_FORMAT',
-					`interactions.parquet is not in order or holds ids that are not in the catalogue (row ${row}); prepare the data set again.`,
-				);
-			last = u;
+			const u = user!.getItem(i) as number | null;
+			const dense = item!.getItem(i) as number | null;
+			const at = time!.getItem(i) as number | null;
+			if (
+				row >= numInteractions ||
+				u === null ||
+				u < last ||
+				u >= numUsers ||
+				dense === null ||
+				!(dense >= 1 && dense <= numItems) ||
+				at === null ||
+				!Number.isFinite(at) ||
+				(u === last && at < before)
+			)
+				throw unusable(file, `row ${row} is not in order, or not of the users and items`, RULES);
+			[last, before] = [u, at];
 			items[row] = dense;
-			times[row] = time!.getItem(i) as number;
+			times[row] = at;
 			offsets[u + 1]!++;
 		}
 	}
 	if (row !== numInteractions)
-		throw new ALLMRecError(
-			'ERR_ALLMREC_FILE_FORMAT',
-			`interactions.parquet has ${row} rows instead of ${numInteractions}; prepare the data set again.`,
-		);
+		throw unusable(file, `it has ${row} rows instead of ${numInteractions}`, RULES);
 	for (let u = 0; u < numUsers; u++) offsets[u + 1]! += offsets[u]!;
 	return { offsets, items, times };
 }

@@ -1,7 +1,8 @@
-import { constants } from 'node:fs';
-import { access, readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { readJson } from '../files/read.js';
 
 /** Name of the file that makes a folder a data set. */
 export const MANIFEST = 'dataset.json';
@@ -19,28 +20,16 @@ export async function assertReplaceable(folder: string): Promise<void> {
 		throw cause;
 	}
 	if (entries.length === 0) return;
-	let format: unknown;
-	try {
-		format = JSON.parse(await readFile(join(folder, MANIFEST), 'utf8')).format;
-	} catch {}
-	if (format !== DATASET_FORMAT)
+	const schema = z.looseObject({ format: z.literal(DATASET_FORMAT) });
+	const isDataset = await readJson(join(folder, MANIFEST), schema).then(
+		() => true,
+		() => false,
+	);
+	if (!isDataset)
 		throw new ALLMRecError(
 			'ERR_ALLMREC_INVALID_ARGUMENT',
 			`The folder ${folder} is not empty and not a data set, so it is not overwritten; choose another \`out\`, or empty it first.`,
 		);
-}
-
-/** @throws ERR_ALLMREC_FILE_NOT_FOUND if the file is not there or may not be read. */
-export async function assertReadable(path: string): Promise<void> {
-	try {
-		await access(path, constants.R_OK);
-	} catch (cause) {
-		throw new ALLMRecError(
-			'ERR_ALLMREC_FILE_NOT_FOUND',
-			`The file ${path} is not there or may not be read; check the path.`,
-			{ cause },
-		);
-	}
 }
 
 export async function isFolder(path: string): Promise<boolean> {

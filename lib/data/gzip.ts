@@ -1,7 +1,8 @@
 import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { createGunzip } from 'node:zlib';
+import { createGunzip, type Gunzip } from 'node:zlib';
 import { ALLMRecError } from '../errors.js';
 
 /**
@@ -14,13 +15,10 @@ export async function verifyGzip(files: readonly string[], signal?: AbortSignal)
 	for (const file of files) {
 		if (!file.endsWith('.gz')) continue;
 		const nowhere = new Writable({ write: (_chunk, _encoding, done) => done() });
+		const gunzip = createGunzip({ chunkSize: 1 << 20 });
 		try {
-			await pipeline(
-				createReadStream(file, { highWaterMark: 1 << 20 }),
-				createGunzip({ chunkSize: 1 << 20 }),
-				nowhere,
-				{ signal },
-			);
+			await pipeline(createReadStream(file, { highWaterMark: 1 << 20 }), gunzip, nowhere, { signal });
+			expectReadWhole(gunzip, (await stat(file)).size);
 		} catch (cause) {
 			signal?.throwIfAborted();
 			throw new ALLMRecError(
@@ -30,4 +28,15 @@ export async function verifyGzip(files: readonly string[], signal?: AbortSignal)
 			);
 		}
 	}
+}
+
+/**
+ * Expects a decompressor to have read all of a file. It ends without an error at whatever does not begin as a further
+ * member, so that behind one damaged header everything would be missing.
+ *
+ * @param size of the compressed file, in bytes
+ */
+export function expectReadWhole(gunzip: Gunzip, size: number): void {
+	if (gunzip.bytesWritten < size)
+		throw new Error(`what stands behind byte ${gunzip.bytesWritten} of ${size} is not gzip`);
 }

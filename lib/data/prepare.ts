@@ -2,13 +2,15 @@ import { readdir, rm, stat } from 'node:fs/promises';
 import { basename, join, resolve } from 'node:path';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { writeJson } from '../files/atomic.js';
+import { type FileRecords, recordFiles, sealed } from '../files/integrity.js';
 import { writeFolder } from '../files/pending-folder.js';
+import { assertReadable } from '../files/read.js';
 import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
 import { writeItemText } from './catalogue/item-text.js';
 import { filterCore } from './core-filter.js';
 import { Database, literal } from './database.js';
-import { assertReadable, assertReplaceable, DATASET_FORMAT, MANIFEST } from './folder.js';
+import { assertReplaceable, DATASET_FORMAT, isFolder, MANIFEST } from './folder.js';
 import { verifyGzip } from './gzip.js';
 import { rejectUnknownOptions } from './options.js';
 import { amazonSource } from './readers/amazon.js';
@@ -66,6 +68,10 @@ export interface DatasetManifest {
 	/** The files it was made of, by name, with their size in bytes. */
 	sources: { name: string; bytes: number }[];
 	summary: PreparationSummary;
+	/** Its tables as they were written; `open` finds out when they are others. */
+	files: FileRecords;
+	/** Seal of this file. */
+	sha256: string;
 }
 
 const known: Record<keyof PrepareOptions, true> = {
@@ -92,6 +98,9 @@ const readers = {
 	csv: csvSource,
 };
 
+/** The tables of a data set folder. */
+const TABLES = ['interactions.parquet', 'items.parquet', 'users.parquet'];
+
 /** Lines that may be malformed before the file is taken to be of another format: ten, or one in a hundred. */
 const toleratedLines = (lines: number) => Math.max(10, lines / 100);
 
@@ -106,7 +115,8 @@ const toleratedLines = (lines: number) => Math.max(10, lines / 100);
 export async function writeDataset(options: PrepareOptions): Promise<DatasetManifest> {
 	validate(options);
 	const { format, interactions, items = [], columns = {}, out } = options;
-	for (const file of [...interactions, ...items]) await assertReadable(file);
+	for (const file of [...interactions, ...items])
+		if (format !== 'movielens' || !(await isFolder(file))) await assertReadable(file);
 	const source = await readers[format]({
 		interactions: interactions.map((file) => resolve(file)),
 		items: items.map((file) => resolve(file)),
@@ -151,7 +161,7 @@ async function fill(database: Database, source: LogSource, folder: string, optio
 	await report.step('reading interactions', async () => {
 		// Both to their end, so that nothing still runs when one of them fails.
 		const [read, verified] = await Promise.allSettled([
-			database.run(`CREATE TABLE raw AS ${source.interactions}`),
+			database.run(`CREATE TABLE raw AS ${source.interactions}`, source.files),
 			verifyGzip(source.files, options.signal),
 		]);
 		for (const outcome of [verified, read]) if (outcome.status === 'rejected') throw outcome.reason;
@@ -174,13 +184,19 @@ async function fill(database: Database, source: LogSource, folder: string, optio
 	await report.step('writing interactions', () => writeInteractions(database, folder));
 	const catalogue = await report.step('cleaning item texts', async () => {
 		const before = await rejectedLines(database);
-		const texts = await writeItemText(database, source);
+		const { unreadableLines, ...texts } = await writeItemText(database, source);
+		const rejected = (await rejectedLines(database)) - before;
+		const malformedItemLines = rejected + unreadableLines;
+		if (source.items && malformedItemLines > 0) {
+			const [read = 0] = await database.numbers(`SELECT count(*) FROM (${source.items})`, source.files);
+			expectWellFormed(malformedItemLines, read + rejected, { file: source.itemFile, lacks: 'no id' });
+		}
 		await copy(
 			database,
 			`SELECT item_text.*, n AS interactions FROM item_text JOIN item_index USING (item) ORDER BY item`,
 			join(folder, 'items.parquet'),
 		);
-		return { ...texts, malformedItemLines: (await rejectedLines(database)) - before };
+		return { ...texts, malformedItemLines };
 	});
 	const [users = 0, items = 0, medianLength = 0] = await database.numbers(
 		'SELECT (SELECT count(*) FROM user_index), (SELECT count(*) FROM item_index), (SELECT median(n) FROM user_index)',
@@ -197,9 +213,9 @@ async function fill(database: Database, source: LogSource, folder: string, optio
 		medianLength,
 		...catalogue,
 	};
-	const manifest: DatasetManifest = {
+	const manifest: DatasetManifest = sealed({
 		format: DATASET_FORMAT,
-		version: 1,
+		version: 1 as const,
 		name: options.name ?? basename(resolve(options.out)),
 		numUsers: users,
 		numItems: items,
@@ -217,7 +233,8 @@ async function fill(database: Database, source: LogSource, folder: string, optio
 			source.files.map(async (file) => ({ name: basename(file), bytes: (await stat(file)).size })),
 		),
 		summary,
-	};
+		files: await recordFiles(folder, TABLES),
+	});
 	await writeJson(join(folder, MANIFEST), manifest);
 	report.done();
 	return manifest;
@@ -229,12 +246,26 @@ async function rawCounts(database: Database, source: LogSource, minRating: numbe
 		count(*) FILTER (WHERE ${wellFormedRow}), count(*) FILTER (WHERE ${wellFormedRow} ${ratingFilter(minRating)}) FROM raw`);
 	const rawLines = lines + rejected;
 	const malformedLines = rawLines - wellFormed;
-	if (malformedLines > toleratedLines(rawLines) || (rawLines > 0 && wellFormed === 0))
-		throw new ALLMRecError(
-			'ERR_ALLMREC_FILE_FORMAT',
-			`${malformedLines} of ${rawLines} lines of ${source.files[0]} are malformed (no user, item or time, or not to be parsed); check \`format\` and the columns. The first line has: ${source.presentFields.join(', ') || 'nothing that could be read'}.`,
-		);
+	expectWellFormed(malformedLines, rawLines, {
+		file: source.files[0]!,
+		lacks: 'no user, item or time',
+		present: source.presentFields,
+	});
 	return { rawLines, malformedLines, afterRating: rated };
+}
+
+/** @throws ERR_ALLMREC_FILE_FORMAT where more lines are malformed than a file of the right format has */
+function expectWellFormed(
+	malformed: number,
+	lines: number,
+	{ file, lacks, present }: { file: string | undefined; lacks: string; present?: string[] },
+): void {
+	if (malformed === 0 || (malformed <= toleratedLines(lines) && malformed < lines)) return;
+	const first = present?.join(', ') || 'nothing that could be read';
+	throw new ALLMRecError(
+		'ERR_ALLMREC_FILE_FORMAT',
+		`${malformed} of ${lines} lines of ${file} are malformed (${lacks}, or not to be parsed); check \`format\` and the columns.${present ? ` The first line has: ${first.length <= 1000 ? first : `${first.slice(0, 1000)}…`}.` : ''}`,
+	);
 }
 
 const wellFormedRow = 'user_id IS NOT NULL AND item_id IS NOT NULL AND time IS NOT NULL';

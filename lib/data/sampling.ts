@@ -1,8 +1,7 @@
-import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { writeFileAtomic } from '../files/atomic.js';
-import { assertReadable } from './folder.js';
+import { type FileRules, LARGEST_TEXT_BYTES, readJson, unusable } from '../files/read.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
 import type { Phase, Split, SplitRecord } from './split.js';
@@ -115,11 +114,23 @@ export class NegativeSampler {
 }
 
 const FORMAT = 'a-llmrec-split';
-const whole = z.number().int().nonnegative();
+const whole = z.int().min(0);
+const RULES: FileRules = { limit: LARGEST_TEXT_BYTES, remedy: 'delete it to draw its candidates again' };
 const fileSchema = z.object({
 	format: z.literal(FORMAT),
 	version: z.literal(1),
-	split: z.custom<SplitRecord>((value) => typeof value === 'object' && value !== null),
+	split: z.object({
+		kind: z.enum(['leaveLastOut', 'temporal']),
+		options: z.record(z.string(), z.union([z.number(), z.boolean()])),
+		dataset: z.object({ name: z.string(), numUsers: whole, numItems: whole, numInteractions: whole }),
+		counts: z.object({
+			train: whole,
+			validation: whole,
+			test: whole,
+			coldUsers: whole,
+			unseenItems: whole,
+		}),
+	}),
 	candidates: z.array(
 		z.object({
 			phase: z.enum(['validation', 'test']),
@@ -169,37 +180,33 @@ export async function loadCandidates(
 	path: string,
 	split?: Split,
 ): Promise<{ split: SplitRecord; candidates: Candidates[] }> {
-	await assertReadable(path);
-	const fail = (what: string, cause?: unknown): never => {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not a split file: ${what}.`, { cause });
-	};
-	let json: unknown;
-	try {
-		json = JSON.parse(await readFile(path, 'utf8'));
-	} catch (cause) {
-		return fail('it is not JSON; it may be cut off', cause);
-	}
-	const parsed = fileSchema.safeParse(json);
-	if (!parsed.success) {
-		const [issue] = parsed.error.issues;
-		return fail(`\`${issue?.path.join('.')}\`: ${issue?.message}`, parsed.error);
-	}
-	const { data } = parsed;
+	const data = await readJson(path, fileSchema, RULES);
 	if (split && canonical(data.split) !== canonical(split.toJSON()))
 		throw new ALLMRecError(
 			'ERR_ALLMREC_RUN',
 			`${path} was saved for another split: it has ${canonical(data.split)}, expected ${canonical(split.toJSON())}. Use the data set and the options of the run.`,
 		);
-	const numItems = split?.dataset.numItems ?? data.split.dataset?.numItems ?? Number.POSITIVE_INFINITY;
+	const numItems = split?.dataset.numItems ?? data.split.dataset.numItems;
+	const numUsers = split?.dataset.numUsers ?? data.split.dataset.numUsers;
 	const candidates = data.candidates.map(({ phase, seed, negatives, users, targets, rows }) => {
+		const fail = (what: string): never => {
+			throw unusable(path, `of the ${phase} candidates ${what}`, RULES);
+		};
 		const width = negatives + 1;
 		if (rows.length !== users.length || targets.length !== users.length)
-			fail(`${rows.length} rows and ${targets.length} targets for ${users.length} users`);
+			fail(`there are ${rows.length} rows and ${targets.length} targets for ${users.length} users`);
+		const bad = rows.findIndex(
+			(members) => members.length !== width || members.some((item) => item < 1 || item > numItems),
+		);
+		if (bad >= 0) fail(`row ${bad} is not ${width} items from 1 to ${numItems}`);
 		const items = new Int32Array(rows.length * width);
+		const held = split?.targets(phase);
 		for (const [row, members] of rows.entries()) {
-			if (members.length !== width || members.some((item) => item < 1 || item > numItems))
-				fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
-			if (targets[row]! >= width) fail(`the target of row ${row} is outside it`);
+			const [user, target] = [users[row]!, targets[row]!];
+			if (user >= numUsers) fail(`row ${row} is of user ${user}, of ${numUsers}`);
+			if (target >= width) fail(`the target of row ${row} is outside it`);
+			if (held && held[user] !== members[target])
+				fail(`row ${row} has the target ${members[target]}, user ${user} has ${held[user] || 'none'}`);
 			items.set(members, row * width);
 		}
 		return {

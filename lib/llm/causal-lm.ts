@@ -1,8 +1,11 @@
+import { join } from 'node:path';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { expectKnown } from '../known-options.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import { type DeviceOptions, guard, loaded, ragged, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
+import { CHECKPOINT_RULES } from '../text/checkpoint.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import {
@@ -103,11 +106,12 @@ export class CausalLM {
 		});
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = await loaded(
-				guard(() => new session.addon.Opt(session.engine, config)),
-				files,
-				signal,
+			const described = makeDescribed(
+				join(folder, 'config.json'),
+				{ weights: leastWeights(config), files, rules: CHECKPOINT_RULES },
+				() => new session.addon.Opt(session.engine, config),
 			);
+			const native = await loaded(await described, files, signal);
 			return new CausalLM(session, native, config, tokenizer, source, generationSlots);
 		} catch (error) {
 			session.release();
@@ -274,6 +278,11 @@ export class CausalLM {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+/** Without biases, norms and positions. */
+function leastWeights({ vocabSize, embedSize, hiddenSize, numLayers, ffnSize }: OptConfig): number {
+	return vocabSize * embedSize + hiddenSize * numLayers * (4 * hiddenSize + 2 * ffnSize);
 }
 
 /** The first token and the last ones. */

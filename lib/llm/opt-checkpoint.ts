@@ -1,7 +1,7 @@
 import { ALLMRecError } from '../errors.js';
 import { type LlmDtype, loadAddon, type OptConfig } from '../native/addon.js';
 import { guard } from '../native/session.js';
-import { readModelConfig, weightFiles } from '../text/checkpoint.js';
+import { expectVocabulary, readModelConfig, weightFiles } from '../text/checkpoint.js';
 import { optConfig, storedDtype } from './opt-config.js';
 
 /** What a folder holds, known from its configuration and the headers of its weight files. */
@@ -22,7 +22,7 @@ export interface OpenOptCheckpointOptions {
 	otherwise?: LlmDtype | undefined;
 	/** Whether the weights may be missing: what is known then follows from `config.json`. Default false. */
 	withoutWeights?: boolean | undefined;
-	/** Tokens the tokenizer knows: the least the vocabulary must have. */
+	/** Tokens the tokenizer knows: the vocabulary must have them, and hardly more. */
 	tokens?: number | undefined;
 }
 
@@ -35,7 +35,7 @@ export interface OpenOptCheckpointOptions {
  */
 export async function openOptCheckpoint(
 	folder: string,
-	{ dtype, otherwise = 'float32', tokens = 1, withoutWeights = false }: OpenOptCheckpointOptions = {},
+	{ dtype, otherwise = 'float32', tokens, withoutWeights = false }: OpenOptCheckpointOptions = {},
 ): Promise<OptCheckpoint> {
 	const json = await readModelConfig(folder);
 	const config = optConfig(json, folder);
@@ -51,11 +51,7 @@ export async function openOptCheckpoint(
 	});
 	const rows = embeddingRows(files);
 	const vocabSize = Math.min(config.vocabSize, rows ?? config.vocabSize);
-	if (tokens > vocabSize)
-		throw new ALLMRecError(
-			'ERR_ALLMREC_CHECKPOINT',
-			`${folder}: the tokenizer has ${tokens} tokens, the model only ${vocabSize}; they are not of one checkpoint.`,
-		);
+	if (tokens !== undefined) expectVocabulary(folder, tokens, vocabSize);
 	return { config: { ...config, vocabSize, dtype: dtype ?? stored ?? otherwise }, files, json, stored };
 }
 

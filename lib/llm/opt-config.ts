@@ -7,14 +7,14 @@ import { ConfigReader } from '../text/checkpoint.js';
 export const LLM_DTYPES: readonly LlmDtype[] = ['float32', 'bfloat16', 'float16', 'int8', 'int4'];
 
 /** By the names transformers gives them. */
-const ACTIVATIONS: Readonly<Record<string, OptConfig['activation']>> = {
-	relu: 'relu',
-	gelu: 'gelu',
-	gelu_python: 'gelu',
-	gelu_new: 'gelu_tanh',
-	gelu_fast: 'gelu_tanh',
-	gelu_pytorch_tanh: 'gelu_tanh',
-};
+const ACTIVATIONS: ReadonlyMap<string, OptConfig['activation']> = new Map([
+	['relu', 'relu'],
+	['gelu', 'gelu'],
+	['gelu_python', 'gelu'],
+	['gelu_new', 'gelu_tanh'],
+	['gelu_fast', 'gelu_tanh'],
+	['gelu_pytorch_tanh', 'gelu_tanh'],
+]);
 
 /** The field of `config.json` that names the dtype of a folder written by `quantizeCheckpoint`. */
 export const STORED_FIELD = 'allmrec_weights';
@@ -45,7 +45,7 @@ export function optConfig(json: Record<string, unknown>, folder: string): OptCon
 		maxPositions: c.integer('max_position_embeddings'),
 		normBefore: c.boolean('do_layer_norm_before', true),
 		finalNorm: !c.boolean('_remove_final_layer_norm', false),
-		activation: ACTIVATIONS[activation] ?? fail(`the activation \`${activation}\``),
+		activation: ACTIVATIONS.get(activation) ?? fail(`the activation \`${activation}\``),
 		bias: c.boolean('enable_bias', true),
 		normAffine: c.boolean('layer_norm_elementwise_affine', true),
 		tiedHead: c.boolean('tie_word_embeddings', true),

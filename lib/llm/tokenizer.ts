@@ -2,17 +2,21 @@ import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
 import type { TokenizerModel } from '../text/tokenizer.js';
 import { Tokenizer, WordCache } from '../text/tokenizer.js';
-import type { JsonObject, RoleTokens, TokenizerFolder } from '../text/tokenizer-files.js';
 import {
+	type AddedToken,
 	corrupt,
 	isObject,
+	type JsonObject,
 	openTokenizerFolder,
 	parseObject,
+	type RoleTokens,
 	readAddedTokens,
 	readVocabulary,
 	readWrapping,
 	roleIds,
 	roleTokens,
+	shown,
+	type TokenizerFolder,
 	tokensById,
 } from '../text/tokenizer-files.js';
 
@@ -318,9 +322,37 @@ function assemble(
 	// A bare vocabulary lists OPT's other special tokens as words.
 	if (isOptLayout(vocabulary)) for (const token of OPT_SPECIALS) forbidden.add(vocabulary.get(token) ?? -1);
 	const { path, addPrefixSpace, suffixIds } = options;
+	expectMerged(vocabulary, merges, added, path);
 	const model = new ByteLevelBpe(vocabulary, merges, { path, addPrefixSpace, forbidden });
 	return new Tokenizer({ model, added, special, prefixIds: options.prefixIds(special.bosId), suffixIds });
 }
+
+/**
+ * Byte-pair encoding makes a token a merge, so a vocabulary with tokens that none makes has lost merges, and text
+ * would silently come apart into smaller pieces.
+ *
+ * @throws ERR_ALLMREC_CHECKPOINT
+ */
+function expectMerged(
+	vocabulary: ReadonlyMap<string, number>,
+	merges: readonly (readonly [string, string])[],
+	added: readonly AddedToken[],
+	path: string,
+): void {
+	const made = new Set(merges.map(([left, right]) => left + right));
+	for (const { content } of added) made.add(content);
+	let missing = 0;
+	for (const token of vocabulary.keys())
+		if (!made.has(token) && !BYTE_OF.has(token) && byteLevelBytes(token).length > 1) missing++;
+	if (missing > UNMERGED_TOKENS + vocabulary.size / 100)
+		throw corrupt(
+			path,
+			`its merges do not make ${missing} of the ${vocabulary.size} tokens; they are cut off`,
+		);
+}
+
+/** Placeholders that vocabularies hold beside what they learned, beyond one in a hundred. */
+const UNMERGED_TOKENS = 16;
 
 function defaultRoles(vocabulary: ReadonlyMap<string, number>): RoleTokens {
 	if (isOptLayout(vocabulary)) return { bos: '</s>', eos: '</s>', unk: '</s>', pad: '<pad>' };
@@ -339,7 +371,7 @@ function readMerges(value: unknown, path: string): [string, string][] {
 			pair.every((part) => typeof part === 'string' && part !== '')
 		)
 			return pair as [string, string];
-		throw corrupt(path, `merge ${i} is ${JSON.stringify(merge)}, not two tokens`);
+		throw corrupt(path, `merge ${i} is ${shown(merge)}, not two tokens`);
 	});
 }
 
@@ -362,9 +394,9 @@ function requireByteLevel(json: JsonObject, model: JsonObject, path: string): bo
 	])
 		if (model[key]) unsupported(`BPE with ${key}`);
 	const listed = isObject(json.pre_tokenizer) ? json.pre_tokenizer : {};
-	const steps = Array.isArray(listed.pretokenizers) ? (listed.pretokenizers as JsonObject[]) : [listed];
-	const step = steps[0];
-	if (steps.length !== 1 || step?.type !== 'ByteLevel' || step.use_regex === false)
-		unsupported(`the pre-tokenizer ${JSON.stringify(steps.map((one) => one.type))}`);
-	return step?.add_prefix_space === true;
+	const steps: unknown[] = Array.isArray(listed.pretokenizers) ? listed.pretokenizers : [listed];
+	const [step] = steps;
+	if (steps.length !== 1 || !isObject(step) || step.type !== 'ByteLevel' || step.use_regex === false)
+		return unsupported(`the pre-tokenizer ${shown(listed)}`);
+	return step.add_prefix_space === true;
 }

@@ -622,7 +622,8 @@ function load(): LoadedAddon {
 	let cause: unknown;
 	try {
 		const named = process.env.ALLMREC_ADDON;
-		if (named) return { addon: require(resolve(named)) as NativeAddon, path: resolve(named), origin: 'built' };
+		if (named)
+			return { addon: require(resolve(named)) as NativeAddon, path: resolve(named), origin: 'built' };
 		const bindings = require('bindings');
 		const path = bindings({ bindings: 'allmrec', module_root: root, path: true }) as string;
 		return { addon: require(path) as NativeAddon, path, origin: 'built' };

@@ -5,6 +5,7 @@ import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { parseJson } from '../files/read.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import { type PackedBatch, packBatch, packTraining } from '../llm/prompt-packing.js';
@@ -15,6 +16,7 @@ import type {
 	SoftInputs,
 	TokenTargets,
 } from '../native/addon.js';
+import { makeDescribed } from '../native/described.js';
 import {
 	guard,
 	type Keep,
@@ -25,7 +27,6 @@ import {
 	type Session,
 	takeRows,
 } from '../native/session.js';
-import { makeStored, storedConfig } from '../native/stored-config.js';
 import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
@@ -246,17 +247,23 @@ export class Projection {
 		const file = guard(() => session.addon.openTensorFile(path));
 		let config: ProjectorConfig;
 		try {
-			const stored = storedConfig<ProjectorConfig>(file, path, METADATA);
-			if (!stored) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
-			config = stored;
+			const text = file.metadata()[METADATA];
+			if (!text) throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} is no projector of a-llmrec.`);
+			config = parseJson(text, configSchema, path, { code: 'ERR_ALLMREC_CHECKPOINT' });
 		} finally {
 			file.close();
 		}
-		const native = await loaded(
-			makeStored(path, () => new session.addon.Projector(session.engine, config)),
-			[path],
-			signal,
+		const { userSize, jointSize, tokenSize } = config;
+		const described = makeDescribed(
+			path,
+			{
+				weights: tokenSize * (userSize + jointSize),
+				files: [path],
+				rules: { code: 'ERR_ALLMREC_CHECKPOINT' },
+			},
+			() => new session.addon.Projector(session.engine, config),
 		);
+		const native = await loaded(await described, [path], signal);
 		return new Projection(native, config);
 	}
 
@@ -374,6 +381,18 @@ function rowLength(rows: Float32Array, width: number): number {
 }
 
 const METADATA = 'a-llmrec.projector';
+
+const size = z
+	.int()
+	.min(1)
+	.max(2 ** 31 - 1);
+/** What is written there. */
+const configSchema: z.ZodType<ProjectorConfig> = z.strictObject({
+	kind: z.enum(['mlp', 'linear']),
+	userSize: size,
+	jointSize: size,
+	tokenSize: size,
+});
 const VALIDATION_BATCH = 16;
 const ORDER_STREAM = 21;
 const EXAMPLE_STREAM = 22;

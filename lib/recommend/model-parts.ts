@@ -90,18 +90,26 @@ export function saveLatents(session: Session, folder: string, { size, e, q }: It
 	);
 }
 
-export function loadLatents(session: Session, folder: string, alignment: Alignment): ItemLatents {
+/** @param items entries of the catalogue, the padding item included */
+export function loadLatents(
+	session: Session,
+	folder: string,
+	alignment: Alignment,
+	items: number,
+): ItemLatents {
 	const path = join(folder, LATENTS);
 	const file = guard(() => session.addon.openTensorFile(path));
 	try {
 		const size = alignment.config.jointSize;
 		const e = guard(() => file.readFloat32('e'));
 		const q = guard(() => file.readFloat32('q'));
-		if (e.length % size !== 0 || e.length !== q.length)
+		if (e.length !== items * size || e.length !== q.length)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_CHECKPOINT',
-				`${path} does not fit the alignment network beside it.`,
+				`${path} does not fit the catalogue and the alignment network beside it.`,
 			);
+		if (!e.every(Number.isFinite) || !q.every(Number.isFinite))
+			throw new ALLMRecError('ERR_ALLMREC_NUMERIC', `${path} holds numbers that are not finite.`);
 		return { size, e, q };
 	} finally {
 		file.close();

@@ -1,10 +1,10 @@
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { alignmentSchema } from '../alignment/alignment.js';
 import { sasRecSchema } from '../cf/sasrec.js';
 import { ALLMRecError } from '../errors.js';
 import { writeJson } from '../files/atomic.js';
+import { readSealed, sealed, sealSchema } from '../files/integrity.js';
 import { parseOptions } from '../options.js';
 import { projectionSchema } from '../projection/projection.js';
 import { EMBEDDED_ENCODER, EMBEDDED_LLM } from './embedded.js';
@@ -117,22 +117,42 @@ export async function readRunFile(folder: string): Promise<RunFile> {
 
 /** Undefined if there is none. @throws ERR_ALLMREC_RUN if it is damaged or another program's */
 export async function tryReadRunFile(folder: string): Promise<RunFile | undefined> {
-	const path = join(folder, CONFIG);
-	let text: string;
-	try {
-		text = await readFile(path, 'utf8');
-	} catch {
-		return undefined;
-	}
-	let file: Partial<RunFile> | undefined;
-	try {
-		file = JSON.parse(text) as Partial<RunFile>;
-	} catch {}
-	if (file?.format !== 'a-llmrec-run' || file.version !== 1 || !file.dataset)
-		throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} is damaged or not of a run of a-llmrec.`);
-	return { ...(file as RunFile), options: parseOptions(runOptionsSchema, file.options, path) };
+	return readSealed(
+		join(folder, CONFIG),
+		runFileSchema,
+		{
+			code: 'ERR_ALLMREC_RUN',
+			missing: 'ERR_ALLMREC_RUN',
+			limit: 1 << 24,
+			remedy: 'it is damaged, or of another program; train again, or bring back the file as it was',
+		},
+		sealedPart,
+	);
 }
 
 export async function writeRunFile(folder: string, file: RunFile): Promise<void> {
-	await writeJson(join(folder, CONFIG), file);
+	await writeJson(join(folder, CONFIG), sealed(file, sealedPart));
+}
+
+const count = z.int().min(0);
+const runFileSchema = z.strictObject({
+	format: z.literal('a-llmrec-run'),
+	version: z.literal(1),
+	dataset: z.strictObject({
+		path: z.string(),
+		name: z.string(),
+		numUsers: count,
+		numItems: count,
+		numInteractions: count,
+	}),
+	options: runOptionsSchema,
+	/** Not in those of earlier versions. */
+	sha256: sealSchema,
+});
+
+/** Where things lie may be changed by hand; what was trained may not. */
+function sealedPart({ dataset, options, ...rest }: RunFile): unknown {
+	const { path: _, ...data } = dataset;
+	const { llm: __, textEncoder: ___, ...trained } = options;
+	return { ...rest, dataset: data, options: trained };
 }

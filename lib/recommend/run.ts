@@ -1,14 +1,15 @@
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
-import { type CatalogueItem, Dataset } from '../data/dataset.js';
+import { Dataset } from '../data/dataset.js';
 import { isFolder } from '../data/folder.js';
 import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
 import { leaveLastOut, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { makeFolder, removeTemporaries, writeJson } from '../files/atomic.js';
 import { withLock } from '../files/lock.js';
+import { isFile } from '../files/read.js';
 import { expectKnown } from '../known-options.js';
 import { CausalLM } from '../llm/causal-lm.js';
 import { openOptCheckpoint } from '../llm/opt-checkpoint.js';
@@ -22,7 +23,7 @@ import { type EncoderDtype, SentenceEncoder } from '../text/sentence-encoder.js'
 import { ALLMRec } from './a-llm-rec.js';
 import { Catalogue } from './catalogue.js';
 import { resolveEmbedded } from './embedded.js';
-import { FusionGate, fitFusion } from './fusion.js';
+import { fitFusion } from './fusion.js';
 import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
 import {
 	parseRunOptions,
@@ -32,6 +33,7 @@ import {
 	tryReadRunFile,
 	writeRunFile,
 } from './run-config.js';
+import { readCatalogue, readFusion, recorded, verifyRun } from './run-files.js';
 
 export type StageName = 'cf' | 'align' | 'project';
 
@@ -111,8 +113,12 @@ async function trainStages(
 		let cf: SASRec | undefined;
 		if (stages.includes('cf')) {
 			cf = keep(await SASRec.train(dataset, config.cf, { ...training, folder: join(out, 'cf') }));
-			await cf.save(cfPath);
-		} else if (await isFile(cfPath)) cf = keep(await SASRec.load(cfPath, { session, signal }));
+			const trained = cf;
+			await recorded(out, ['model/cf.safetensors'], () => trained.save(cfPath));
+		} else if (await isFile(cfPath)) {
+			await verifyRun(out, 'model/cf.safetensors', signal);
+			cf = keep(await SASRec.load(cfPath, { session, signal }));
+		}
 		if (!stages.includes('align') && !stages.includes('project')) return;
 		if (!cf) throw missingStage(out, 'cf');
 
@@ -136,17 +142,27 @@ async function trainStages(
 				}),
 			);
 			latents = await alignment.latents(dataset, cf, encoder, calls);
-			await encoder.save(join(model, 'encoder'));
-			saveLatents(session, model, latents);
-			await writeJson(join(model, 'catalogue.json'), {
-				items: catalogue.items,
-				trainingCounts: catalogue.trainingCounts,
-			});
-			await alignment.save(alignmentPath);
+			const stage = { alignment, latents };
+			await recorded(
+				out,
+				['encoder', 'latents.safetensors', 'catalogue.json', 'alignment.safetensors'].map(
+					(name) => `model/${name}`,
+				),
+				async () => {
+					await encoder.save(join(model, 'encoder'));
+					saveLatents(session, model, stage.latents);
+					await writeJson(join(model, 'catalogue.json'), {
+						items: catalogue.items,
+						trainingCounts: catalogue.trainingCounts,
+					});
+					await stage.alignment.save(alignmentPath);
+				},
+			);
 		} else {
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
+			for (const name of ['alignment', 'latents']) await verifyRun(out, `model/${name}.safetensors`, signal);
 			alignment = keep(await Alignment.load(alignmentPath, session, signal));
-			latents = loadLatents(session, model, alignment);
+			latents = loadLatents(session, model, alignment, catalogue.size);
 		}
 		if (!stages.includes('project')) return;
 
@@ -171,7 +187,9 @@ async function trainStages(
 				folder: join(out, 'project'),
 			}),
 		);
-		await projection.save(join(model, 'projector.safetensors'));
+		await recorded(out, ['model/projector.safetensors'], () =>
+			projection.save(join(model, 'projector.safetensors')),
+		);
 	} finally {
 		for (const each of open.reverse()) each.dispose();
 		session.release();
@@ -208,6 +226,7 @@ export async function loadRun(folder: string, settings: LoadRunOptions = {}): Pr
 	];
 	for (const [stage, file] of files)
 		if (!(await isFile(join(model, file)))) throw missingStage(folder, stage);
+	await verifyRun(folder, 'model', signal);
 	const session = Session.open(device);
 	const open: { dispose(): void }[] = [];
 	const keep = <T extends { dispose(): void }>(part: T): T => {
@@ -241,13 +260,18 @@ export async function loadRun(folder: string, settings: LoadRunOptions = {}): Pr
 				`The run's projector was trained for a language model of width ${projection.config.tokenSize}, this one has ${llm.tokenSize}. Give the one it was trained with.`,
 			);
 		const { items, trainingCounts } = await readCatalogue(join(model, 'catalogue.json'));
+		if (items.length !== cf.numItems + 1)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_RUN',
+				`${join(model, 'catalogue.json')} has ${items.length - 1} items, the recommender beside it ${cf.numItems}; they are not of one run.`,
+			);
 		const fusion = await readFusion(join(model, 'fusion.json'));
 		return new ALLMRec({
 			catalogue: new Catalogue(items, trainingCounts),
 			cf,
 			encoder,
 			alignment,
-			latents: loadLatents(session, model, alignment),
+			latents: loadLatents(session, model, alignment, items.length),
 			projection,
 			llm,
 			template: recommendationTemplate(options.words),
@@ -297,6 +321,16 @@ async function fitRunFusion(
 ): Promise<void> {
 	const path = join(folder, 'model', 'fusion.json');
 	if (await isFile(path)) return;
+	await recorded(folder, ['model/fusion.json'], () => chooseFusion(folder, path, dataset, split, calls));
+}
+
+async function chooseFusion(
+	folder: string,
+	path: string,
+	dataset: Dataset,
+	split: Split,
+	calls: LongCallOptions & DeviceOptions,
+): Promise<void> {
 	const recommender = await loadRun(folder, calls);
 	try {
 		const { validation } = await candidatesOf(folder, split, (await readRunFile(folder)).options);
@@ -367,14 +401,16 @@ async function candidatesOf(
 	{ seed, negatives }: RunConfig,
 ): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
-	if (!(await isFile(path))) {
+	// What stands there and is no file is for the reader to refuse.
+	if (!(await stat(path).catch(() => undefined))) {
 		const enough = (u: number) =>
 			split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
 		const drawn = (['validation', 'test'] as const).map((phase) =>
 			sampleCandidates(split, { seed, negatives, phase, users: split.users(phase).filter(enough) }),
 		);
-		await saveCandidates(path, split, drawn);
+		await recorded(folder, ['split.json'], () => saveCandidates(path, split, drawn));
 	}
+	await verifyRun(folder, 'split.json');
 	const { candidates } = await loadCandidates(path, split);
 	const of = (phase: string) => candidates.find((c) => c.phase === phase);
 	const [test, validation] = [of('test'), of('validation')];
@@ -415,40 +451,4 @@ function missingStage(folder: string, stage: StageName): ALLMRecError {
 		'ERR_ALLMREC_RUN',
 		`Stage \`${stage}\` of the run ${folder} has not been trained. Run \`a-llmrec train\` with \`--stages ${stage}\` or with all stages.`,
 	);
-}
-
-async function readCatalogue(path: string): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
-	let cause: unknown;
-	try {
-		const json = JSON.parse(await readFile(path, 'utf8')) as {
-			items: CatalogueItem[];
-			trainingCounts: number[];
-		};
-		if (json.items.length > 0 && json.items.length === json.trainingCounts.length) return json;
-	} catch (error) {
-		cause = error;
-	}
-	throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, {
-		cause,
-	});
-}
-
-async function readFusion(
-	path: string,
-): Promise<{ gate: FusionGate; normalisation: 'mean' | 'sum' } | undefined> {
-	if (!(await isFile(path))) return undefined;
-	try {
-		const json = JSON.parse(await readFile(path, 'utf8')) as { gate: unknown; normalisation: 'mean' | 'sum' };
-		return { gate: FusionGate.fromJSON(json.gate), normalisation: json.normalisation };
-	} catch (cause) {
-		throw new ALLMRecError(
-			'ERR_ALLMREC_RUN',
-			`${path} is damaged; delete it and run \`a-llmrec train\` again.`,
-			{ cause },
-		);
-	}
-}
-
-async function isFile(path: string): Promise<boolean> {
-	return (await stat(path).catch(() => undefined))?.isFile() ?? false;
 }

@@ -1,11 +1,12 @@
 import type { Hash } from 'node:crypto';
 import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { access, copyFile, mkdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
+import { access, copyFile, mkdir, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import type { ReadableStream } from 'node:stream/web';
+import { readText } from '../files/read.js';
 
 /** A file of a repository as the Hub's tree lists it. */
 export interface RemoteFile {
@@ -31,7 +32,7 @@ export class RepositoryCache {
 	/** The commit a branch or tag had when it was last looked up. */
 	async readRef(revision: string): Promise<string | undefined> {
 		try {
-			return (await readFile(join(this.folder, 'refs', revision), 'utf8')).trim();
+			return (await readText(join(this.folder, 'refs', revision), { limit: 1024 })).trim();
 		} catch {
 			return undefined;
 		}

@@ -1,4 +1,4 @@
-import { readdir, readFile, stat } from 'node:fs/promises';
+import { readdir, stat } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join } from 'node:path';
 import type { ReadableStream } from 'node:stream/web';
@@ -7,6 +7,7 @@ import { downloadFile, listFiles, modelInfo } from '@huggingface/hub';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
+import { shardNames } from './checkpoint.js';
 import type { RemoteFile } from './hub-cache.js';
 import { CorruptDownload, exists, RepositoryCache } from './hub-cache.js';
 
@@ -269,7 +270,9 @@ class Checkpoint {
 	/** The snapshot, when the cache holds all that is needed. */
 	async #fromCache(): Promise<string | undefined> {
 		const commit = COMMIT.test(this.#revision) ? this.#revision : await this.#cache.readRef(this.#revision);
-		if (commit === undefined || !(await this.#cache.has(commit, 'config.json'))) return undefined;
+		// What a damaged cache names instead of a commit must not become a path.
+		if (commit === undefined || !COMMIT.test(commit) || !(await this.#cache.has(commit, 'config.json')))
+			return undefined;
 		const folder = this.#cache.snapshot(commit);
 		return (this.#options.weights ?? true) && !(await hasWeights(folder)) ? undefined : folder;
 	}
@@ -288,11 +291,8 @@ class Checkpoint {
 async function hasWeights(folder: string): Promise<boolean> {
 	const names = await readdir(folder);
 	for (const name of names.filter((name) => name.endsWith('.index.json'))) {
-		const index = JSON.parse(await readFile(join(folder, name), 'utf8').catch(() => '{}')) as {
-			weight_map?: Record<string, string>;
-		};
-		const shards = new Set(Object.values(index.weight_map ?? {}));
-		if (shards.size === 0) return false;
+		const shards = await shardNames(join(folder, name)).catch(() => []);
+		if (shards.length === 0) return false;
 		for (const shard of shards) if (!(await exists(join(folder, shard)))) return false;
 		return true;
 	}

@@ -3,9 +3,16 @@ import { ALLMRecError } from '../errors.js';
 import { copyFileAtomic, makeFolder, writeFileAtomic } from '../files/atomic.js';
 import { expectKnown } from '../known-options.js';
 import type { EncoderConfig, NativeSentenceEncoder } from '../native/addon.js';
-import { type DeviceOptions, guard, loaded, run, Session } from '../native/session.js';
+import { makeDescribed } from '../native/described.js';
+import { type DeviceOptions, loaded, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
-import { ConfigReader, readModelConfig, weightFiles } from './checkpoint.js';
+import {
+	CHECKPOINT_RULES,
+	ConfigReader,
+	expectVocabulary,
+	readModelConfig,
+	weightFiles,
+} from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
 import type { Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
@@ -78,19 +85,16 @@ export class SentenceEncoder {
 		if (dropoutRate !== undefined) config.dropoutRate = dropoutRate;
 		if (dtype !== undefined) config.activationDtype = dtype;
 		const tokenizer = await loadSentenceTokenizer(folder);
-		if (tokenizer.vocabSize > config.vocabSize)
-			throw new ALLMRecError(
-				'ERR_ALLMREC_CHECKPOINT',
-				`${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, the model only ${config.vocabSize}; they are not of one checkpoint.`,
-			);
+		expectVocabulary(folder, tokenizer.vocabSize, config.vocabSize);
 		const files = await weightFiles(folder);
 		const session = given?.share() ?? Session.open(device);
 		try {
-			const native = await loaded(
-				guard(() => new session.addon.SentenceEncoder(session.engine, config)),
-				files,
-				signal,
+			const described = makeDescribed(
+				join(folder, 'config.json'),
+				{ weights: leastWeights(config), files, rules: CHECKPOINT_RULES },
+				() => new session.addon.SentenceEncoder(session.engine, config),
 			);
+			const native = await loaded(await described, files, signal);
 			const limit = Math.min(maxTokens ?? 128, config.maxPositions);
 			return new SentenceEncoder(session, native, config, tokenizer, folder, limit);
 		} catch (error) {
@@ -147,6 +151,11 @@ export class SentenceEncoder {
 	}
 }
 
+/** Without biases, norms and positions. */
+function leastWeights({ vocabSize, hiddenSize, numLayers, intermediateSize }: EncoderConfig): number {
+	return hiddenSize * (vocabSize + numLayers * (4 * hiddenSize + 2 * intermediateSize));
+}
+
 const TOKENS_PER_BATCH = 2048;
 
 /** Of a Hugging Face `config.json`. @throws ERR_ALLMREC_CHECKPOINT for a model that is neither DistilBERT nor BERT. */
@@ -171,7 +180,7 @@ export function encoderConfig(json: Record<string, unknown>, folder: string): En
 			typeVocabSize: 0,
 			layerNormEps: 1e-12,
 			activation: activation('activation'),
-			dropoutRate: c.number('dropout', 0.1),
+			dropoutRate: c.fraction('dropout', 0.1),
 		};
 	if (type !== 'bert') throw unsupported(folder, `the model type \`${type}\``);
 	const positions = c.text('position_embedding_type', 'absolute');
@@ -185,9 +194,9 @@ export function encoderConfig(json: Record<string, unknown>, folder: string): En
 		intermediateSize: c.integer('intermediate_size'),
 		maxPositions: c.integer('max_position_embeddings'),
 		typeVocabSize: c.integer('type_vocab_size', 2),
-		layerNormEps: c.number('layer_norm_eps', 1e-12),
+		layerNormEps: c.fraction('layer_norm_eps', 1e-12),
 		activation: activation('hidden_act'),
-		dropoutRate: c.number('hidden_dropout_prob', 0.1),
+		dropoutRate: c.fraction('hidden_dropout_prob', 0.1),
 	};
 }
 

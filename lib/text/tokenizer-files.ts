@@ -1,6 +1,7 @@
-import { readFile, stat } from 'node:fs/promises';
+import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { type FileRules, jsonValue, tryReadText, unusable, VOCABULARY_BYTES } from '../files/read.js';
 
 /** A token matched in text as a whole, before the model sees it (Hugging Face's `AddedToken`). */
 export interface AddedToken {
@@ -51,7 +52,7 @@ export async function openTokenizerFolder(folder: string): Promise<TokenizerFold
 			'ERR_ALLMREC_FILE_NOT_FOUND',
 			`Expected ${folder} to be the folder that holds ${basename(folder)} and its sisters, it is a file.`,
 		);
-	const read = (name: string) => readOptional(join(folder, name));
+	const read = (name: string) => tryReadText(join(folder, name), RULES);
 	const [json, config, special, added] = await Promise.all(
 		['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'].map(
 			async (name) => {
@@ -63,49 +64,55 @@ export async function openTokenizerFolder(folder: string): Promise<TokenizerFold
 	return { folder, json, config: { ...special, ...config }, added: added ?? {}, read };
 }
 
-async function readOptional(path: string): Promise<string | undefined> {
-	try {
-		return await readFile(path, 'utf8');
-	} catch (cause) {
-		const code = (cause as NodeJS.ErrnoException).code;
-		if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
-		throw new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} cannot be read.`, { cause });
-	}
-}
+/** Of a tokenizer's files. */
+const RULES: FileRules = {
+	code: 'ERR_ALLMREC_CHECKPOINT',
+	missing: 'ERR_ALLMREC_CHECKPOINT',
+	limit: VOCABULARY_BYTES,
+	remedy: 'download the checkpoint again',
+};
 
 /** Parses a JSON object or says which file is not one. */
 export function parseObject(text: string, path: string): JsonObject {
-	let value: unknown;
-	try {
-		value = JSON.parse(text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
-	} catch (cause) {
-		const length = text.length;
-		throw corrupt(path, `it is not valid JSON (${length} characters; a broken download?)`, cause);
-	}
+	const value = jsonValue(text, path, RULES);
 	if (!isObject(value)) throw corrupt(path, 'its top level is not an object');
 	return value;
 }
 
 /** ERR_ALLMREC_CHECKPOINT: *`path` cannot be used: …*. */
 export function corrupt(path: string, reason: string, cause?: unknown): ALLMRecError {
-	return new ALLMRecError('ERR_ALLMREC_CHECKPOINT', `${path} cannot be used: ${reason}.`, { cause });
+	return unusable(path, reason, RULES, cause);
 }
 
 export function isObject(value: unknown): value is JsonObject {
 	return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
+/** Ids that a vocabulary may leave out, for tables are made for all of them. */
+const MAX_HOLES = 1 << 16;
+
 /** A vocabulary object (token → id) with every id checked. */
 export function readVocabulary(value: unknown, path: string): Map<string, number> {
 	if (!isObject(value)) throw corrupt(path, 'its vocabulary is not an object of token → id');
+	const entries = Object.entries(value);
+	if (entries.length === 0) throw corrupt(path, 'its vocabulary is empty');
 	const vocabulary = new Map<string, number>();
-	for (const [token, id] of Object.entries(value)) {
-		if (!isTokenId(id))
-			throw corrupt(path, `token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}`);
+	const taken = new Uint8Array(entries.length + MAX_HOLES);
+	for (const [token, id] of entries) {
+		if (!isTokenId(id) || id >= taken.length || taken[id] === 1) {
+			const reason = isTokenId(id) && taken[id] === 1 ? ', which another has too' : '';
+			throw corrupt(path, `token ${shown(token)} has the id ${shown(id)}${reason}`);
+		}
+		taken[id] = 1;
 		vocabulary.set(token, id);
 	}
-	if (vocabulary.size === 0) throw corrupt(path, 'its vocabulary is empty');
 	return vocabulary;
+}
+
+/** A value as messages show it. */
+export function shown(value: unknown): string {
+	const text = JSON.stringify(value) ?? 'nothing';
+	return text.length <= 100 ? text : `${text.slice(0, 100)}…`;
 }
 
 function isTokenId(id: unknown): id is number {
@@ -147,7 +154,7 @@ export function readAddedTokens(
 		const from: JsonObject = isObject(value) ? value : { content: value };
 		const content = from.content;
 		if (typeof content !== 'string' || content === '' || !isTokenId(id))
-			throw corrupt(join(source.folder, path), `the added token ${JSON.stringify(value)} has the id ${id}`);
+			throw corrupt(join(source.folder, path), `the added token ${shown(value)} has the id ${shown(id)}`);
 		if (tokens.has(content)) return;
 		const special = from.special === true || roleContents.has(content);
 		tokens.set(content, {
@@ -160,8 +167,10 @@ export function readAddedTokens(
 			normalized: from.normalized === true || (from.normalized === undefined && !special),
 		});
 	};
-	if (Array.isArray(source.json?.added_tokens))
-		for (const token of source.json.added_tokens) add(token, (token as JsonObject)?.id, 'tokenizer.json');
+	const listed = source.json?.added_tokens ?? [];
+	if (!Array.isArray(listed))
+		throw corrupt(join(source.folder, 'tokenizer.json'), 'its added_tokens are not a list');
+	for (const token of listed) add(token, (token as JsonObject | null)?.id, 'tokenizer.json');
 	const decoder = source.config.added_tokens_decoder;
 	if (isObject(decoder))
 		for (const [id, token] of Object.entries(decoder)) add(token, Number(id), 'tokenizer_config.json');
@@ -209,12 +218,17 @@ export function readWrapping(
 			if (!Array.isArray(processor.single) || !isObject(processor.special_tokens)) break;
 			const wrapping = { prefixIds: [] as number[], suffixIds: [] as number[] };
 			let into = wrapping.prefixIds;
-			for (const piece of processor.single as JsonObject[]) {
+			for (const piece of processor.single as unknown[]) {
+				if (!isObject(piece)) throw corrupt(path, `its post_processor has the piece ${shown(piece)}`);
 				if (isObject(piece.Sequence)) into = wrapping.suffixIds;
 				if (!isObject(piece.SpecialToken)) continue;
-				const token = processor.special_tokens[String(piece.SpecialToken.id)];
+				const { id } = piece.SpecialToken;
+				const token =
+					typeof id === 'string' && Object.hasOwn(processor.special_tokens, id)
+						? processor.special_tokens[id]
+						: undefined;
 				if (!isObject(token) || !Array.isArray(token.ids) || !token.ids.every(isTokenId))
-					throw corrupt(path, `its post_processor names ${piece.SpecialToken.id} without ids`);
+					throw corrupt(path, `its post_processor names ${shown(id)} without ids`);
 				into.push(...(token.ids as number[]));
 			}
 			return wrapping;
@@ -222,10 +236,11 @@ export function readWrapping(
 		case 'Sequence':
 			if (Array.isArray(processor.processors)) {
 				const all = processor.processors.map((one) => readWrapping(one, path));
-				return all.find(({ prefixIds, suffixIds }) => prefixIds.length + suffixIds.length > 0) ?? all[0]!;
+				const wraps = all.find(({ prefixIds, suffixIds }) => prefixIds.length + suffixIds.length > 0);
+				return wraps ?? { prefixIds: [], suffixIds: [] };
 			}
 	}
-	throw corrupt(path, `its post_processor of type ${JSON.stringify(processor.type)} is not understood`);
+	throw corrupt(path, `its post_processor of type ${shown(processor.type)} is not understood`);
 }
 
 /** Cuts text at added tokens, longest first; what lies between is normalised text. */

@@ -13,6 +13,7 @@ import {
 	readWrapping,
 	roleIds,
 	roleTokens,
+	shown,
 	tokensById,
 } from './tokenizer-files.js';
 
@@ -267,11 +268,11 @@ function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer
 	const normalization = bertNormalization(json);
 	const isWordPiece = model.type === 'WordPiece' && normalization !== undefined;
 	const vocabulary = isWordPiece ? readVocabulary(model.vocab, path) : new Map<string, number>();
+	const listed: unknown[] = Array.isArray(json.added_tokens) ? json.added_tokens : [];
 	const contents = new Map(
-		(Array.isArray(json.added_tokens) ? (json.added_tokens as JsonObject[]) : []).map(({ id, content }) => [
-			Number(id),
-			String(content),
-		]),
+		listed
+			.filter(isObject)
+			.map(({ id, content }) => [Number(id), typeof content === 'string' ? content : '']),
 	);
 	const unknown = typeof model.unk_token === 'string' ? model.unk_token : '[UNK]';
 	const wrapped: RoleTokens = {};
@@ -284,6 +285,9 @@ function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer
 	const roles = roleTokens(source, { ...defaultRoles(vocabulary), ...wrapped });
 	const added = readAddedTokens(source, roles, vocabulary);
 	const forbidden = new Set(added.filter((token) => token.special).map(({ id }) => id));
+	const longest = model.max_input_chars_per_word ?? 100;
+	if (typeof longest !== 'number' || !(longest >= 1))
+		throw corrupt(path, `its max_input_chars_per_word is ${shown(longest)}`);
 	return new Tokenizer({
 		model: isWordPiece
 			? new WordPiece(vocabulary, {
@@ -291,8 +295,7 @@ function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer
 					unknown,
 					prefix:
 						typeof model.continuing_subword_prefix === 'string' ? model.continuing_subword_prefix : '##',
-					maxWordCharacters:
-						typeof model.max_input_chars_per_word === 'number' ? model.max_input_chars_per_word : 100,
+					maxWordCharacters: longest,
 					normalization,
 					forbidden,
 				})

@@ -1,9 +1,11 @@
 import { appendFile, mkdir, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
 import { makeFolder, removeTemporaries, syncFile, writeFileAtomic, writeJson } from '../files/atomic.js';
 import { withLock } from '../files/lock.js';
+import { tryReadJson } from '../files/read.js';
 import { writing } from '../files/write-error.js';
 import type { LongCallOptions } from '../progress.js';
 
@@ -293,23 +295,39 @@ function freshState(fingerprint: string): State {
 }
 
 async function readState(folder: string): Promise<State | undefined> {
-	const path = join(folder, STATE);
-	let text: string;
-	try {
-		text = await readFile(path, 'utf8');
-	} catch {
-		return undefined;
-	}
-	try {
-		const state = JSON.parse(text) as State;
-		const whole = state.done || (Number.isInteger(state.epochs) && typeof state.bestWeights === 'string');
-		if (state.version === 1 && Number.isInteger(state.step) && whole) return state;
-	} catch {}
-	throw new ALLMRecError(
-		'ERR_ALLMREC_RUN',
-		`${path} is damaged. Delete the folder ${folder} to train this stage again.`,
-	);
+	return tryReadJson(join(folder, STATE), stateSchema, {
+		code: 'ERR_ALLMREC_RUN',
+		missing: 'ERR_ALLMREC_RUN',
+		remedy: `delete the folder ${folder} to train this stage again`,
+	});
 }
+
+const numbers = z.record(z.string(), z.number());
+const weights = (names: RegExp) => z.string().regex(names, 'expected the name of a folder of weights');
+const stateSchema = z
+	.strictObject({
+		version: z.literal(1),
+		step: z.int().min(0),
+		epochs: z.int().min(0).optional(),
+		// Names of folders beside it, and nothing else.
+		checkpoint: weights(/^(final|checkpoint-\d+)?$/),
+		best: z.strictObject({ score: z.number(), epoch: z.number(), metrics: numbers }).optional(),
+		bestWeights: weights(/^(best-\d+)?$/).optional(),
+		badValidations: z.int().min(0),
+		done: z.boolean(),
+		stoppedEarly: z.boolean(),
+		losses: numbers,
+		lossSteps: z.int().min(0).optional(),
+		seconds: z.number().min(0),
+		fingerprint: z.string(),
+	})
+	// Of earlier versions, whose trainings can be used but not gone on with.
+	.refine(
+		({ done, epochs, bestWeights, lossSteps }) =>
+			done || (epochs !== undefined && bestWeights !== undefined && lossSteps !== undefined),
+		'of a training that an earlier version began',
+	)
+	.transform((state) => state as State);
 
 async function resume(stage: Stage, folder: string, fingerprint: string): Promise<State | undefined> {
 	const state = await readState(folder);

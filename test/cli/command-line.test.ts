@@ -52,7 +52,7 @@ test('work that fails exits with 1 and tells the code of its error', async (t) =
 		],
 		[
 			['train', 'x', '--out', out, '--config', broken],
-			/^error ERR_ALLMREC_FILE_FORMAT: .*config\.json is not JSON/m,
+			/^error ERR_ALLMREC_FILE_FORMAT: .*config\.json cannot be used: it is not JSON/m,
 		],
 		[['train', 'x', '--out', out, '--config', list], /^error ERR_ALLMREC_FILE_FORMAT: .*config\.json/m],
 		[['evaluate', '/no/such/run'], /^error ERR_ALLMREC_RUN: .*\/no\/such\/run is no run/m],

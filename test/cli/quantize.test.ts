@@ -43,7 +43,7 @@ test('quantize writes a checkpoint and reports its error; inspect tells its memo
 		'/no/text',
 	]);
 	t.is(missing.code, 1);
-	t.regex(missing.err, /^error ERR_ALLMREC_FILE_NOT_FOUND: The text/m);
+	t.regex(missing.err, /^error ERR_ALLMREC_FILE_NOT_FOUND: The file \/no\/text/m);
 	t.is((await command(['quantize', source, '--out', out])).code, 2);
 	t.is((await command(['quantize', source, '--dtype', 'float32', '--out', out])).code, 2);
 });

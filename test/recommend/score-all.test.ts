@@ -97,7 +97,7 @@ test('files that are not there, empty, damaged, or folders', async (t) => {
 	for (const name of ['folder.jsonl', 'folder.jsonl.gz']) {
 		const folder = freshPath(name);
 		await mkdir(folder, { recursive: true });
-		await rejects(t, () => collect(model, folder), FORMAT);
+		await rejects(t, () => collect(model, folder), 'ERR_ALLMREC_FILE_NOT_FOUND', /is a folder/);
 	}
 });
 

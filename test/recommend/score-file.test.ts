@@ -352,7 +352,7 @@ test('a job goes on with nothing but what it was begun with', async (t) => {
 	await writeFile(`${out}.part`, '');
 	await rejects(t, () => scoreFile(model, { users: path, out }), 'ERR_ALLMREC_FILE_FORMAT', /restart/);
 	await writeFile(`${out}.state.json`, '{');
-	await rejects(t, () => scoreFile(model, { users: path, out }), 'ERR_ALLMREC_FILE_FORMAT', /damaged/);
+	await rejects(t, () => scoreFile(model, { users: path, out }), 'ERR_ALLMREC_FILE_FORMAT', /state\.json/);
 });
 
 test('a run that was killed while it put its files in place does the rest', async (t) => {

@@ -243,7 +243,7 @@ test('a damaged state is an error that tells what to delete', async (t) => {
 	await train(new FakeStage(), { folder });
 	for (const text of ['', '{"version": 1', 'null', '[]', '{"version": 2, "step": 3}', '{"version":1}']) {
 		await writeFile(join(folder, 'state.json'), text);
-		const error = await rejects(t, () => train(new FakeStage(), { folder }), 'ERR_ALLMREC_RUN', /damaged/);
+		const error = await rejects(t, () => train(new FakeStage(), { folder }), 'ERR_ALLMREC_RUN', /delete/);
 		t.true(error.message.includes(folder));
 	}
 });

@@ -1,4 +1,5 @@
 import { DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
+import { parseShallow } from '../../files/read.js';
 import type { Database } from '../database.js';
 import type { GenreLayout, LogSource } from '../readers/source.js';
 import { cleanText } from './html.js';
@@ -6,6 +7,8 @@ import { cleanText } from './html.js';
 export interface CatalogueCounts {
 	itemsWithoutTitle: number;
 	itemsWithoutDescription: number;
+	/** Lines of the item files without an id, or that no item could be read from. */
+	unreadableLines: number;
 }
 
 /** One item's text as the files hold it. */
@@ -28,18 +31,23 @@ export interface ItemText {
 /**
  * Makes table `item_text` (`item, id, title, description, genres`) of the kept items in table `item_index`,
  * cleaning them in batches. Of several lines for one item the first counts.
+ *
+ * @throws ERR_ALLMREC_FILE_FORMAT
  */
 export async function writeItemText(database: Database, source: LogSource): Promise<CatalogueCounts> {
 	await database.run('SET preserve_insertion_order = true');
+	// A line without an id is of no item, and is kept to be counted.
 	const listed = source.items
-		? `SELECT item_index.item, source.* FROM (${source.items}) AS source JOIN item_index USING (id)`
+		? `SELECT item_index.item, source.* FROM (${source.items}) AS source LEFT JOIN item_index USING (id)
+			WHERE item_index.item IS NOT NULL OR source.id IS NULL`
 		: 'SELECT item, id, NULL::VARCHAR AS title, NULL::VARCHAR AS description, NULL::VARCHAR AS genres, NULL::VARCHAR AS brand FROM item_index WHERE false';
-	await database.run(`CREATE TABLE item_line AS ${listed}`);
+	await database.run(`CREATE TABLE item_line AS ${listed}`, source.files);
 	await database.run('SET preserve_insertion_order = false');
 	await database.run(
 		'CREATE TABLE item_text (item INTEGER, id VARCHAR, title VARCHAR, description VARCHAR, genres VARCHAR[])',
 	);
-	const counts = { itemsWithoutTitle: 0, itemsWithoutDescription: 0 };
+	const [unreadableLines = 0] = await database.numbers('SELECT count(*) FROM item_line WHERE item IS NULL');
+	const counts = { itemsWithoutTitle: 0, itemsWithoutDescription: 0, unreadableLines };
 	const writer = await database.connect();
 	const appender = await writer.createAppender('item_text');
 	try {
@@ -101,7 +109,7 @@ export function itemText(
 	};
 }
 
-/** The texts of a JSON value: a string, or lists of strings however deep. */
+/** The texts of a JSON value: a string, or lists of strings within each other. */
 function jsonTexts(json: string | null): string[] {
 	if (json === null) return [];
 	const collect = (value: unknown): string[] => {
@@ -109,7 +117,7 @@ function jsonTexts(json: string | null): string[] {
 		return Array.isArray(value) ? value.flatMap(collect) : [];
 	};
 	try {
-		return collect(JSON.parse(json));
+		return collect(parseShallow(json));
 	} catch {
 		return [json];
 	}

@@ -1,5 +1,13 @@
+import { parseShallow } from '../../files/read.js';
 import { fileList, literal } from '../database.js';
-import { firstLine, type LogSource, numberFromText, type ReaderInput, textOrNull } from './source.js';
+import {
+	firstLine,
+	type LogSource,
+	numberFromText,
+	type ReaderInput,
+	ratingFromText,
+	textOrNull,
+} from './source.js';
 
 const reviewFields = [
 	'reviewerID',
@@ -22,13 +30,13 @@ export async function amazonSource({ interactions, items }: ReaderInput): Promis
 		interactions: `SELECT ${textOrNull('coalesce(reviewerID, user_id)')} AS user_id,
 			${textOrNull('coalesce(parent_asin, asin)')} AS item_id,
 			CASE WHEN unixReviewTime IS NULL AND ${time} > 1e11 THEN ${time} / 1000 ELSE ${time} END AS time,
-			${numberFromText('coalesce(overall, rating)')} AS rating
+			${ratingFromText('coalesce(overall, rating)')} AS rating
 			FROM ${readJson(
 				interactions,
 				reviewFields.map((name) => [name, 'VARCHAR']),
 			)}`,
 		hasRating: true,
-		...(items.length > 0 && { items: itemQuery(items) }),
+		...(items.length > 0 && { items: itemQuery(items), itemFile: items[0] }),
 		descriptionIsJson: true,
 		genreLayout: 'json',
 		files: [...interactions, ...items],
@@ -60,7 +68,8 @@ function readJson(files: string[], columns: [string, string][]): string {
 
 function fieldsOf(line: string): string[] {
 	try {
-		return Object.keys(JSON.parse(line));
+		const value = parseShallow(line);
+		return typeof value === 'object' && value !== null ? Object.keys(value) : [];
 	} catch {
 		return [];
 	}

@@ -1,11 +1,11 @@
 import { invalidArgument } from '../../errors.js';
 import { Database, fileList, identifier } from '../database.js';
-import { commonHeader, guessDelimiter, readCsv, splitLine } from './delimited.js';
+import { columnNames, commonHeader, guessDelimiter, readCsv, splitLine } from './delimited.js';
 import { itemColumns } from './recbole.js';
 import {
 	type LogSource,
-	numberFromText,
 	type ReaderInput,
+	ratingFromText,
 	resolveColumn,
 	textOrNull,
 	timeFromText,
@@ -30,7 +30,7 @@ export async function csvSource({ interactions, items, columns }: ReaderInput): 
 		interactions: `SELECT ${textOrNull(`${identifier(user)}::VARCHAR`)} AS user_id,
 			${textOrNull(`${identifier(item)}::VARCHAR`)} AS item_id,
 			${time ? timeColumn(time, log) : '0::DOUBLE'} AS time,
-			${rating ? numberFromText(identifier(rating)) : 'NULL::DOUBLE'} AS rating FROM ${log.from}`,
+			${rating ? ratingFromText(identifier(rating)) : 'NULL::DOUBLE'} AS rating FROM ${log.from}`,
 		hasRating: rating !== undefined,
 		descriptionIsJson: false,
 		genreLayout: 'separated',
@@ -38,6 +38,7 @@ export async function csvSource({ interactions, items, columns }: ReaderInput): 
 		presentFields: log.columns,
 	};
 	if (items.length === 0) return source;
+	source.itemFile = items[0];
 	const catalogue = await openTable(items);
 	const { query } = itemColumns(items[0]!, { id: item, ...columns }, catalogue.columns);
 	source.items = `${query} FROM ${catalogue.from}`;
@@ -60,7 +61,7 @@ async function openTable(files: string[]): Promise<Table> {
 	}
 	const header = await commonHeader(files);
 	const delimiter = /\.(tsv|tab)(\.gz)?$/i.test(files[0]!) ? '\t' : guessDelimiter(header);
-	const columns = splitLine(header, delimiter);
+	const columns = columnNames(splitLine(header, delimiter), files[0]!);
 	return {
 		from: readCsv(files, { delimiter, quote: '"', header: true, columns }),
 		columns,
@@ -70,9 +71,9 @@ async function openTable(files: string[]): Promise<Table> {
 
 async function describeParquet(files: string[]): Promise<Table> {
 	const from = `read_parquet(${fileList(files)})`;
-	const database = await Database.open({});
+	const database = await Database.open({ memoryLimit: '1GB' });
 	try {
-		const rows = await database.rows(`DESCRIBE SELECT * FROM ${from}`);
+		const rows = await database.rows(`DESCRIBE SELECT * FROM ${from}`, files);
 		const types = new Map(rows.map(([name, type]) => [String(name), String(type)]));
 		// A list is read as its JSON text, which the genre parser knows.
 		const lists = [...types].filter(([, type]) => type.endsWith('[]')).map(([name]) => name);

@@ -36,6 +36,26 @@ export async function commonHeader(files: readonly string[]): Promise<string> {
 	return first;
 }
 
+/**
+ * Names of a header as columns of a table: what has no name, as an index that was written along, gets one.
+ *
+ * @throws ERR_ALLMREC_FILE_FORMAT for a header that names a column twice
+ */
+export function columnNames(header: readonly string[], file: string): string[] {
+	const seen = new Set<string>();
+	return header.map((field, position) => {
+		const name = field || `unnamed ${position + 1}`;
+		const key = name.toLowerCase(); // DuckDB does not tell names by their case
+		if (seen.has(key))
+			throw new ALLMRecError(
+				'ERR_ALLMREC_FILE_FORMAT',
+				`The header of ${file} names the column \`${name}\` twice; name its columns apart.`,
+			);
+		seen.add(key);
+		return name;
+	});
+}
+
 /** Fields of one line, quotes of CSV respected. */
 export function splitLine(line: string, delimiter: string): string[] {
 	const fields: string[] = [];

@@ -1,10 +1,18 @@
 import { readdir } from 'node:fs/promises';
 import { basename, dirname, join } from 'node:path';
 import { ALLMRecError } from '../../errors.js';
+import { assertReadable } from '../../files/read.js';
 import { identifier, literal } from '../database.js';
 import { isFolder } from '../folder.js';
 import { readCsv } from './delimited.js';
-import { firstLine, type LogSource, numberFromText, type ReaderInput, textOrNull } from './source.js';
+import {
+	firstLine,
+	type LogSource,
+	numberFromText,
+	type ReaderInput,
+	ratingFromText,
+	textOrNull,
+} from './source.js';
 
 interface Release {
 	ratings: string;
@@ -40,10 +48,11 @@ const genres100k =
 /** A MovieLens folder, or its ratings file; the movies file is taken from beside it unless given. */
 export async function movielensSource({ interactions, items }: ReaderInput): Promise<LogSource> {
 	const { release, ratings, movies } = await locate(interactions[0]!, items);
+	await assertReadable(ratings);
 	const columns = ['user', 'item', 'rating', 'time'];
 	const source: LogSource = {
 		interactions: `SELECT ${textOrNull(identifier('user'))} AS user_id, ${textOrNull('item')} AS item_id,
-			${numberFromText('time')} AS time, ${numberFromText('rating')} AS rating
+			${numberFromText('time')} AS time, ${ratingFromText('rating')} AS rating
 			FROM ${readCsv([ratings], { ...release.layout, columns })}`,
 		hasRating: true,
 		descriptionIsJson: false,
@@ -51,7 +60,11 @@ export async function movielensSource({ interactions, items }: ReaderInput): Pro
 		files: movies ? [ratings, movies] : [ratings],
 		presentFields: (await firstLine(ratings)).split(release.layout.delimiter),
 	};
-	if (movies) source.items = release.movies === 'u.item' ? query100k(movies) : query(movies, release);
+	if (movies) {
+		await assertReadable(movies);
+		source.items = release.movies === 'u.item' ? query100k(movies) : query(movies, release);
+		source.itemFile = movies;
+	}
 	return source;
 }
 

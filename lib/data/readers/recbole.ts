@@ -1,10 +1,10 @@
 import { identifier } from '../database.js';
-import { commonHeader, readCsv } from './delimited.js';
+import { columnNames, commonHeader, readCsv } from './delimited.js';
 import {
 	type GenreLayout,
 	type LogSource,
-	numberFromText,
 	type ReaderInput,
+	ratingFromText,
 	resolveColumn,
 	textOrNull,
 	timeFromText,
@@ -12,7 +12,7 @@ import {
 
 /** RecBole's atomic files: tab separated, no quoting, header `name:type`. */
 export async function recboleSource({ interactions, items, columns }: ReaderInput): Promise<LogSource> {
-	const log = parseHeader(await commonHeader(interactions));
+	const log = parseHeader(await commonHeader(interactions), interactions[0]!);
 	const inFile = { file: interactions[0]! };
 	const user = resolveColumn('user', columns, log.names, { required: true, ...inFile })!;
 	const item = resolveColumn('item', columns, log.names, { required: true, ...inFile })!;
@@ -22,7 +22,7 @@ export async function recboleSource({ interactions, items, columns }: ReaderInpu
 	const source: LogSource = {
 		interactions: `SELECT ${textOrNull(identifier(user))} AS user_id, ${textOrNull(identifier(item))} AS item_id,
 			${time ? timeFromText(identifier(time)) : '0::DOUBLE'} AS time,
-			${rating ? numberFromText(identifier(rating)) : 'NULL::DOUBLE'} AS rating
+			${rating ? ratingFromText(identifier(rating)) : 'NULL::DOUBLE'} AS rating
 			FROM ${readCsv(interactions, { ...layout, columns: log.names })}`,
 		hasRating: rating !== undefined,
 		descriptionIsJson: false,
@@ -31,7 +31,8 @@ export async function recboleSource({ interactions, items, columns }: ReaderInpu
 		presentFields: log.names,
 	};
 	if (items.length === 0) return source;
-	const catalogue = parseHeader(await commonHeader(items));
+	source.itemFile = items[0];
+	const catalogue = parseHeader(await commonHeader(items), items[0]!);
 	const { query, genres } = itemColumns(items[0]!, { id: item, ...columns }, catalogue.names);
 	source.items = `${query} FROM ${readCsv(items, { ...layout, columns: catalogue.names })}`;
 	source.genreLayout = genreLayoutOf(catalogue.types.get(genres ?? ''));
@@ -54,15 +55,16 @@ export function itemColumns(file: string, columns: Parameters<typeof resolveColu
 	};
 }
 
-function parseHeader(header: string) {
-	const fields = header.split('\t').map((field) => field.trim());
-	const types = new Map(
-		fields.map((field) => {
-			const colon = field.lastIndexOf(':');
-			return colon < 0 ? ([field, ''] as const) : ([field.slice(0, colon), field.slice(colon + 1)] as const);
-		}),
+function parseHeader(header: string, file: string) {
+	const fields = header.split('\t').map((field) => {
+		const [, name = field, type = ''] = /^(.*):(.*)$/s.exec(field.trim()) ?? [];
+		return { name: name.trim(), type };
+	});
+	const names = columnNames(
+		fields.map(({ name }) => name),
+		file,
 	);
-	return { names: [...types.keys()], types };
+	return { names, types: new Map(names.map((name, i) => [name, fields[i]!.type])) };
 }
 
 /** RecBole separates the members of a `token_seq` by spaces. */

@@ -39,6 +39,8 @@ export interface LogSource {
 	genreLayout: GenreLayout;
 	/** All files behind the two queries. */
 	files: string[];
+	/** The first file behind `items`, for messages. */
+	itemFile?: string | undefined;
 	/** What the first line of the interactions holds, for messages. */
 	presentFields: string[];
 }
@@ -89,6 +91,9 @@ export function resolveColumn(
 	return found;
 }
 
+/** Longest line that is read, in bytes. DuckDB's readers are given the same. */
+const MAX_FIRST_LINE = 1 << 24;
+
 /** First line of a text file, gzipped or not, without its line end. */
 export async function firstLine(path: string): Promise<string> {
 	const raw = createReadStream(path);
@@ -96,12 +101,14 @@ export async function firstLine(path: string): Promise<string> {
 	raw.on('error', (error) => stream.destroy(error));
 	const parts: Buffer[] = [];
 	let length = 0;
+	let whole = false;
 	try {
 		for await (const part of stream as AsyncIterable<Buffer>) {
 			const end = part.indexOf(10);
 			parts.push(end < 0 ? part : part.subarray(0, end));
 			length += part.length;
-			if (end >= 0 || length > 1 << 24) break;
+			whole = end >= 0;
+			if (whole || length > MAX_FIRST_LINE) break;
 		}
 	} catch (cause) {
 		throw new ALLMRecError(
@@ -112,6 +119,11 @@ export async function firstLine(path: string): Promise<string> {
 	} finally {
 		raw.destroy();
 	}
+	if (!whole && length > MAX_FIRST_LINE)
+		throw new ALLMRecError(
+			'ERR_ALLMREC_FILE_FORMAT',
+			`${path} cannot be used: its first line has more than ${MAX_FIRST_LINE} bytes; check \`format\`.`,
+		);
 	return Buffer.concat(parts)
 		.toString('utf8')
 		.replace(/^\ufeff/, '')
@@ -128,7 +140,15 @@ export function numberFromText(column: string): string {
 	return `CASE WHEN isfinite(TRY_CAST(${column} AS DOUBLE)) THEN TRY_CAST(${column} AS DOUBLE) END`;
 }
 
-/** Unicode's spaces, and the byte order mark, which readers of text take away. */
+/** {@link numberFromText} of what has to fit into a float32. */
+export function ratingFromText(column: string): string {
+	return `CASE WHEN isfinite(TRY_CAST(${column} AS FLOAT)) THEN TRY_CAST(${column} AS DOUBLE) END`;
+}
+
+/**
+ * Unicode's spaces, and the byte order mark, which DuckDB's own interface drops from the beginning of a text: two ids
+ * would come out as one.
+ */
 const BLANKS =
 	'\u0020\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000\ufeff';
 

@@ -1,5 +1,6 @@
 import { guessDelimiter, splitLine } from '../../data/readers/delimited.js';
 import { ALLMRecError } from '../../errors.js';
+import { parseShallow } from '../../files/read.js';
 import type { Line, LineReader } from './lines.js';
 import { badRow, type InputPosition, type InputRow, inputRow } from './rows.js';
 
@@ -45,6 +46,11 @@ async function readLayout(
 ): Promise<CsvLayout | undefined> {
 	for await (const [first] of reader.lines({ rows: 0, bytes: 0 })) {
 		if (!first) continue;
+		if (first.problem)
+			throw new ALLMRecError(
+				'ERR_ALLMREC_FILE_FORMAT',
+				`${path} has no header that can be read. ${first.problem}`,
+			);
 		const delimiter = guessDelimiter(first.text);
 		const names = splitLine(first.text, delimiter).map((name) => name.toLowerCase());
 		const column = (name: string) => (names.includes(name) ? names.indexOf(name) : undefined);
@@ -92,9 +98,9 @@ class RecordJoiner {
 	}
 
 	#add(line: Line, rows: InputRow[]): void {
-		if (line.tooLong) {
+		if (line.problem) {
 			while (this.#open.length > 0) this.#giveUp(rows);
-			rows.push(badRow('The line is too long.', line.number, line.text, position(line)));
+			rows.push(badRow(line.problem, line.number, line.text, position(line)));
 			return;
 		}
 		if (this.#open.length === 0 && line.text.trim() === '') return;
@@ -151,7 +157,7 @@ function position({ number, end }: Line): InputPosition {
 export function parseList(cell: string, separator: string): unknown {
 	if (!cell.startsWith('[')) return cell.split(separator);
 	try {
-		return JSON.parse(cell);
+		return parseShallow(cell);
 	} catch {
 		return cell;
 	}

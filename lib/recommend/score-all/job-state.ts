@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
-import { open, readFile, rm } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { z } from 'zod';
 import { ALLMRecError } from '../../errors.js';
 import { writeJson } from '../../files/atomic.js';
+import { readSealed, sealed, sealSchema } from '../../files/integrity.js';
 import { writing } from '../../files/write-error.js';
 
 const stateSchema = z.strictObject({
@@ -21,6 +22,7 @@ const stateSchema = z.strictObject({
 	rejectsBytes: z.int().min(0),
 	/** All rows are done: what is left is to put the files in their places. */
 	complete: z.boolean(),
+	sha256: sealSchema,
 });
 
 /** How far a scoring job has come. */
@@ -48,21 +50,12 @@ export function newState(job: JobIdentity): JobState {
  * @throws ERR_ALLMREC_FILE_FORMAT if it is damaged, ERR_ALLMREC_INVALID_ARGUMENT if it is another job's
  */
 export async function readState(path: string, job: JobIdentity): Promise<JobState | undefined> {
-	let text: string;
-	try {
-		text = await readFile(path, 'utf8');
-	} catch (cause) {
-		if ((cause as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
-		throw cause;
-	}
-	let state: JobState;
-	try {
-		state = stateSchema.parse(JSON.parse(text));
-	} catch (cause) {
-		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is damaged; start over with \`restart\`.`, {
-			cause,
-		});
-	}
+	const state = await readSealed(path, stateSchema, {
+		missing: 'ERR_ALLMREC_FILE_FORMAT',
+		limit: 1 << 20,
+		remedy: 'start over with `restart`',
+	});
+	if (!state) return undefined;
 	const others = {
 		input: 'another users file',
 		options: 'other options',
@@ -81,7 +74,8 @@ export async function readState(path: string, job: JobIdentity): Promise<JobStat
 }
 
 export async function writeState(path: string, state: JobState): Promise<void> {
-	await writeJson(path, state);
+	const { sha256: _, ...content } = state;
+	await writeJson(path, sealed(content));
 }
 
 export async function removeState(path: string): Promise<void> {

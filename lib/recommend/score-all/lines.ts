@@ -1,8 +1,11 @@
+import { isUtf8 } from 'node:buffer';
 import { createReadStream, type ReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { pipeline } from 'node:stream';
 import * as zlib from 'node:zlib';
+import { expectReadWhole } from '../../data/gzip.js';
 import { ALLMRecError } from '../../errors.js';
+import { assertReadable } from '../../files/read.js';
 import type { InputPosition } from './rows.js';
 
 /** A line of a text without its end. */
@@ -14,8 +17,8 @@ export interface Line {
 	number: number;
 	/** Where the next line begins, in bytes of the decompressed text. */
 	end: number;
-	/** Too long to be held: `text` is its beginning. */
-	tooLong: boolean;
+	/** Why it cannot be used; of a line too long to be held `text` is the beginning. */
+	problem: string | undefined;
 }
 
 export type Compression = 'none' | 'gzip' | 'zstd';
@@ -24,6 +27,7 @@ export type Compression = 'none' | 'gzip' | 'zstd';
 export const MAX_LINE_BYTES = 16 << 20;
 const CHUNK_BYTES = 1 << 18;
 const NEWLINE = 10;
+const SHORTER = 'it ends before the row to go on from';
 
 /** The lines of a UTF-8 text, compressed or not, from any position on. Holds a chunk and a line at most. */
 export class LineReader {
@@ -51,6 +55,7 @@ export class LineReader {
 	/** @throws ERR_ALLMREC_FILE_FORMAT where the file cannot be read to its end */
 	async *lines(from: InputPosition): AsyncGenerator<Line[]> {
 		const plain = this.#compression === 'none';
+		await assertReadable(this.#path);
 		this.#fileBytes = (await stat(this.#path)).size;
 		this.#entry = plain ? from.bytes : 0;
 		const decompressor = plain ? undefined : this.#decompressor();
@@ -60,6 +65,7 @@ export class LineReader {
 		this.#textBytes = this.#entry;
 		const cutter = new LineCutter(from);
 		try {
+			if (plain && from.bytes > this.#fileBytes) throw new Error(SHORTER);
 			for await (const chunk of input) {
 				this.#signal?.throwIfAborted();
 				const start = this.#textBytes;
@@ -68,6 +74,8 @@ export class LineReader {
 				const skip = Math.max(0, from.bytes - start);
 				if (skip < (chunk as Buffer).length) yield cutter.cut((chunk as Buffer).subarray(skip));
 			}
+			if (this.#compression === 'gzip') expectReadWhole(decompressor as zlib.Gunzip, this.#fileBytes);
+			if (this.#textBytes < from.bytes) throw new Error(SHORTER);
 			yield cutter.rest();
 		} catch (cause) {
 			this.#signal?.throwIfAborted();
@@ -142,6 +150,12 @@ class LineCutter {
 		const tooLong = this.#dropped !== undefined;
 		const kept = this.#dropped ?? bytes;
 		this.#dropped = undefined;
+		// What is decoded all the same has other characters than the file.
+		const problem = tooLong
+			? `The line is longer than ${MAX_LINE_BYTES >> 20} MiB.`
+			: isUtf8(bytes)
+				? undefined
+				: 'The line is not UTF-8.';
 		let text = kept.toString('utf8');
 		let ending: Line['ending'] = newline > 0 ? '\n' : '';
 		if (text.endsWith('\r')) {
@@ -149,6 +163,6 @@ class LineCutter {
 			ending = '\r\n';
 		}
 		if (this.#number === 1 && text.startsWith('\uFEFF')) text = text.slice(1);
-		return { text, ending, number: this.#number, end: this.#end, tooLong };
+		return { text, ending, number: this.#number, end: this.#end, problem };
 	}
 }

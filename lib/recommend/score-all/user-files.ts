@@ -1,6 +1,6 @@
-import { Database, fileList, identifier } from '../../data/database.js';
-import { assertReadable } from '../../data/folder.js';
+import { type Cell, Database, fileList, identifier } from '../../data/database.js';
 import { ALLMRecError, invalidArgument } from '../../errors.js';
+import { assertReadable, parseShallow } from '../../files/read.js';
 import { csvRows } from './csv-rows.js';
 import { type Compression, LineReader } from './lines.js';
 import { badRow, type InputPosition, type InputRow, inputRow } from './rows.js';
@@ -70,9 +70,9 @@ function userFormatOf(name: string): UserFormat {
 async function* jsonRows(reader: LineReader, from: InputPosition): AsyncGenerator<InputRow[]> {
 	for await (const lines of reader.lines(from)) {
 		const rows: InputRow[] = [];
-		for (const { text, number, end, tooLong } of lines) {
+		for (const { text, number, end, problem } of lines) {
 			const behind = { rows: number, bytes: end };
-			if (tooLong) rows.push(badRow('The line is too long.', number, text, behind));
+			if (problem) rows.push(badRow(problem, number, text, behind));
 			else if (text.trim() !== '') rows.push(parseJsonRow(text, number, behind));
 		}
 		yield rows;
@@ -82,7 +82,7 @@ async function* jsonRows(reader: LineReader, from: InputPosition): AsyncGenerato
 function parseJsonRow(text: string, number: number, end: InputPosition): InputRow {
 	let value: unknown;
 	try {
-		value = JSON.parse(text);
+		value = parseShallow(text);
 	} catch {
 		return badRow('The line is not JSON.', number, text, end);
 	}
@@ -109,17 +109,19 @@ class ParquetUsers implements UserFile {
 		// One thread reads far faster than a language model scores, and in the file's order.
 		const database = await Database.open({ memoryLimit: '512MB', threads: 1, signal: this.#signal });
 		try {
-			const types = await columnTypes(database, file);
+			const types = columnTypes(
+				await database.rows(`DESCRIBE SELECT * FROM read_parquet(${file})`, [this.#path]),
+			);
 			if (!types.has('history'))
 				throw new ALLMRecError(
 					'ERR_ALLMREC_FILE_FORMAT',
 					`${this.#path} has no column \`history\`; its columns are ${[...types.keys()].join(', ')}.`,
 				);
-			[this.#total = 0] = await database.numbers(`SELECT count(*) FROM read_parquet(${file})`);
+			[this.#total = 0] = await database.numbers(`SELECT count(*) FROM read_parquet(${file})`, [this.#path]);
 			const query = `SELECT file_row_number, ${userColumn(types)}, ${listColumn(types, 'history')},
 				${listColumn(types, 'candidates')}
 				FROM read_parquet(${file}, file_row_number = true) WHERE file_row_number >= ${from.rows}`;
-			for await (const chunk of database.chunks(query))
+			for await (const chunk of database.chunks(query, [this.#path]))
 				yield chunk.getRows().map((cells) => tableRow(cells as (string | bigint | null)[]));
 		} finally {
 			database.close();
@@ -128,17 +130,13 @@ class ParquetUsers implements UserFile {
 }
 
 /** By lower-case name. */
-async function columnTypes(
-	database: Database,
-	file: string,
-): Promise<Map<string, { name: string; type: string }>> {
-	const rows = await database.rows(`DESCRIBE SELECT * FROM read_parquet(${file})`);
+function columnTypes(rows: readonly Cell[][]): Map<string, { name: string; type: string }> {
 	return new Map(
 		rows.map(([name, type]) => [String(name).toLowerCase(), { name: String(name), type: String(type) }]),
 	);
 }
 
-type ColumnTypes = Awaited<ReturnType<typeof columnTypes>>;
+type ColumnTypes = ReturnType<typeof columnTypes>;
 
 function userColumn(types: ColumnTypes): string {
 	const column = types.get('user');
@@ -161,7 +159,7 @@ function tableRow([index, user, history, candidates]: (string | bigint | null)[]
 	const list = (cell: string | bigint | null | undefined): unknown => {
 		if (cell === null || cell === undefined) return undefined;
 		try {
-			return JSON.parse(String(cell));
+			return parseShallow(String(cell));
 		} catch {
 			return cell;
 		}
