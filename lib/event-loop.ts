@@ -1,8 +1,11 @@
 /**
- * Long work in JavaScript makes way for whatever else the process does: timers, connections, aborts. Loops ask
- * {@link turnIsOver} now and then and await {@link nextTurn} where it is. Turns are shared by all such loops, so that many
- * at once take no longer turns than one.
+ * Long work in JavaScript makes way for whatever else the process does: timers, connections, aborts. It is written as
+ * {@link Steps}, which can also be taken at once, or as a loop that asks {@link turnIsOver} and awaits {@link nextTurn}.
+ * Turns are shared by all work that is under way, so that many calls at once take no longer turns than one.
  */
+
+/** Work that yields wherever it may be interrupted, a millisecond or so of work apart, and returns its result. */
+export type Steps<T> = Generator<undefined, T, undefined>;
 
 /** Milliseconds of work in one turn of the event loop. */
 const TURN = 8;
@@ -10,7 +13,7 @@ const TURN = 8;
 let begun = Number.NEGATIVE_INFINITY;
 const waiting: (() => void)[] = [];
 
-/** Whether the loop's turn has lasted long enough; true where nothing has made way for a while. About 50 ns. */
+/** Whether the loop's turn has lasted long enough; true where nothing has made way for a while. Some 50 ns. */
 export function turnIsOver(): boolean {
 	return performance.now() - begun >= TURN;
 }
@@ -24,26 +27,34 @@ export async function nextTurn(signal?: AbortSignal | undefined): Promise<void> 
 	signal?.throwIfAborted();
 }
 
-/** One loop in each turn, in the order they came. */
+/** One piece of work in each turn, in the order they came. */
 function resume(): void {
 	begun = performance.now();
 	waiting.shift()!();
 	if (waiting.length > 0) setImmediate(resume);
 }
 
-/**
- * Calls `work(from, to)` for blocks of 0 … count − 1 in order, making way between them.
- *
- * @param block indices of one call: a millisecond or so of work
- */
-export async function inBlocks(
-	count: number,
-	block: number,
-	work: (from: number, to: number) => void,
-	signal?: AbortSignal | undefined,
-): Promise<void> {
-	for (let from = 0; from < count; from += block) {
+/** Takes steps in turns of the event loop. @throws the signal's reason */
+export async function inTurns<T>(steps: Steps<T>, signal?: AbortSignal | undefined): Promise<T> {
+	for (;;) {
+		const { done, value } = steps.next();
+		if (done) return value;
 		if (turnIsOver()) await nextTurn(signal);
-		work(from, Math.min(count, from + block));
+	}
+}
+
+/** Takes all steps at once. */
+export function atOnce<T>(steps: Steps<T>): T {
+	for (;;) {
+		const { done, value } = steps.next();
+		if (done) return value;
+	}
+}
+
+/** `work(from, to)` for blocks of 0 … count − 1, in order. */
+export function* blocks(count: number, size: number, work: (from: number, to: number) => void): Steps<void> {
+	for (let from = 0; from < count; from += size) {
+		work(from, Math.min(count, from + size));
+		yield;
 	}
 }

@@ -42,7 +42,9 @@ export class LoopWatch {
 	}
 
 	static async start(): Promise<LoopWatch> {
-		const control = fork(fileURLToPath(new URL('./event-loop-control.js', import.meta.url)), { execArgv: [] });
+		const control = fork(fileURLToPath(new URL('./event-loop-control.js', import.meta.url)), {
+			execArgv: [],
+		});
 		const watch = new LoopWatch(control);
 		await watch.#controlTicks();
 		return watch;

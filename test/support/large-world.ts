@@ -24,11 +24,15 @@ export async function largeWorld({
 	const folder = freshPath('large');
 	await mkdir(folder, { recursive: true });
 	const files = { interactions: join(folder, 'interactions.csv'), items: join(folder, 'items.csv') };
-	const copy = (query: string, file: string) => `COPY (${query}) TO ${literal(file)} (FORMAT csv, HEADER true)`;
+	const copy = (query: string, file: string) =>
+		`COPY (${query}) TO ${literal(file)} (FORMAT csv, HEADER true)`;
 	const text = (seed: string, count: number) =>
 		`array_to_string(list_transform(range(${count}), k -> 'w' || (hash(${seed} * 1000 + k) % 5000)::VARCHAR), ' ')`;
 	const longText = long
-		.map(([item, characters]) => `WHEN i = ${item} THEN repeat('tale <b>of</b> &amp; woe ', ${Math.ceil(characters / 24)})`)
+		.map(
+			([item, characters]) =>
+				`WHEN i = ${item} THEN repeat('tale <b>of</b> &amp; woe ', ${Math.ceil(characters / 24)})`,
+		)
 		.join(' ');
 	const database = await Database.open({});
 	try {
