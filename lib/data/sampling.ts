@@ -1,6 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { atOnce, inTurns, type Steps } from '../event-loop.js';
+import { parseJson } from '../json.js';
 import { assertReadable, writeFileAtomic } from './folder.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
@@ -39,6 +41,11 @@ export interface Candidates {
  * @throws ERR_ALLMREC_TOO_FEW_ITEMS if a user has left fewer than `negatives` items.
  */
 export function sampleCandidates(split: Split, options: CandidateOptions): Candidates {
+	return atOnce(sampleSteps(split, options));
+}
+
+/** {@link sampleCandidates} in steps. @internal */
+export function* sampleSteps(split: Split, options: CandidateOptions): Steps<Candidates> {
 	rejectUnknownOptions(options, { seed: true, negatives: true, phase: true, users: true });
 	const { seed, negatives = 19, phase = 'test' } = options;
 	if (phase !== 'test' && phase !== 'validation') invalidArgument('phase', '`test` or `validation`', phase);
@@ -63,6 +70,7 @@ export function sampleCandidates(split: Split, options: CandidateOptions): Candi
 			);
 		random.shuffle(items);
 		targets[row] = items.indexOf(target);
+		yield;
 	}
 	return { phase, seed, negatives, users, candidates, targets };
 }
@@ -115,6 +123,8 @@ export class NegativeSampler {
 
 const FORMAT = 'a-llmrec-split';
 const whole = z.number().int().nonnegative();
+/** Lists are looked at apart: they are too long for it. */
+const list = z.custom<unknown[]>(Array.isArray, 'expected a list');
 const fileSchema = z.object({
 	format: z.literal(FORMAT),
 	version: z.literal(1),
@@ -124,9 +134,9 @@ const fileSchema = z.object({
 			phase: z.enum(['validation', 'test']),
 			seed: whole,
 			negatives: whole,
-			users: z.array(whole),
-			targets: z.array(whole),
-			rows: z.array(z.array(whole)),
+			users: list,
+			targets: list,
+			rows: list,
 		}),
 	),
 });
@@ -143,10 +153,13 @@ export async function saveCandidates(
 function* serialise(split: Split, drawn: readonly Candidates[]): Generator<string> {
 	yield `{"format": "${FORMAT}", "version": 1,\n"split": ${JSON.stringify(split)},\n"candidates": [`;
 	for (const [n, { phase, seed, negatives, users, targets, candidates }] of drawn.entries()) {
-		const head = { phase, seed, negatives, users: [...users], targets: [...targets] };
-		yield `${n > 0 ? ',' : ''}\n${JSON.stringify(head).slice(0, -1)},"rows": [`;
+		yield `${n > 0 ? ',' : ''}\n${JSON.stringify({ phase, seed, negatives }).slice(0, -1)},"users":`;
+		yield* numbers(users);
+		yield ',"targets":';
+		yield* numbers(targets);
+		yield ',"rows": [';
 		const width = negatives + 1;
-		const batch = 1024;
+		const batch = Math.max(1, Math.floor(PART / width));
 		for (let first = 0; first < users.length; first += batch) {
 			let text = '';
 			for (let row = first; row < Math.min(first + batch, users.length); row++)
@@ -156,6 +169,16 @@ function* serialise(split: Split, drawn: readonly Candidates[]): Generator<strin
 		yield '\n]}';
 	}
 	yield '\n]}\n';
+}
+
+/** Numbers of one part of the file. */
+const PART = 1 << 14;
+
+function* numbers(values: Int32Array): Generator<string> {
+	yield '[';
+	for (let from = 0; from < values.length; from += PART)
+		yield `${from > 0 ? ',' : ''}${values.subarray(from, from + PART).join(',')}`;
+	yield ']';
 }
 
 /**
@@ -172,9 +195,10 @@ export async function loadCandidates(
 	const fail = (what: string, cause?: unknown): never => {
 		throw new ALLMRecError('ERR_ALLMREC_FILE_FORMAT', `${path} is not a split file: ${what}.`, { cause });
 	};
+	const text = await readFile(path);
 	let json: unknown;
 	try {
-		json = JSON.parse(await readFile(path, 'utf8'));
+		json = await inTurns(parseJson(text));
 	} catch (cause) {
 		return fail('it is not JSON; it may be cut off', cause);
 	}
@@ -190,27 +214,48 @@ export async function loadCandidates(
 			`${path} was saved for another split: it has ${canonical(data.split)}, expected ${canonical(split.toJSON())}. Use the data set and the options of the run.`,
 		);
 	const numItems = split?.dataset.numItems ?? data.split.dataset?.numItems ?? Number.POSITIVE_INFINITY;
-	const candidates = data.candidates.map(({ phase, seed, negatives, users, targets, rows }) => {
-		const width = negatives + 1;
-		if (rows.length !== users.length || targets.length !== users.length)
-			fail(`${rows.length} rows and ${targets.length} targets for ${users.length} users`);
-		const items = new Int32Array(rows.length * width);
-		for (const [row, members] of rows.entries()) {
-			if (members.length !== width || members.some((item) => item < 1 || item > numItems))
-				fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
-			if (targets[row]! >= width) fail(`the target of row ${row} is outside it`);
-			items.set(members, row * width);
-		}
-		return {
-			phase,
-			seed,
-			negatives,
-			users: Int32Array.from(users),
-			candidates: items,
-			targets: Int32Array.from(targets),
-		};
-	});
+	const candidates: Candidates[] = [];
+	for (const each of data.candidates) candidates.push(await inTurns(readDrawn(each, numItems, fail)));
 	return { split: data.split, candidates };
+}
+
+type Drawn = z.output<typeof fileSchema>['candidates'][number];
+
+function* readDrawn(
+	{ phase, seed, negatives, users, targets, rows }: Drawn,
+	numItems: number,
+	fail: (what: string) => never,
+): Steps<Candidates> {
+	const width = negatives + 1;
+	if (rows.length !== users.length || targets.length !== users.length)
+		fail(`${rows.length} rows and ${targets.length} targets for ${users.length} users`);
+	const drawn: Candidates = {
+		phase,
+		seed,
+		negatives,
+		users: new Int32Array(users.length),
+		candidates: new Int32Array(rows.length * width),
+		targets: new Int32Array(targets.length),
+	};
+	for (const [row, members] of rows.entries()) {
+		const [user, target] = [users[row], targets[row]];
+		if (!isWhole(user, 0, 2 ** 31 - 1)) fail(`user ${row} is not a whole number from 0`);
+		if (!isWhole(target, 0, negatives)) fail(`the target of row ${row} is outside it`);
+		if (!Array.isArray(members) || members.length !== width)
+			return fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
+		for (let i = 0; i < width; i++) {
+			if (!isWhole(members[i], 1, numItems)) fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
+			drawn.candidates[row * width + i] = members[i] as number;
+		}
+		drawn.users[row] = user as number;
+		drawn.targets[row] = target as number;
+		if (row % 64 === 0) yield;
+	}
+	return drawn;
+}
+
+function isWhole(value: unknown, least: number, most: number): boolean {
+	return Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
 }
 
 /** JSON with sorted keys, for comparison. The data set's name is left out: a copy may bear another. */
