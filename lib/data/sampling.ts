@@ -1,8 +1,9 @@
 import { readFile } from 'node:fs/promises';
 import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
-import { atOnce, inTurns, type Steps } from '../event-loop.js';
+import { atOnce, blocks, inTurns, type Steps } from '../event-loop.js';
 import { parseJson } from '../json.js';
+import type { Dataset } from './dataset.js';
 import { assertReadable, writeFileAtomic } from './folder.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
@@ -119,6 +120,24 @@ export class NegativeSampler {
 		this.#excludedIn[item] = draw;
 		return true;
 	}
+}
+
+/** (numUsers), how many items each user has never interacted with. */
+export function* unseenItems({ numUsers, numItems, sequences }: Dataset): Steps<Int32Array> {
+	const { offsets, items } = sequences;
+	const unseen = new Int32Array(numUsers).fill(numItems);
+	/** The user an item was last seen with, from 1. */
+	const seenBy = new Int32Array(numItems + 1);
+	yield* blocks(numUsers, 1 << 10, (from, to) => {
+		for (let u = from; u < to; u++)
+			for (let at = offsets[u]!; at < offsets[u + 1]!; at++) {
+				const item = items[at]!;
+				if (seenBy[item] === u + 1) continue;
+				seenBy[item] = u + 1;
+				unseen[u]!--;
+			}
+	});
+	return unseen;
 }
 
 const FORMAT = 'a-llmrec-split';

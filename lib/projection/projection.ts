@@ -2,9 +2,10 @@ import { z } from 'zod';
 import type { Alignment } from '../alignment/alignment.js';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import type { Dataset } from '../data/dataset.js';
-import { NegativeSampler, SeededRandom } from '../data/sampling.js';
+import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { blocks, inTurns, type Steps } from '../event-loop.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import { type PackedBatch, packBatch, packTraining } from '../llm/prompt-packing.js';
@@ -97,7 +98,7 @@ export class Projection {
 			jointSize: joint.length / (dataset.numItems + 1),
 			tokenSize: llm.tokenSize,
 		};
-		const examples = new Examples(dataset, split, cf, o);
+		const examples = await inTurns(Examples.list(dataset, split, cf, o), signal);
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_EMPTY_DATASET',
@@ -135,7 +136,7 @@ export class Projection {
 						let sum = 0;
 						for (let step = first; step < first + count; step++) {
 							signal?.throwIfAborted();
-							const batch = await examples.batch(step, stepsPerEpoch, o.batchSize);
+							const batch = await examples.batch(step, stepsPerEpoch, o.batchSize, signal);
 							const size = o.microBatchSize ?? batch.length;
 							const parts = Array.from({ length: Math.ceil(batch.length / size) }, (_, p) =>
 								batches.build(batch.slice(p * size, (p + 1) * size)),
@@ -364,31 +365,57 @@ class Examples {
 	#order = new Int32Array(0);
 	#orderEpoch = -1;
 
-	constructor(dataset: Dataset, split: Split, cf: CollaborativeModel, options: ParsedOptions) {
+	private constructor(
+		dataset: Dataset,
+		split: Split,
+		cf: CollaborativeModel,
+		options: ParsedOptions,
+		train: Int32Array,
+		validation: Example[],
+	) {
 		this.#dataset = dataset;
 		this.#split = split;
 		this.#cf = cf;
 		this.#options = options;
 		this.#sampler = new NegativeSampler(dataset.numItems);
-		const enough = (u: number) =>
-			dataset.numItems - new Set(dataset.sequence(u)).size >= options.candidates - 1;
-		this.train = Int32Array.from({ length: dataset.numUsers }, (_, u) => u).filter(
-			(u) => split.trainSequence(u).length >= 2 && enough(u),
-		);
+		this.train = train;
+		this.validation = validation;
+	}
+
+	static *list(
+		dataset: Dataset,
+		split: Split,
+		cf: CollaborativeModel,
+		options: ParsedOptions,
+	): Steps<Examples> {
+		const unseen = yield* unseenItems(dataset);
+		const enough = (u: number) => unseen[u]! >= options.candidates - 1;
+		const train = new Int32Array(dataset.numUsers);
+		let count = 0;
+		yield* blocks(dataset.numUsers, 1 << 12, (from, to) => {
+			for (let u = from; u < to; u++) if (split.trainSequence(u).length >= 2 && enough(u)) train[count++] = u;
+		});
 		const users = split.users('validation').filter(enough);
 		const stride = Math.max(1, Math.ceil(users.length / options.validationUsers));
-		this.validation = Array.from(
+		const validation = Array.from(
 			users.filter((_, i) => i % stride === 0),
 			(user) => ({ user, history: split.history(user, 'validation'), target: split.validation[user]! }),
 		);
+		return new Examples(dataset, split, cf, options, train.slice(0, count), validation);
 	}
 
 	/** Depends on the seed and the step alone. */
-	batch(step: number, stepsPerEpoch: number, batchSize: number): Promise<CompleteExample[]> {
+	async batch(
+		step: number,
+		stepsPerEpoch: number,
+		batchSize: number,
+		signal: AbortSignal | undefined,
+	): Promise<CompleteExample[]> {
 		const epoch = Math.floor(step / stepsPerEpoch);
 		if (epoch !== this.#orderEpoch) {
 			this.#order = this.train.slice();
-			new SeededRandom(this.#options.seed, ORDER_STREAM, epoch).shuffle(this.#order);
+			const random = new SeededRandom(this.#options.seed, ORDER_STREAM, epoch);
+			await inTurns(random.shuffleSteps(this.#order), signal);
 			this.#orderEpoch = epoch;
 		}
 		const first = (step % stepsPerEpoch) * batchSize;

@@ -2,11 +2,18 @@ import { mkdir, readFile, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
-import { type CatalogueItem, Dataset } from '../data/dataset.js';
+import { Dataset } from '../data/dataset.js';
 import { isFolder } from '../data/folder.js';
-import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
-import { leaveLastOut, type Split } from '../data/split.js';
+import {
+	type Candidates,
+	loadCandidates,
+	sampleSteps,
+	saveCandidates,
+	unseenItems,
+} from '../data/sampling.js';
+import { leaveLastOutSteps, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { inTurns } from '../event-loop.js';
 import { CausalLM } from '../llm/causal-lm.js';
 import { openOptCheckpoint } from '../llm/opt-checkpoint.js';
 import { recommendationTemplate } from '../llm/prompt-template.js';
@@ -18,6 +25,7 @@ import { resolveCheckpoint } from '../text/hub.js';
 import { type EncoderDtype, SentenceEncoder } from '../text/sentence-encoder.js';
 import { ALLMRec } from './a-llm-rec.js';
 import { Catalogue } from './catalogue.js';
+import { readCatalogue, writeCatalogue } from './catalogue-file.js';
 import { resolveEmbedded } from './embedded.js';
 import { FusionGate, fitFusion } from './fusion.js';
 import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
@@ -64,8 +72,8 @@ export async function trainRun(
 	if (stages.includes('project') && (await isFolder(llmFolder)))
 		await openOptCheckpoint(await resolveCheckpoint(llmFolder), { dtype: config.llmDtype });
 	await claimFolder(out, dataset, datasetPath, config);
-	const split = splitOf(dataset, config);
-	await candidatesOf(out, split, config);
+	const split = await splitOf(dataset, config, signal);
+	await candidatesOf(out, split, config, signal);
 	const session = Session.open(device);
 	const calls = { signal, onProgress };
 	const open: { dispose(): void }[] = [];
@@ -88,7 +96,7 @@ export async function trainRun(
 		if (!cf) throw missingStage(out, 'cf');
 
 		const alignmentPath = join(model, 'alignment.safetensors');
-		const catalogue = Catalogue.of(dataset, split.itemCounts);
+		const catalogue = await inTurns(Catalogue.make(dataset.items, split.itemCounts), signal);
 		let latents: ItemLatents;
 		let alignment: Alignment;
 		if (stages.includes('align')) {
@@ -110,16 +118,13 @@ export async function trainRun(
 			);
 			latents = await alignment.latents(dataset, cf, encoder, calls);
 			await encoder.save(join(model, 'encoder'));
-			saveLatents(session, model, latents);
-			await writeJson(join(model, 'catalogue.json'), {
-				items: catalogue.items,
-				trainingCounts: catalogue.trainingCounts,
-			});
+			await saveLatents(session, model, latents);
+			await writeCatalogue(join(model, 'catalogue.json'), catalogue);
 			await alignment.save(alignmentPath);
 		} else {
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
 			alignment = keep(await Alignment.load(alignmentPath, session));
-			latents = loadLatents(session, model, alignment);
+			latents = await loadLatents(session, model, alignment);
 		}
 		if (!stages.includes('project')) return;
 
@@ -209,14 +214,15 @@ export async function loadRun(
 				'ERR_ALLMREC_RUN',
 				`The run's projector was trained for a language model of width ${projection.config.tokenSize}, this one has ${llm.tokenSize}. Give the one it was trained with.`,
 			);
-		const { items, trainingCounts } = await readCatalogue(join(model, 'catalogue.json'));
+		const catalogue = await readCatalogue(join(model, 'catalogue.json'), signal);
+		const latents = await loadLatents(session, model, alignment);
 		const fusion = await readFusion(join(model, 'fusion.json'));
 		return new ALLMRec({
-			catalogue: new Catalogue(items, trainingCounts),
+			catalogue,
 			cf,
 			encoder,
 			alignment,
-			latents: loadLatents(session, model, alignment),
+			latents,
 			projection,
 			llm,
 			template: recommendationTemplate(options.words),
@@ -253,8 +259,9 @@ export async function openRunDataset(
 			'ERR_ALLMREC_RUN',
 			`The run was trained on ${numUsers} users, ${numItems} items and ${numInteractions} interactions; the data set has ${dataset.numUsers}, ${dataset.numItems} and ${dataset.numInteractions}.`,
 		);
-	const split = splitOf(dataset, file.options);
-	return { dataset, split, config: file.options, ...(await candidatesOf(folder, split, file.options)) };
+	const split = await splitOf(dataset, file.options, signal);
+	const candidates = await candidatesOf(folder, split, file.options, signal);
+	return { dataset, split, config: file.options, ...candidates };
 }
 
 /** Chooses the likelihoods' normalisation and the gate's parameters on the validation items, and saves them. */
@@ -268,7 +275,8 @@ async function fitRunFusion(
 	if (await isFile(path)) return;
 	const recommender = await loadRun(folder, calls);
 	try {
-		const { validation } = await candidatesOf(folder, split, (await readRunFile(folder)).options);
+		const { options } = await readRunFile(folder);
+		const { validation } = await candidatesOf(folder, split, options, calls.signal);
 		const count = Math.min(FUSION_USERS, validation.users.length);
 		if (count === 0) return;
 		const rows = Array.from({ length: count }, (_, i) => Math.floor((i * validation.users.length) / count));
@@ -325,8 +333,12 @@ function expectTrainable(dtype: LlmDtype): void {
 	);
 }
 
-function splitOf(dataset: Dataset, { excludeColdUsers, trainUsers, seed }: RunConfig): Split {
-	return leaveLastOut(dataset, { excludeColdUsers, trainUsers, seed });
+function splitOf(
+	dataset: Dataset,
+	{ excludeColdUsers, trainUsers, seed }: RunConfig,
+	signal: AbortSignal | undefined,
+): Promise<Split> {
+	return inTurns(leaveLastOutSteps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */
@@ -334,14 +346,17 @@ async function candidatesOf(
 	folder: string,
 	split: Split,
 	{ seed, negatives }: RunConfig,
+	signal: AbortSignal | undefined,
 ): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
 	if (!(await isFile(path))) {
-		const enough = (u: number) =>
-			split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
-		const drawn = (['validation', 'test'] as const).map((phase) =>
-			sampleCandidates(split, { seed, negatives, phase, users: split.users(phase).filter(enough) }),
-		);
+		const unseen = await inTurns(unseenItems(split.dataset), signal);
+		const enough = (u: number) => unseen[u]! >= negatives;
+		const drawn: Candidates[] = [];
+		for (const phase of ['validation', 'test'] as const) {
+			const users = split.users(phase).filter(enough);
+			drawn.push(await inTurns(sampleSteps(split, { seed, negatives, phase, users }), signal));
+		}
 		await saveCandidates(path, split, drawn);
 	}
 	const { candidates } = await loadCandidates(path, split);
@@ -385,22 +400,6 @@ function missingStage(folder: string, stage: StageName): ALLMRecError {
 		'ERR_ALLMREC_RUN',
 		`Stage \`${stage}\` of the run ${folder} has not been trained. Run \`a-llmrec train\` with \`--stages ${stage}\` or with all stages.`,
 	);
-}
-
-async function readCatalogue(path: string): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
-	let cause: unknown;
-	try {
-		const json = JSON.parse(await readFile(path, 'utf8')) as {
-			items: CatalogueItem[];
-			trainingCounts: number[];
-		};
-		if (json.items.length > 0 && json.items.length === json.trainingCounts.length) return json;
-	} catch (error) {
-		cause = error;
-	}
-	throw new ALLMRecError('ERR_ALLMREC_RUN', `${path} cannot be read; train stage \`align\` again.`, {
-		cause,
-	});
 }
 
 async function readFusion(

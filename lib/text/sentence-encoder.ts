@@ -6,7 +6,7 @@ import { type DeviceOptions, guard, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { ConfigReader, readModelConfig, weightFiles } from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
-import type { Tokenizer, TokenStore } from './tokenizer.js';
+import type { Texts, Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
 
 /** What a sentence encoder can compute in. */
@@ -100,12 +100,12 @@ export class SentenceEncoder {
 	}
 
 	/** Tokens of texts, cut to {@link maxTokens}, with the special tokens around them. */
-	tokenize(texts: readonly string[], options: LongCallOptions = {}): Promise<TokenStore> {
+	tokenize(texts: Texts, options: LongCallOptions = {}): Promise<TokenStore> {
 		return this.tokenizer.encodeMany(texts, { ...options, sequence: true, maxTokens: this.maxTokens });
 	}
 
 	/** Mean-pooled vectors (texts, d_t). */
-	async encode(texts: readonly string[] | TokenStore, options: LongCallOptions = {}): Promise<Float32Array> {
+	async encode(texts: Texts | TokenStore, options: LongCallOptions = {}): Promise<Float32Array> {
 		const { offsets, ids } = 'offsets' in texts ? texts : await this.tokenize(texts, options);
 		return run(
 			(cancel) => this.native.encode({ offsets, values: ids }, TOKENS_PER_BATCH, cancel),
