@@ -4,7 +4,7 @@ import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
-import { inTurns, nextTurn, type Steps, turnIsOver } from '../event-loop.js';
+import { atOnce, blocks, inTurns, nextTurn, type Steps, turnIsOver } from '../event-loop.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
 import { guard, raggedSteps, run, type Session, takeRows } from '../native/session.js';
 import { parseOptions } from '../options.js';
@@ -260,16 +260,31 @@ function itemTexts({ items }: Dataset, referenceCompat: boolean): Texts {
 
 /** One vector (d') for every item, by the one rule. */
 export function jointEmbeddings(
+	latents: ItemLatents,
+	trainingCounts: ArrayLike<number>,
+	options: JointOptions = {},
+): Float32Array {
+	return atOnce(jointSteps(latents, trainingCounts, options));
+}
+
+/** {@link jointEmbeddings} in steps. @internal */
+export function* jointSteps(
 	{ size, e, q }: ItemLatents,
 	trainingCounts: ArrayLike<number>,
 	{ coldThreshold = 1 }: JointOptions = {},
-): Float32Array {
-	const joint = e.slice();
-	for (let item = 1; item < trainingCounts.length; item++)
-		if (trainingCounts[item]! < coldThreshold)
-			joint.set(q.subarray(item * size, (item + 1) * size), item * size);
+): Steps<Float32Array> {
+	const joint = new Float32Array(e.length);
+	yield* blocks(e.length / size, Math.ceil(JOINT_BLOCK / size), (from, to) => {
+		joint.set(e.subarray(from * size, to * size), from * size);
+		for (let item = Math.max(1, from); item < Math.min(to, trainingCounts.length); item++)
+			if (trainingCounts[item]! < coldThreshold)
+				joint.set(q.subarray(item * size, (item + 1) * size), item * size);
+	});
 	return joint;
 }
+
+/** Numbers of one step. */
+const JOINT_BLOCK = 1 << 18;
 
 const METADATA = 'a-llmrec.alignment';
 const VALIDATION_BATCH = 64;

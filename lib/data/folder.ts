@@ -74,12 +74,12 @@ async function assertReplaceable(folder: string): Promise<void> {
 }
 
 /** Writes a file beside its place and renames it, so that readers never see half of it. */
-export async function writeFileAtomic(path: string, parts: Iterable<string>): Promise<void> {
+export async function writeFileAtomic(path: string, parts: Iterable<string | Uint8Array>): Promise<void> {
 	await mkdir(dirname(resolve(path)), { recursive: true });
 	const partial = join(dirname(path), `.${basename(path)}.partial-${randomBytes(4).toString('hex')}`);
 	const file = await open(partial, 'wx');
 	try {
-		for (const part of parts) await file.write(part);
+		for (const part of parts) await file.writeFile(part);
 		await file.sync();
 		await file.close();
 		await rename(partial, path);

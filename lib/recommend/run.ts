@@ -28,7 +28,8 @@ import { Catalogue } from './catalogue.js';
 import { readCatalogue, writeCatalogue } from './catalogue-file.js';
 import { resolveEmbedded } from './embedded.js';
 import { FusionGate, fitFusion } from './fusion.js';
-import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
+import { loadLatents, saveLatents } from './latents-file.js';
+import { createPrompts, jointTable } from './model-parts.js';
 import {
 	parseRunOptions,
 	type RunConfig,
@@ -118,22 +119,28 @@ export async function trainRun(
 			);
 			latents = await alignment.latents(dataset, cf, encoder, calls);
 			await encoder.save(join(model, 'encoder'));
-			await saveLatents(session, model, latents);
+			await saveLatents(model, latents);
 			await writeCatalogue(join(model, 'catalogue.json'), catalogue);
 			await alignment.save(alignmentPath);
 		} else {
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
 			alignment = keep(await Alignment.load(alignmentPath, session));
-			latents = await loadLatents(session, model, alignment);
+			latents = await loadLatents(session, model, alignment.config.jointSize, catalogue.size, signal);
 		}
 		if (!stages.includes('project')) return;
 
 		const llm = keep(await CausalLM.load(llmFolder, { session, dtype: config.llmDtype, ...calls }));
-		const prompts = await createPrompts(llm, catalogue, recommendationTemplate(config.words), {
-			historyLength: config.historyLength,
-			withoutUser: config.withoutUser,
-		});
-		const joint = jointTable(latents, split.itemCounts, config.joint, config.coldThreshold);
+		const prompts = await createPrompts(
+			llm,
+			catalogue,
+			recommendationTemplate(config.words),
+			{ historyLength: config.historyLength, withoutUser: config.withoutUser },
+			calls,
+		);
+		const joint = await inTurns(
+			jointTable(latents, split.itemCounts, config.joint, config.coldThreshold),
+			signal,
+		);
 		const projection = keep(
 			await Projection.train(dataset, cf, llm, config.projection, {
 				split,
@@ -215,7 +222,7 @@ export async function loadRun(
 				`The run's projector was trained for a language model of width ${projection.config.tokenSize}, this one has ${llm.tokenSize}. Give the one it was trained with.`,
 			);
 		const catalogue = await readCatalogue(join(model, 'catalogue.json'), signal);
-		const latents = await loadLatents(session, model, alignment);
+		const latents = await loadLatents(session, model, alignment.config.jointSize, catalogue.size, signal);
 		const fusion = await readFusion(join(model, 'fusion.json'));
 		return new ALLMRec({
 			catalogue,
