@@ -10,12 +10,15 @@ export type Steps<T> = Generator<undefined, T, undefined>;
 /** Milliseconds of work in one turn of the event loop. */
 const TURN = 8;
 
-let begun = Number.NEGATIVE_INFINITY;
+/** When work began in the turn that lasts; undefined before there was any. */
+let begun: number | undefined;
 const waiting: (() => void)[] = [];
 
-/** Whether the loop's turn has lasted long enough; true where nothing has made way for a while. Some 50 ns. */
+/** Whether there has been work for long enough in this turn of the event loop. Some 50 ns. */
 export function turnIsOver(): boolean {
-	return performance.now() - begun >= TURN;
+	const now = performance.now();
+	if (begun === undefined) begin(now);
+	return now - begun! >= TURN;
 }
 
 /** Lets the event loop do everything else that is due. @throws the signal's reason, before and behind it */
@@ -27,9 +30,18 @@ export async function nextTurn(signal?: AbortSignal | undefined): Promise<void> 
 	signal?.throwIfAborted();
 }
 
+function begin(now: number): void {
+	begun = now;
+	setImmediate(end);
+}
+
+function end(): void {
+	begun = undefined;
+}
+
 /** One piece of work in each turn, in the order they came. */
 function resume(): void {
-	begun = performance.now();
+	begin(performance.now());
 	waiting.shift()!();
 	if (waiting.length > 0) setImmediate(resume);
 }

@@ -1,7 +1,7 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { blocks, type Steps } from '../event-loop.js';
+import { sorted } from '../sorting.js';
 import { Random } from './random.js';
-import { sorted } from './sorting.js';
 
 /** A mean over users and its bootstrap interval. */
 export interface Estimate {

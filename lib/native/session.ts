@@ -155,25 +155,36 @@ export function ragged(rows: ArrayLike<ArrayLike<number>>): Ragged {
 /** {@link ragged} in steps. */
 export function* raggedSteps(rows: ArrayLike<ArrayLike<number>>): Steps<Ragged> {
 	const offsets = new Int32Array(rows.length + 1);
-	yield* blocks(rows.length, RAGGED_ROWS, (from, to) => {
+	yield* blocks(rows.length, ROWS, (from, to) => {
 		for (let r = from; r < to; r++) offsets[r + 1] = offsets[r]! + rows[r]!.length;
 	});
 	const values = new Int32Array(offsets[rows.length]!);
-	yield* blocks(rows.length, RAGGED_ROWS, (from, to) => {
+	yield* blocks(rows.length, ROWS, (from, to) => {
 		for (let r = from; r < to; r++) values.set(rows[r]!, offsets[r]!);
 	});
 	return { offsets, values };
 }
 
 /** Rows of one step. */
-const RAGGED_ROWS = 1 << 12;
+const ROWS = 1 << 12;
 
 /** Rows `indices` of a matrix (n, width). */
 export function takeRows(matrix: Float32Array, width: number, indices: ArrayLike<number>): Float32Array {
+	return atOnce(takeRowsSteps(matrix, width, indices));
+}
+
+/** {@link takeRows} in steps. */
+export function* takeRowsSteps(
+	matrix: Float32Array,
+	width: number,
+	indices: ArrayLike<number>,
+): Steps<Float32Array> {
 	const rows = new Float32Array(indices.length * width);
-	for (let i = 0; i < indices.length; i++) {
-		const at = indices[i]! * width;
-		rows.set(matrix.subarray(at, at + width), i * width);
-	}
+	yield* blocks(indices.length, ROWS, (from, to) => {
+		for (let i = from; i < to; i++) {
+			const at = indices[i]! * width;
+			rows.set(matrix.subarray(at, at + width), i * width);
+		}
+	});
 	return rows;
 }

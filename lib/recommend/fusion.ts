@@ -1,7 +1,7 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { metricValues, rankTargets, rowWidth } from '../evaluation/metrics.js';
-import { sorted } from '../evaluation/sorting.js';
 import { atOnce, blocks, inTurns, type Steps } from '../event-loop.js';
+import { sorted } from '../sorting.js';
 
 /** The numbers of a {@link FusionGate}; see there for the formula. */
 export interface FusionParams {
