@@ -1,6 +1,7 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import type { Steps } from '../event-loop.js';
 
 /** A token matched in text as a whole, before the model sees it (Hugging Face's `AddedToken`). */
 export interface AddedToken {
@@ -96,13 +97,14 @@ export function isObject(value: unknown): value is JsonObject {
 }
 
 /** A vocabulary object (token → id) with every id checked. */
-export function readVocabulary(value: unknown, path: string): Map<string, number> {
+export function* readVocabulary(value: unknown, path: string): Steps<Map<string, number>> {
 	if (!isObject(value)) throw corrupt(path, 'its vocabulary is not an object of token → id');
 	const vocabulary = new Map<string, number>();
 	for (const [token, id] of Object.entries(value)) {
 		if (!isTokenId(id))
 			throw corrupt(path, `token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}`);
 		vocabulary.set(token, id);
+		if (vocabulary.size % 1024 === 0) yield;
 	}
 	if (vocabulary.size === 0) throw corrupt(path, 'its vocabulary is empty');
 	return vocabulary;

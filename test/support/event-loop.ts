@@ -19,7 +19,10 @@ export function now(): number {
 
 /** How late a 10 ms timer of the main thread was while something ran; all in milliseconds. */
 export interface LoopDelay {
-	/** The worst, less what this thread waited for a processor in its window and what the control was late by in it. */
+	/**
+	 * The worst, less what is the machine's in its window: what this thread waited for a processor, slept while the
+	 * collector's other threads did, or what the control was late by, whichever is more.
+	 */
 	worst: number;
 	/** The worst as a clock on the wall shows it. */
 	raw: number;
@@ -35,7 +38,7 @@ export interface LoopDelay {
 /** Watches the event loop of the main thread beside a process that only keeps time. */
 export class LoopWatch {
 	readonly #control: ChildProcess;
-	readonly #scheduler = new SchedulerWait();
+	readonly #scheduler = new SchedulerTimes();
 
 	private constructor(control: ChildProcess) {
 		this.#control = control;
@@ -58,22 +61,29 @@ export class LoopWatch {
 	/** Runs something and tells how late the timer was meanwhile. */
 	async during<T>(work: () => Promise<T>): Promise<{ value: T; delay: LoopDelay }> {
 		await this.#controlTicks();
-		let collector = 0;
+		const pauses: LateTick[] = [];
 		const observer = new PerformanceObserver((list) => {
-			for (const { duration } of list.getEntries()) collector = Math.max(collector, duration);
+			for (const { startTime, duration } of list.getEntries()) {
+				const due = performance.timeOrigin + startTime;
+				pauses.push({ due, at: due + duration });
+			}
 		});
 		observer.observe({ entryTypes: ['gc'] });
 		const begun = now();
-		const late: (LateTick & { waited: number })[] = [];
+		const late: (LateTick & { waited: number; slept: number })[] = [];
 		let ticks = 0;
+		let last = begun;
 		let due = begun + INTERVAL;
-		let waited = this.#scheduler.read();
+		let before = this.#scheduler.read();
 		const tick = () => {
 			const at = now();
-			const total = this.#scheduler.read();
-			if (at - due > 1) late.push({ due, at, waited: total - waited });
+			const times = this.#scheduler.read();
+			const waited = times.waited - before.waited;
+			const slept = before.ran === times.ran ? 0 : at - last - waited - (times.ran - before.ran);
+			if (at - due > 1) late.push({ due, at, waited, slept });
 			ticks++;
-			waited = total;
+			last = at;
+			before = times;
 			due = at + INTERVAL;
 		};
 		const timer = setInterval(tick, INTERVAL);
@@ -87,10 +97,12 @@ export class LoopWatch {
 			observer.disconnect();
 		}
 		const control = await this.#controlTicks();
+		const collector = pauses.reduce((most, { due, at }) => Math.max(most, at - due), 0);
 		const delay = { worst: 0, raw: 0, worstAt: 0, collector, took: now() - begun, ticks };
 		for (const one of late) {
 			const lateness = one.at - one.due;
-			const machine = Math.max(one.waited, overlap(control, one));
+			const helpers = Math.max(0, Math.min(one.slept, overlap(pauses, one)));
+			const machine = Math.max(one.waited + helpers, overlap(control, one));
 			delay.raw = Math.max(delay.raw, lateness);
 			if (lateness - machine <= delay.worst) continue;
 			delay.worst = lateness - machine;
@@ -106,15 +118,15 @@ export class LoopWatch {
 	}
 }
 
-/** Milliseconds of a window in which the control was late too. */
-function overlap(control: readonly LateTick[], { due, at }: LateTick): number {
+/** Milliseconds of a window that other windows, none of them at the same time, cover. */
+function overlap(others: readonly LateTick[], { due, at }: LateTick): number {
 	let sum = 0;
-	for (const one of control) sum += Math.max(0, Math.min(at, one.at) - Math.max(due, one.due));
+	for (const one of others) sum += Math.max(0, Math.min(at, one.at) - Math.max(due, one.due));
 	return sum;
 }
 
-/** How long the main thread was ready and had no processor; 0 where the system does not tell. */
-class SchedulerWait {
+/** What the scheduler knows of the main thread, in milliseconds since it began; 0 where the system does not tell. */
+class SchedulerTimes {
 	readonly #file: number | undefined;
 	readonly #buffer = Buffer.alloc(128);
 
@@ -124,11 +136,12 @@ class SchedulerWait {
 		} catch {}
 	}
 
-	/** In milliseconds, since the thread began. */
-	read(): number {
-		if (this.#file === undefined) return 0;
+	/** How long it has run, and how long it was ready and had no processor. */
+	read(): { ran: number; waited: number } {
+		if (this.#file === undefined) return { ran: 0, waited: 0 };
 		const length = readSync(this.#file, this.#buffer, 0, this.#buffer.length, 0);
-		return Number(this.#buffer.toString('latin1', 0, length).split(' ')[1]) / 1e6;
+		const [ran, waited] = this.#buffer.toString('latin1', 0, length).split(' ');
+		return { ran: Number(ran) / 1e6, waited: Number(waited) / 1e6 };
 	}
 
 	close(): void {

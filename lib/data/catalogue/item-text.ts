@@ -1,4 +1,5 @@
 import { DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
+import { nextTurn, turnIsOver } from '../../event-loop.js';
 import type { Database } from '../database.js';
 import type { GenreLayout, LogSource } from '../readers/source.js';
 import { cleanText } from './html.js';
@@ -50,18 +51,22 @@ export async function writeItemText(database: Database, source: LogSource): Prom
 		)) {
 			const columns = chunk.getColumns() as (string | null)[][];
 			const indices = columns[0] as unknown as number[];
-			const texts = indices.map((_, row) =>
-				itemText(
-					{
-						id: columns[1]![row]!,
-						title: columns[2]![row]!,
-						description: columns[3]![row]!,
-						genres: columns[4]![row]!,
-						brand: columns[5]![row]!,
-					},
-					source,
-				),
-			);
+			const texts: ItemText[] = [];
+			for (const row of indices.keys()) {
+				if (turnIsOver()) await nextTurn();
+				texts.push(
+					itemText(
+						{
+							id: columns[1]![row]!,
+							title: columns[2]![row]!,
+							description: columns[3]![row]!,
+							genres: columns[4]![row]!,
+							brand: columns[5]![row]!,
+						},
+						source,
+					),
+				);
+			}
 			const output = DuckDBDataChunk.create(types, texts.length);
 			output.setColumns([
 				indices,
