@@ -14,12 +14,25 @@ const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x
  *
  * @throws SyntaxError
  */
-export function parseJson(text: Uint8Array): Steps<unknown> {
+export function parseJson(text: Uint8Array, { maps = false }: ParseOptions = {}): Steps<unknown> {
 	const bytes = Buffer.from(text.buffer, text.byteOffset, text.byteLength);
-	return value(bytes, 0, bytes.length, 0);
+	return value({ bytes, maps }, 0, bytes.length, 0);
 }
 
-function* value(bytes: Buffer, from: number, to: number, depth: number): Steps<unknown> {
+export interface ParseOptions {
+	/** Objects of more than 1,024 members and 64 KiB become maps, which are made and read far sooner. Default false. */
+	maps?: boolean | undefined;
+}
+
+const MAP_MEMBERS = 1024;
+
+interface Source {
+	readonly bytes: Buffer;
+	readonly maps: boolean;
+}
+
+function* value(source: Source, from: number, to: number, depth: number): Steps<unknown> {
+	const { bytes } = source;
 	const [begin, end] = trim(bytes, from, to);
 	const isList = bytes[begin] === OPEN_LIST;
 	const cut = isList || bytes[begin] === OPEN_OBJECT;
@@ -27,15 +40,16 @@ function* value(bytes: Buffer, from: number, to: number, depth: number): Steps<u
 	if (bytes[end - 1] !== (isList ? CLOSE_LIST : CLOSE_OBJECT)) throw malformed();
 	if (holdsNothing(bytes, begin + 1, end - 1)) return isList ? [] : {};
 	return yield* isList
-		? list(bytes, begin + 1, end - 1, depth + 1)
-		: object(bytes, begin + 1, end - 1, depth + 1);
+		? list(source, begin + 1, end - 1, depth + 1)
+		: object(source, begin + 1, end - 1, depth + 1);
 }
 
-function* list(bytes: Buffer, from: number, to: number, depth: number): Steps<unknown[]> {
+function* list(source: Source, from: number, to: number, depth: number): Steps<unknown[]> {
+	const { bytes } = source;
 	const all: unknown[] = [];
 	const cutter = new Cutter(bytes, from, to);
 	for (let run = cutter.next(); run; run = cutter.next()) {
-		if (run.long) all.push(yield* value(bytes, run.begin, run.end, depth));
+		if (run.long) all.push(yield* value(source, run.begin, run.end, depth));
 		else if (run.end >= 0) {
 			const members = JSON.parse(`[${bytes.toString('utf8', run.begin, run.end)}]`) as unknown[];
 			if (members.length === 0) throw malformed();
@@ -46,24 +60,28 @@ function* list(bytes: Buffer, from: number, to: number, depth: number): Steps<un
 	return all;
 }
 
-function* object(bytes: Buffer, from: number, to: number, depth: number): Steps<Record<string, unknown>> {
-	const all: Record<string, unknown> = {};
+function* object(source: Source, from: number, to: number, depth: number): Steps<unknown> {
+	const { bytes } = source;
+	const all = new Map<string, unknown>();
 	const cutter = new Cutter(bytes, from, to);
 	for (let run = cutter.next(); run; run = cutter.next()) {
 		if (run.long) {
 			const colon = endOfKey(bytes, run.begin, run.end);
 			const key: unknown = JSON.parse(bytes.toString('utf8', run.begin, colon));
 			if (typeof key !== 'string') throw malformed();
-			set(all, key, yield* value(bytes, colon + 1, run.end, depth));
+			all.set(key, yield* value(source, colon + 1, run.end, depth));
 		} else if (run.end >= 0) {
 			const members = JSON.parse(`{${bytes.toString('utf8', run.begin, run.end)}}`) as object;
 			const entries = Object.entries(members);
 			if (entries.length === 0) throw malformed();
-			for (const [key, member] of entries) set(all, key, member);
+			for (const [key, member] of entries) all.set(key, member);
 		}
 		yield;
 	}
-	return all;
+	if (source.maps && all.size > MAP_MEMBERS) return all;
+	const record: Record<string, unknown> = {};
+	for (const [key, member] of all) set(record, key, member);
+	return record;
 }
 
 /** As `JSON.parse` sets it, `__proto__` too. */

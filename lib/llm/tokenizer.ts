@@ -8,7 +8,6 @@ import {
 	corrupt,
 	isObject,
 	openTokenizerFolder,
-	parseObject,
 	readAddedTokens,
 	readVocabulary,
 	readWrapping,
@@ -296,17 +295,19 @@ function* fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Steps<To
 }
 
 async function fromVocabulary(source: TokenizerFolder): Promise<Tokenizer> {
-	const [vocabText, mergesText] = await Promise.all([source.read('vocab.json'), source.read('merges.txt')]);
-	if (vocabText === undefined || mergesText === undefined) {
+	const [listed, mergesText] = await Promise.all([
+		source.readObject('vocab.json'),
+		source.read('merges.txt'),
+	]);
+	if (listed === undefined || mergesText === undefined) {
 		const found =
-			vocabText === undefined ? (mergesText === undefined ? 'none of them' : 'merges.txt') : 'vocab.json';
+			listed === undefined ? (mergesText === undefined ? 'none of them' : 'merges.txt') : 'vocab.json';
 		throw new ALLMRecError(
 			'ERR_ALLMREC_FILE_NOT_FOUND',
 			`The folder ${source.folder} holds no language model's tokenizer: expected tokenizer.json, or vocab.json together with merges.txt; found ${found}.`,
 		);
 	}
-	const vocabPath = join(source.folder, 'vocab.json');
-	const vocabulary = await inTurns(readVocabulary(parseObject(vocabText, vocabPath), vocabPath));
+	const vocabulary = await inTurns(readVocabulary(listed, join(source.folder, 'vocab.json')));
 	const lines = mergesText.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'));
 	const addBos = source.config.add_bos_token;
 	const path = join(source.folder, 'merges.txt');

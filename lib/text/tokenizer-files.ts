@@ -1,7 +1,8 @@
 import { readFile, stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
-import type { Steps } from '../event-loop.js';
+import { inTurns, type Steps } from '../event-loop.js';
+import { parseJson } from '../json.js';
 
 /** A token matched in text as a whole, before the model sees it (Hugging Face's `AddedToken`). */
 export interface AddedToken {
@@ -31,6 +32,8 @@ export interface TokenizerFolder {
 	readonly added: JsonObject;
 	/** Text of a further file, or undefined where there is none. */
 	read(name: string): Promise<string | undefined>;
+	/** A further file that is a JSON object: large ones are maps. */
+	readObject(name: string): Promise<JsonObject | ReadonlyMap<string, unknown> | undefined>;
 }
 
 const ROLES = ['bos', 'eos', 'pad', 'unk', 'cls', 'sep', 'mask'] as const;
@@ -52,21 +55,33 @@ export async function openTokenizerFolder(folder: string): Promise<TokenizerFold
 			'ERR_ALLMREC_FILE_NOT_FOUND',
 			`Expected ${folder} to be the folder that holds ${basename(folder)} and its sisters, it is a file.`,
 		);
-	const read = (name: string) => readOptional(join(folder, name));
+	const readObject = async (name: string) => {
+		const bytes = await readOptional(join(folder, name));
+		return bytes && parseObject(bytes, join(folder, name));
+	};
 	const [json, config, special, added] = await Promise.all(
 		['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'].map(
 			async (name) => {
-				const text = await read(name);
-				return text === undefined ? undefined : parseObject(text, join(folder, name));
+				const object = await readObject(name);
+				return object instanceof Map
+					? (Object.fromEntries(object) as JsonObject)
+					: (object as JsonObject | undefined);
 			},
 		),
 	);
-	return { folder, json, config: { ...special, ...config }, added: added ?? {}, read };
+	return {
+		folder,
+		json,
+		config: { ...special, ...config },
+		added: added ?? {},
+		read: async (name) => (await readOptional(join(folder, name)))?.toString('utf8'),
+		readObject,
+	};
 }
 
-async function readOptional(path: string): Promise<string | undefined> {
+async function readOptional(path: string): Promise<Buffer | undefined> {
 	try {
-		return await readFile(path, 'utf8');
+		return await readFile(path);
 	} catch (cause) {
 		const code = (cause as NodeJS.ErrnoException).code;
 		if (code === 'ENOENT' || code === 'ENOTDIR') return undefined;
@@ -75,14 +90,15 @@ async function readOptional(path: string): Promise<string | undefined> {
 }
 
 /** Parses a JSON object or says which file is not one. */
-export function parseObject(text: string, path: string): JsonObject {
+async function parseObject(bytes: Buffer, path: string): Promise<JsonObject | ReadonlyMap<string, unknown>> {
+	const hasMark = bytes[0] === 0xef && bytes[1] === 0xbb && bytes[2] === 0xbf;
 	let value: unknown;
 	try {
-		value = JSON.parse(text.charCodeAt(0) === 0xfeff ? text.slice(1) : text);
+		value = await inTurns(parseJson(hasMark ? bytes.subarray(3) : bytes, { maps: true }));
 	} catch (cause) {
-		const length = text.length;
-		throw corrupt(path, `it is not valid JSON (${length} characters; a broken download?)`, cause);
+		throw corrupt(path, `it is not valid JSON (${bytes.length} bytes; a broken download?)`, cause);
 	}
+	if (value instanceof Map) return value as ReadonlyMap<string, unknown>;
 	if (!isObject(value)) throw corrupt(path, 'its top level is not an object');
 	return value;
 }
@@ -100,7 +116,8 @@ export function isObject(value: unknown): value is JsonObject {
 export function* readVocabulary(value: unknown, path: string): Steps<Map<string, number>> {
 	if (!isObject(value)) throw corrupt(path, 'its vocabulary is not an object of token → id');
 	const vocabulary = new Map<string, number>();
-	for (const [token, id] of Object.entries(value)) {
+	const entries: Iterable<[string, unknown]> = value instanceof Map ? value : Object.entries(value);
+	for (const [token, id] of entries) {
 		if (!isTokenId(id))
 			throw corrupt(path, `token ${JSON.stringify(token)} has the id ${JSON.stringify(id)}`);
 		vocabulary.set(token, id);
