@@ -1,4 +1,4 @@
-import { DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
+import { type DuckDBAppender, DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
 import { nextTurn, turnIsOver } from '../../event-loop.js';
 import type { Database } from '../database.js';
 import type { GenreLayout, LogSource } from '../readers/source.js';
@@ -42,51 +42,66 @@ export async function writeItemText(database: Database, source: LogSource): Prom
 	);
 	const counts = { itemsWithoutTitle: 0, itemsWithoutDescription: 0 };
 	const writer = await database.connect();
+	// Rows are handed over a few at a time, for that is done in this thread, and committed once, which is not.
+	await writer.run('BEGIN');
 	const appender = await writer.createAppender('item_text');
 	try {
-		const types = [INTEGER, VARCHAR, VARCHAR, VARCHAR, LIST(VARCHAR)];
 		for await (const chunk of database.chunks(
 			`SELECT item_index.item, item_index.id, title, description, genres, brand FROM item_index LEFT JOIN
 			(SELECT * FROM item_line WHERE rowid IN (SELECT min(rowid) FROM item_line GROUP BY item)) AS line USING (item)`,
 		)) {
 			const columns = chunk.getColumns() as (string | null)[][];
 			const indices = columns[0] as unknown as number[];
-			const texts: ItemText[] = [];
+			let batch: AppendedItem[] = [];
+			let length = 0;
 			for (const row of indices.keys()) {
 				if (turnIsOver()) await nextTurn();
-				texts.push(
-					itemText(
-						{
-							id: columns[1]![row]!,
-							title: columns[2]![row]!,
-							description: columns[3]![row]!,
-							genres: columns[4]![row]!,
-							brand: columns[5]![row]!,
-						},
-						source,
-					),
+				const id = columns[1]![row]!;
+				const [title, description, genres, brand] = [2, 3, 4, 5].map((column) => columns[column]![row]!);
+				const text = itemText(
+					{ id, title: title!, description: description!, genres: genres!, brand: brand! },
+					source,
 				);
+				if (!text.hasTitle) counts.itemsWithoutTitle++;
+				if (!text.hasDescription) counts.itemsWithoutDescription++;
+				batch.push({ item: indices[row]!, id, ...text });
+				length += text.title.length + text.description.length;
+				if (batch.length < BATCH_ROWS && length < BATCH_LENGTH) continue;
+				appendItems(appender, batch);
+				batch = [];
+				length = 0;
 			}
-			const output = DuckDBDataChunk.create(types, texts.length);
-			output.setColumns([
-				indices,
-				columns[1]!,
-				texts.map(({ title }) => title),
-				texts.map(({ description }) => description),
-				texts.map(({ genres }) => listValue(genres)),
-			]);
-			appender.appendDataChunk(output);
-			for (const { hasTitle, hasDescription } of texts) {
-				if (!hasTitle) counts.itemsWithoutTitle++;
-				if (!hasDescription) counts.itemsWithoutDescription++;
-			}
+			if (batch.length > 0) appendItems(appender, batch);
 		}
-		appender.flushSync();
+		appender.closeSync();
+		await writer.run('COMMIT');
 	} finally {
 		appender.closeSync();
 		writer.closeSync();
 	}
 	return counts;
+}
+
+/** Most rows and characters that are handed to DuckDB at once. */
+const BATCH_ROWS = 128;
+const BATCH_LENGTH = 1 << 18;
+
+interface AppendedItem extends ItemText {
+	item: number;
+	id: string;
+}
+
+function appendItems(appender: DuckDBAppender, items: readonly AppendedItem[]): void {
+	const chunk = DuckDBDataChunk.create([INTEGER, VARCHAR, VARCHAR, VARCHAR, LIST(VARCHAR)], items.length);
+	chunk.setColumns([
+		items.map(({ item }) => item),
+		items.map(({ id }) => id),
+		items.map(({ title }) => title),
+		items.map(({ description }) => description),
+		items.map(({ genres }) => listValue(genres)),
+	]);
+	appender.appendDataChunk(chunk);
+	appender.flushSync();
 }
 
 /** Cleans one item's text and fills its gaps: the id for a title, genres or brand for a description. */
