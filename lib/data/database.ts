@@ -46,7 +46,10 @@ export class Database {
 		if (threads) config.threads = String(threads);
 		try {
 			const instance = await DuckDBInstance.create(path, config);
-			return new Database(instance, await instance.connect(), signal);
+			const connection = await instance.connect();
+			// Databases are for work that is done when they are closed, which happens in the caller's thread.
+			await connection.run('PRAGMA disable_checkpoint_on_shutdown');
+			return new Database(instance, connection, signal);
 		} catch (cause) {
 			throw translate(cause);
 		}

@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import type { DuckDBListValue } from '@duckdb/node-api';
 import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
+import { nextTurn, turnIsOver } from '../event-loop.js';
 import { Database, fileList } from './database.js';
 import { assertReadable, DATASET_FORMAT, isFolder, MANIFEST } from './folder.js';
 import { nearest } from './nearest.js';
@@ -225,19 +226,16 @@ async function readItems(database: Database, from: string): Promise<CatalogueIte
 	for await (const chunk of database.chunks(
 		`SELECT id, title, description, genres FROM ${from} ORDER BY item`,
 	)) {
-		const [ids, titles, descriptions, genres] = chunk.getColumns() as [
-			string[],
-			string[],
-			string[],
-			DuckDBListValue[],
-		];
-		for (const [row, id] of ids.entries())
+		const [ids, titles, descriptions, genres] = [0, 1, 2, 3].map((column) => chunk.getColumnVector(column));
+		for (let row = 0; row < chunk.rowCount; row++) {
+			if (turnIsOver()) await nextTurn();
 			items.push({
-				id,
-				title: titles[row]!,
-				description: descriptions[row]!,
-				genres: genres[row]!.items as string[],
+				id: ids!.getItem(row) as string,
+				title: titles!.getItem(row) as string,
+				description: descriptions!.getItem(row) as string,
+				genres: (genres!.getItem(row) as DuckDBListValue).items as string[],
 			});
+		}
 	}
 	return items;
 }

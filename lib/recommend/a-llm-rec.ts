@@ -377,7 +377,7 @@ export class ALLMRec {
 		tokens: Float32Array | undefined,
 	): ScoreRequest[] {
 		const width = this.parts.llm.tokenSize;
-		const groups = Math.max(1, Math.ceil(candidates.length / PROMPT_CANDIDATES));
+		const groups = Math.ceil(candidates.length / PROMPT_CANDIDATES); // none where nothing is left to recommend
 		return Array.from({ length: groups }, (_, g) => ({
 			history,
 			user: tokens?.subarray(user * width, (user + 1) * width),

@@ -118,7 +118,7 @@ test.serial('evaluating and fitting the fusion', async (t) => {
 	const trainingCounts = Int32Array.from({ length: ITEMS + 1 }, (_, i) => i % 50);
 	const popularity = Float64Array.from(candidates, (item) => trainingCounts[item]!);
 	const ids = Int32Array.from({ length: users }, (_, u) => u);
-	await free(t, 'evaluate', () =>
+	const result = await free(t, 'evaluate', () =>
 		evaluateModels({
 			users: ids,
 			candidates,
@@ -128,8 +128,9 @@ test.serial('evaluating and fitting the fusion', async (t) => {
 			resamples: times(300, 2000),
 		}),
 	);
+	t.is(result.protocol.users, users);
 	// As many cells as a validation of long candidate lists has.
-	const rows = times(100, 2000);
+	const rows = times(50, 2000);
 	const wide = { cf: ranked.subarray(0, rows * 1000), llm: other.subarray(0, rows * 1000) };
 	await free(t, 'fit of the fusion', () =>
 		fitFusion({
@@ -160,10 +161,10 @@ test.serial('training the stages', async (t) => {
 	const tiny = await tinyRunOptions();
 	const options = {
 		...tiny,
-		trainUsers: times(600, 3000),
+		trainUsers: times(300, 3000),
 		cf: { ...tiny.cf, epochs: 1, batchSize: 512, validateEvery: 1 },
 		alignment: { ...tiny.alignment, epochs: 1, batchSize: 128 },
-		projection: { ...tiny.projection, epochs: 1, batchSize: 16 },
+		projection: { ...tiny.projection, epochs: 1, batchSize: 16, validationUsers: 50 },
 	};
 	for (const stage of ['cf', 'align', 'project'] as const)
 		run = await free(t, `train ${stage}`, async (attempt) => {
@@ -235,6 +236,7 @@ test.serial('scoring files and evaluating a run', async (t) => {
 	await free(t, 'score with the language model', () =>
 		scoreFile(model, { users: join(folder, 'few.jsonl'), out: join(folder, 'few.out.jsonl'), restart: true }),
 	);
+	t.true(worst['score with the language model']! >= 0);
 	const { split, test: drawn } = await free(t, 'open the data set of a run', () =>
 		openRunDataset(run, prepared.path),
 	);

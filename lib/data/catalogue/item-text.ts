@@ -1,4 +1,3 @@
-import { type DuckDBAppender, DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
 import { nextTurn, turnIsOver } from '../../event-loop.js';
 import type { Database } from '../database.js';
 import type { GenreLayout, LogSource } from '../readers/source.js';
@@ -42,67 +41,56 @@ export async function writeItemText(database: Database, source: LogSource): Prom
 	);
 	const counts = { itemsWithoutTitle: 0, itemsWithoutDescription: 0 };
 	const writer = await database.connect();
-	// Rows are handed over a few at a time, for that is done in this thread, and committed once, which is not.
+	const insert = await writer.prepare(
+		`INSERT INTO item_text SELECT e.item, e.id, e.title, e.description, e.genres FROM (SELECT unnest(from_json($1,
+		'[{"item": "INTEGER", "id": "VARCHAR", "title": "VARCHAR", "description": "VARCHAR", "genres": ["VARCHAR"]}]')) AS e)`,
+	);
 	await writer.run('BEGIN');
-	const appender = await writer.createAppender('item_text');
+	// As text, which the database reads in its own threads; an appender would take its time in this one.
+	const add = async (rows: readonly string[]) => {
+		insert.bindVarchar(1, `[${rows.join(',')}]`);
+		await insert.run();
+	};
 	try {
 		for await (const chunk of database.chunks(
 			`SELECT item_index.item, item_index.id, title, description, genres, brand FROM item_index LEFT JOIN
 			(SELECT * FROM item_line WHERE rowid IN (SELECT min(rowid) FROM item_line GROUP BY item)) AS line USING (item)`,
 		)) {
-			const columns = chunk.getColumns() as (string | null)[][];
-			const indices = columns[0] as unknown as number[];
-			let batch: AppendedItem[] = [];
+			const columns = [0, 1, 2, 3, 4, 5].map((column) => chunk.getColumnVector(column));
+			let batch: string[] = [];
 			let length = 0;
-			for (const row of indices.keys()) {
+			for (let row = 0; row < chunk.rowCount; row++) {
 				if (turnIsOver()) await nextTurn();
-				const id = columns[1]![row]!;
-				const [title, description, genres, brand] = [2, 3, 4, 5].map((column) => columns[column]![row]!);
+				const cell = (column: number) => columns[column]!.getItem(row) as string | null;
+				const id = cell(1)!;
 				const text = itemText(
-					{ id, title: title!, description: description!, genres: genres!, brand: brand! },
+					{ id, title: cell(2), description: cell(3), genres: cell(4), brand: cell(5) },
 					source,
 				);
 				if (!text.hasTitle) counts.itemsWithoutTitle++;
 				if (!text.hasDescription) counts.itemsWithoutDescription++;
-				batch.push({ item: indices[row]!, id, ...text });
-				length += text.title.length + text.description.length;
-				if (batch.length < BATCH_ROWS && length < BATCH_LENGTH) continue;
-				appendItems(appender, batch);
+				const { title, description, genres } = text;
+				const item = columns[0]!.getItem(row) as number;
+				const line = JSON.stringify({ item, id, title, description, genres });
+				batch.push(line);
+				length += line.length;
+				if (length < BATCH_LENGTH) continue;
+				await add(batch);
 				batch = [];
 				length = 0;
 			}
-			if (batch.length > 0) appendItems(appender, batch);
+			if (batch.length > 0) await add(batch);
 		}
-		appender.closeSync();
 		await writer.run('COMMIT');
 	} finally {
-		appender.closeSync();
+		insert.destroySync();
 		writer.closeSync();
 	}
 	return counts;
 }
 
-/** Most rows and characters that are handed to DuckDB at once. */
-const BATCH_ROWS = 128;
-const BATCH_LENGTH = 1 << 18;
-
-interface AppendedItem extends ItemText {
-	item: number;
-	id: string;
-}
-
-function appendItems(appender: DuckDBAppender, items: readonly AppendedItem[]): void {
-	const chunk = DuckDBDataChunk.create([INTEGER, VARCHAR, VARCHAR, VARCHAR, LIST(VARCHAR)], items.length);
-	chunk.setColumns([
-		items.map(({ item }) => item),
-		items.map(({ id }) => id),
-		items.map(({ title }) => title),
-		items.map(({ description }) => description),
-		items.map(({ genres }) => listValue(genres)),
-	]);
-	appender.appendDataChunk(chunk);
-	appender.flushSync();
-}
+/** Characters that are handed to the database at once, about. */
+const BATCH_LENGTH = 1 << 19;
 
 /** Cleans one item's text and fills its gaps: the id for a title, genres or brand for a description. */
 export function itemText(
