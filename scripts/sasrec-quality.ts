@@ -14,6 +14,7 @@ import { sampleCandidates } from '../lib/data/sampling.js';
 import { leaveLastOut } from '../lib/data/split.js';
 import { metricValues, rankTargets } from '../lib/evaluation/metrics.js';
 import { bootstrapMean } from '../lib/evaluation/statistics.js';
+import { atOnce } from '../lib/event-loop.js';
 
 const { values, positionals } = parseArgs({
 	allowPositionals: true,
@@ -37,13 +38,12 @@ for (const path of positionals) {
 			{ split },
 		);
 		const users = await model.userVectors(histories);
-		const drawn = rankTargets(
-			await model.scoreCandidates(users, test.candidates, test.negatives + 1),
-			test.targets,
+		const drawn = atOnce(
+			rankTargets(await model.scoreCandidates(users, test.candidates, test.negatives + 1), test.targets),
 		);
 		const full = await model.rankTargets(users, targets, histories);
 		const of = (ranks: typeof drawn, metric: 'hit@1' | 'ndcg@10' | 'hit@10') =>
-			bootstrapMean(metricValues(ranks, metric), { seed: 0 });
+			atOnce(bootstrapMean(metricValues(ranks, metric), { seed: 0 }));
 		const hit = of(drawn, 'hit@1');
 		const row = {
 			dataset: dataset.name,

@@ -1,9 +1,10 @@
 import { z } from 'zod';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import type { Dataset } from '../data/dataset.js';
-import { NegativeSampler, SeededRandom } from '../data/sampling.js';
+import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { atOnce, blocks, inTurns, nextTurn, type Steps, turnIsOver } from '../event-loop.js';
 import { parseJson } from '../files/read.js';
 import type { AlignmentBatch, AlignmentConfig, NativeAlignment, Ragged } from '../native/addon.js';
 import { makeDescribed } from '../native/described.js';
@@ -12,6 +13,7 @@ import {
 	type Keep,
 	loaded,
 	opening,
+	raggedSteps,
 	run,
 	runOrCancel,
 	type Session,
@@ -21,7 +23,7 @@ import { parseOptions } from '../options.js';
 import type { LongCallOptions } from '../progress.js';
 import { itemText } from '../text/item-text.js';
 import type { SentenceEncoder } from '../text/sentence-encoder.js';
-import type { TokenStore } from '../text/tokenizer.js';
+import type { Texts, TokenStore } from '../text/tokenizer.js';
 import { type LoopResult, trainLoop } from '../training/loop.js';
 
 /** Stage 1's options, with the paper's defaults. */
@@ -127,10 +129,7 @@ export class Alignment {
 		};
 		const native = keep(guard(() => new session.addon.Alignment(session.engine, config)));
 		await run((cancel) => native.initialise(o.seed, cancel), signal);
-		const texts = await encoder.tokenize(
-			dataset.items.map((item) => itemText(item, { referenceCompat: o.referenceCompat })),
-			{ signal, onProgress },
-		);
+		const texts = await encoder.tokenize(itemTexts(dataset, o.referenceCompat), { signal, onProgress });
 		const examples = await Examples.build(dataset, split, cf, o, signal);
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
@@ -167,8 +166,8 @@ export class Alignment {
 					run: async (first, count) => {
 						const sums: Record<string, number> = {};
 						const before = trainer.steps();
-						for (let made = 0; made < count; made++) {
-							const rows = examples.batch(first + made, stepsPerEpoch, o.batchSize);
+						for (let made = 0; made < count && !signal?.aborted; made++) {
+							const rows = await examples.batch(first + made, stepsPerEpoch, o.batchSize, signal);
 							const losses = await runOrCancel((cancel) => trainer.step(batches.build(rows), cancel), signal);
 							if (!losses) break;
 							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value;
@@ -275,13 +274,10 @@ export class Alignment {
 		encoder: SentenceEncoder,
 		options: LongCallOptions = {},
 	): Promise<ItemLatents> {
-		const texts = dataset.items.map((item) =>
-			itemText(item, { referenceCompat: this.config.referenceCompat }),
-		);
 		const { signal } = options;
 		const vectors = await cf.itemTable();
 		const e = await run((cancel) => this.native.encodeItems(vectors, cancel), signal);
-		const encoded = await encoder.encode(texts, options);
+		const encoded = await encoder.encode(itemTexts(dataset, this.config.referenceCompat), options);
 		const q = await run((cancel) => this.native.encodeTexts(encoded, cancel), signal);
 		const size = this.config.jointSize;
 		e.fill(0, 0, size);
@@ -299,18 +295,38 @@ export class Alignment {
 	}
 }
 
+/** By dense id. */
+function itemTexts({ items }: Dataset, referenceCompat: boolean): Texts {
+	return { length: items.length, at: (item) => itemText(items[item]!, { referenceCompat }) };
+}
+
 /** One vector (d') for every item, by the one rule. */
 export function jointEmbeddings(
+	latents: ItemLatents,
+	trainingCounts: ArrayLike<number>,
+	options: JointOptions = {},
+): Float32Array {
+	return atOnce(jointSteps(latents, trainingCounts, options));
+}
+
+/** {@link jointEmbeddings} in steps. @internal */
+export function* jointSteps(
 	{ size, e, q }: ItemLatents,
 	trainingCounts: ArrayLike<number>,
 	{ coldThreshold = 1 }: JointOptions = {},
-): Float32Array {
-	const joint = e.slice();
-	for (let item = 1; item < trainingCounts.length; item++)
-		if (trainingCounts[item]! < coldThreshold)
-			joint.set(q.subarray(item * size, (item + 1) * size), item * size);
+): Steps<Float32Array> {
+	const joint = new Float32Array(e.length);
+	yield* blocks(e.length / size, Math.ceil(JOINT_BLOCK / size), (from, to) => {
+		joint.set(e.subarray(from * size, to * size), from * size);
+		for (let item = Math.max(1, from); item < Math.min(to, trainingCounts.length); item++)
+			if (trainingCounts[item]! < coldThreshold)
+				joint.set(q.subarray(item * size, (item + 1) * size), item * size);
+	});
 	return joint;
 }
+
+/** Numbers of one step. */
+const JOINT_BLOCK = 1 << 18;
 
 const METADATA = 'a-llmrec.alignment';
 
@@ -350,8 +366,8 @@ class Examples {
 	readonly #seed: number;
 	readonly users: Float32Array;
 	readonly train: Example[];
-	readonly validation: { example: Example; negative: number }[];
-	#order: Int32Array | undefined;
+	readonly validation: { example: Example; negative: number }[] = [];
+	#order = new Int32Array(0);
 	#orderEpoch = -1;
 	readonly #sampler: NegativeSampler;
 
@@ -360,7 +376,6 @@ class Examples {
 		seed: number,
 		users: Float32Array,
 		train: Example[],
-		validation: Example[],
 		sampler: NegativeSampler,
 	) {
 		this.#dataset = dataset;
@@ -368,10 +383,6 @@ class Examples {
 		this.users = users;
 		this.train = train;
 		this.#sampler = sampler;
-		this.validation = validation.map((example) => ({
-			example,
-			negative: this.#negative(example, VALIDATION_STREAM),
-		}));
 	}
 
 	static async build(
@@ -381,41 +392,31 @@ class Examples {
 		o: ParsedOptions,
 		signal: AbortSignal | undefined,
 	): Promise<Examples> {
-		const histories: Int32Array[] = [];
-		const train: Example[] = [];
-		const validation: Example[] = [];
-		const hasNegative = (u: number) => new Set(dataset.sequence(u)).size < dataset.numItems;
-		for (let u = 0; u < dataset.numUsers; u++) {
-			const items = split.trainSequence(u);
-			if (!hasNegative(u)) continue;
-			// A user with one training item has no history before it, and trains nothing.
-			for (let at = o.items === 'all' ? 1 : Math.max(1, items.length - 1); at < items.length; at++) {
-				train.push({ user: histories.length, item: items[at]!, owner: u });
-				histories.push(items.subarray(0, at));
-			}
+		const { histories, train, validation } = await inTurns(listExamples(dataset, split, o), signal);
+		const vectors = await cf.userVectors(await inTurns(raggedSteps(histories), signal), signal);
+		const examples = new Examples(dataset, o.seed, vectors, train, new NegativeSampler(dataset.numItems));
+		for (const example of validation) {
+			if (turnIsOver()) await nextTurn(signal);
+			examples.validation.push({ example, negative: examples.#negative(example, VALIDATION_STREAM) });
 		}
-		const users = split.users('validation');
-		const stride = Math.max(1, Math.ceil(users.length / VALIDATION_USERS));
-		for (let i = 0; i < users.length; i += stride) {
-			const u = users[i]!;
-			if (!hasNegative(u)) continue;
-			validation.push({ user: histories.length, item: split.validation[u]!, owner: u });
-			histories.push(split.history(u, 'validation'));
-		}
-		const vectors = await cf.userVectors(histories, signal);
-		return new Examples(dataset, o.seed, vectors, train, validation, new NegativeSampler(dataset.numItems));
+		return examples;
 	}
 
 	/** The examples of a step; depends on the seed and the step alone. */
-	batch(step: number, stepsPerEpoch: number, batchSize: number): { example: Example; negative: number }[] {
+	async batch(
+		step: number,
+		stepsPerEpoch: number,
+		batchSize: number,
+		signal: AbortSignal | undefined,
+	): Promise<{ example: Example; negative: number }[]> {
 		const epoch = Math.floor(step / stepsPerEpoch);
 		if (epoch !== this.#orderEpoch) {
-			this.#order = Int32Array.from(this.train, (_, i) => i);
-			new SeededRandom(this.#seed, ORDER_STREAM, epoch).shuffle(this.#order);
+			this.#order = Int32Array.from(this.train.keys());
+			await inTurns(new SeededRandom(this.#seed, ORDER_STREAM, epoch).shuffleSteps(this.#order), signal);
 			this.#orderEpoch = epoch;
 		}
 		const first = (step % stepsPerEpoch) * batchSize;
-		return Array.from(this.#order!.subarray(first, first + batchSize), (i) => {
+		return Array.from(this.#order.subarray(first, first + batchSize), (i) => {
 			const example = this.train[i]!;
 			return { example, negative: this.#negative(example, epoch) };
 		});
@@ -427,6 +428,36 @@ class Examples {
 		this.#sampler.draw(random, this.#dataset.sequence(owner), drawn);
 		return drawn[0]!;
 	}
+}
+
+function* listExamples(
+	dataset: Dataset,
+	split: Split,
+	o: ParsedOptions,
+): Steps<{ histories: Int32Array[]; train: Example[]; validation: Example[] }> {
+	const histories: Int32Array[] = [];
+	const train: Example[] = [];
+	const validation: Example[] = [];
+	const unseen = yield* unseenItems(dataset);
+	for (let u = 0; u < dataset.numUsers; u++) {
+		if (u % 64 === 0) yield;
+		const items = split.trainSequence(u);
+		if (unseen[u] === 0) continue; // no negative
+		// A user with one training item has no history before it, and trains nothing.
+		for (let at = o.items === 'all' ? 1 : Math.max(1, items.length - 1); at < items.length; at++) {
+			train.push({ user: histories.length, item: items[at]!, owner: u });
+			histories.push(items.subarray(0, at));
+		}
+	}
+	const users = split.users('validation');
+	const stride = Math.max(1, Math.ceil(users.length / VALIDATION_USERS));
+	for (let i = 0; i < users.length; i += stride) {
+		const u = users[i]!;
+		if (unseen[u] === 0) continue;
+		validation.push({ user: histories.length, item: split.validation[u]!, owner: u });
+		histories.push(split.history(u, 'validation'));
+	}
+	return { histories, train, validation };
 }
 
 const ORDER_STREAM = 11;

@@ -2,6 +2,7 @@ import { join, resolve } from 'node:path';
 import type { DuckDBListValue } from '@duckdb/node-api';
 import { z } from 'zod';
 import { ALLMRecError } from '../errors.js';
+import { nextTurn, turnIsOver } from '../event-loop.js';
 import { fileRecordsSchema, readSealed, sealSchema, verifyFiles } from '../files/integrity.js';
 import { assertReadable, type FileRules, unusable } from '../files/read.js';
 import { expectKnown } from '../known-options.js';
@@ -238,8 +239,11 @@ async function readItems(database: Database, { file, from }: Table): Promise<Cat
 	for await (const chunk of database.chunks(
 		`SELECT item::INTEGER, id::VARCHAR, title::VARCHAR, description::VARCHAR, genres::VARCHAR[] FROM ${from} ORDER BY item`,
 		[file],
-	))
-		for (const [index, id, title, description, list] of chunk.getRows()) {
+	)) {
+		const columns = [0, 1, 2, 3, 4].map((column) => chunk.getColumnVector(column));
+		for (let row = 0; row < chunk.rowCount; row++) {
+			if (turnIsOver()) await nextTurn();
+			const [index, id, title, description, list] = columns.map((column) => column.getItem(row));
 			const genres = (list as DuckDBListValue | null)?.items;
 			if (
 				index !== items.length ||
@@ -251,6 +255,7 @@ async function readItems(database: Database, { file, from }: Table): Promise<Cat
 				throw unusable(file, `item ${items.length} is missing, repeated or incomplete`, RULES);
 			items.push({ id, title, description, genres });
 		}
+	}
 	return items;
 }
 

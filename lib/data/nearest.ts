@@ -10,28 +10,36 @@ export function shownId(id: string): string {
 export function nearest(wanted: string, known: Iterable<string>): string | undefined {
 	let limit = Math.min(2, Math.ceil(wanted.length / 2) - 1);
 	let best: string | undefined;
+	const text = wanted.toLowerCase();
 	for (const candidate of known) {
 		if (Math.abs(candidate.length - wanted.length) > limit) continue;
-		const distance = editDistance(wanted.toLowerCase(), candidate.toLowerCase(), limit);
-		if (distance > limit) continue;
+		const other = candidate.toLowerCase();
+		if (!isWithin(text, 0, other, 0, limit)) continue;
 		best = candidate;
-		if (distance === 0) break;
-		limit = distance - 1;
+		if (text === other) break;
+		while (limit > 1 && isWithin(text, 0, other, 0, limit - 1)) limit--;
+		limit--;
 	}
 	return best;
 }
 
-/** Levenshtein distance; anything above `limit` comes back as `limit + 1`. */
-function editDistance(a: string, b: string, limit: number): number {
-	let previous = Array.from({ length: b.length + 1 }, (_, i) => i);
-	for (let i = 1; i <= a.length; i++) {
-		const row = [i];
-		for (let j = 1; j <= b.length; j++) {
-			const replaced = previous[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-			row.push(Math.min(replaced, previous[j]! + 1, row[j - 1]! + 1));
-		}
-		if (Math.min(...row) > limit) return limit + 1;
-		previous = row;
+/**
+ * Whether the rest of `a` becomes the rest of `b` by at most `limit` edits (Levenshtein). With so few edits trying them
+ * where the texts first differ is quicker than a table: most pairs of ids are told apart after a few characters.
+ */
+function isWithin(a: string, atA: number, b: string, atB: number, limit: number): boolean {
+	let i = atA;
+	let j = atB;
+	while (i < a.length && a.charCodeAt(i) === b.charCodeAt(j)) {
+		i++;
+		j++;
 	}
-	return previous[b.length]!;
+	const [left, right] = [a.length - i, b.length - j];
+	if (left === 0 || right === 0) return left + right <= limit;
+	if (limit === 0 || Math.abs(left - right) > limit) return false;
+	return (
+		isWithin(a, i + 1, b, j + 1, limit - 1) ||
+		isWithin(a, i + 1, b, j, limit - 1) ||
+		isWithin(a, i, b, j + 1, limit - 1)
+	);
 }

@@ -1,4 +1,5 @@
 import { invalidArgument } from '../errors.js';
+import type { Steps } from '../event-loop.js';
 
 /**
  * Seeded random numbers: xoshiro128** (Blackman and Vigna 2018). A seed and a list of stream numbers name one
@@ -82,13 +83,26 @@ export class SeededRandom {
 
 	/** Shuffles in place (Fisher and Yates) and returns the same array. */
 	shuffle<T extends { length: number; [index: number]: unknown }>(array: T): T {
-		for (let i = array.length - 1; i > 0; i--) {
+		this.#shuffle(array, array.length - 1, 0);
+		return array;
+	}
+
+	/** {@link shuffle} in steps. @internal */
+	*shuffleSteps(array: { length: number; [index: number]: unknown }): Steps<void> {
+		for (let last = array.length - 1; last > 0; last -= SHUFFLED) {
+			this.#shuffle(array, last, Math.max(0, last - SHUFFLED));
+			yield;
+		}
+	}
+
+	/** The places `last` … `end + 1`. */
+	#shuffle(array: { [index: number]: unknown }, last: number, end: number): void {
+		for (let i = last; i > end; i--) {
 			const j = this.int(i + 1);
 			const held = array[i];
 			array[i] = array[j];
 			array[j] = held;
 		}
-		return array;
 	}
 
 	/** One of the elements, each as likely as its weight; without weights all alike. */
@@ -107,6 +121,9 @@ export class SeededRandom {
 		return from[last]!;
 	}
 }
+
+/** Places of one step of a shuffle. */
+const SHUFFLED = 1 << 14;
 
 /** The finaliser of MurmurHash3. */
 function mix(word: number): number {

@@ -1,7 +1,9 @@
 import { z } from 'zod';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { atOnce, blocks, inTurns, type Steps } from '../event-loop.js';
 import { writeFileAtomic } from '../files/atomic.js';
 import { type FileRules, LARGEST_TEXT_BYTES, readJson, unusable } from '../files/read.js';
+import type { Dataset } from './dataset.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
 import type { Phase, Split, SplitRecord } from './split.js';
@@ -39,6 +41,11 @@ export interface Candidates {
  * @throws ERR_ALLMREC_TOO_FEW_ITEMS if a user has left fewer than `negatives` items.
  */
 export function sampleCandidates(split: Split, options: CandidateOptions): Candidates {
+	return atOnce(sampleSteps(split, options));
+}
+
+/** {@link sampleCandidates} in steps. @internal */
+export function* sampleSteps(split: Split, options: CandidateOptions): Steps<Candidates> {
 	rejectUnknownOptions(options, { seed: true, negatives: true, phase: true, users: true });
 	const { seed, negatives = 19, phase = 'test' } = options;
 	if (phase !== 'test' && phase !== 'validation') invalidArgument('phase', '`test` or `validation`', phase);
@@ -63,6 +70,7 @@ export function sampleCandidates(split: Split, options: CandidateOptions): Candi
 			);
 		random.shuffle(items);
 		targets[row] = items.indexOf(target);
+		yield;
 	}
 	return { phase, seed, negatives, users, candidates, targets };
 }
@@ -113,9 +121,29 @@ export class NegativeSampler {
 	}
 }
 
+/** (numUsers), how many items each user has never interacted with. */
+export function* unseenItems({ numUsers, numItems, sequences }: Dataset): Steps<Int32Array> {
+	const { offsets, items } = sequences;
+	const unseen = new Int32Array(numUsers).fill(numItems);
+	/** The user an item was last seen with, from 1. */
+	const seenBy = new Int32Array(numItems + 1);
+	yield* blocks(numUsers, 1 << 10, (from, to) => {
+		for (let u = from; u < to; u++)
+			for (let at = offsets[u]!; at < offsets[u + 1]!; at++) {
+				const item = items[at]!;
+				if (seenBy[item] === u + 1) continue;
+				seenBy[item] = u + 1;
+				unseen[u]!--;
+			}
+	});
+	return unseen;
+}
+
 const FORMAT = 'a-llmrec-split';
 const whole = z.int().min(0);
 const RULES: FileRules = { limit: LARGEST_TEXT_BYTES, remedy: 'delete it to draw its candidates again' };
+/** Lists are looked at apart: they are too long for it. */
+const list = z.custom<unknown[]>(Array.isArray, 'expected a list');
 const fileSchema = z.object({
 	format: z.literal(FORMAT),
 	version: z.literal(1),
@@ -136,9 +164,9 @@ const fileSchema = z.object({
 			phase: z.enum(['validation', 'test']),
 			seed: whole,
 			negatives: whole,
-			users: z.array(whole),
-			targets: z.array(whole),
-			rows: z.array(z.array(whole)),
+			users: list,
+			targets: list,
+			rows: list,
 		}),
 	),
 });
@@ -155,10 +183,13 @@ export async function saveCandidates(
 function* serialise(split: Split, drawn: readonly Candidates[]): Generator<string> {
 	yield `{"format": "${FORMAT}", "version": 1,\n"split": ${JSON.stringify(split)},\n"candidates": [`;
 	for (const [n, { phase, seed, negatives, users, targets, candidates }] of drawn.entries()) {
-		const head = { phase, seed, negatives, users: [...users], targets: [...targets] };
-		yield `${n > 0 ? ',' : ''}\n${JSON.stringify(head).slice(0, -1)},"rows": [`;
+		yield `${n > 0 ? ',' : ''}\n${JSON.stringify({ phase, seed, negatives }).slice(0, -1)},"users":`;
+		yield* numbers(users);
+		yield ',"targets":';
+		yield* numbers(targets);
+		yield ',"rows": [';
 		const width = negatives + 1;
-		const batch = 1024;
+		const batch = Math.max(1, Math.floor(PART / width));
 		for (let first = 0; first < users.length; first += batch) {
 			let text = '';
 			for (let row = first; row < Math.min(first + batch, users.length); row++)
@@ -168,6 +199,16 @@ function* serialise(split: Split, drawn: readonly Candidates[]): Generator<strin
 		yield '\n]}';
 	}
 	yield '\n]}\n';
+}
+
+/** Numbers of one part of the file. */
+const PART = 1 << 14;
+
+function* numbers(values: Int32Array): Generator<string> {
+	yield '[';
+	for (let from = 0; from < values.length; from += PART)
+		yield `${from > 0 ? ',' : ''}${values.subarray(from, from + PART).join(',')}`;
+	yield ']';
 }
 
 /**
@@ -186,39 +227,56 @@ export async function loadCandidates(
 			'ERR_ALLMREC_RUN',
 			`${path} was saved for another split: it has ${canonical(data.split)}, expected ${canonical(split.toJSON())}. Use the data set and the options of the run.`,
 		);
-	const numItems = split?.dataset.numItems ?? data.split.dataset.numItems;
-	const numUsers = split?.dataset.numUsers ?? data.split.dataset.numUsers;
-	const candidates = data.candidates.map(({ phase, seed, negatives, users, targets, rows }) => {
-		const fail = (what: string): never => {
-			throw unusable(path, `of the ${phase} candidates ${what}`, RULES);
-		};
-		const width = negatives + 1;
-		if (rows.length !== users.length || targets.length !== users.length)
-			fail(`there are ${rows.length} rows and ${targets.length} targets for ${users.length} users`);
-		const bad = rows.findIndex(
-			(members) => members.length !== width || members.some((item) => item < 1 || item > numItems),
-		);
-		if (bad >= 0) fail(`row ${bad} is not ${width} items from 1 to ${numItems}`);
-		const items = new Int32Array(rows.length * width);
-		const held = split?.targets(phase);
-		for (const [row, members] of rows.entries()) {
-			const [user, target] = [users[row]!, targets[row]!];
-			if (user >= numUsers) fail(`row ${row} is of user ${user}, of ${numUsers}`);
-			if (target >= width) fail(`the target of row ${row} is outside it`);
-			if (held && held[user] !== members[target])
-				fail(`row ${row} has the target ${members[target]}, user ${user} has ${held[user] || 'none'}`);
-			items.set(members, row * width);
-		}
-		return {
-			phase,
-			seed,
-			negatives,
-			users: Int32Array.from(users),
-			candidates: items,
-			targets: Int32Array.from(targets),
-		};
-	});
+	const candidates: Candidates[] = [];
+	for (const each of data.candidates)
+		candidates.push(await inTurns(readDrawn(each, path, split, split?.dataset ?? data.split.dataset)));
 	return { split: data.split, candidates };
+}
+
+type Drawn = z.output<typeof fileSchema>['candidates'][number];
+
+function* readDrawn(
+	{ phase, seed, negatives, users, targets, rows }: Drawn,
+	path: string,
+	split: Split | undefined,
+	{ numUsers, numItems }: { numUsers: number; numItems: number },
+): Steps<Candidates> {
+	const fail = (what: string): never => {
+		throw unusable(path, `of the ${phase} candidates ${what}`, RULES);
+	};
+	const width = negatives + 1;
+	if (rows.length !== users.length || targets.length !== users.length)
+		fail(`there are ${rows.length} rows and ${targets.length} targets for ${users.length} users`);
+	const drawn: Candidates = {
+		phase,
+		seed,
+		negatives,
+		users: new Int32Array(users.length),
+		candidates: new Int32Array(rows.length * width),
+		targets: new Int32Array(targets.length),
+	};
+	const held = split?.targets(phase);
+	for (const [row, members] of rows.entries()) {
+		const [user, target] = [users[row], targets[row]] as [number, number];
+		if (!isWhole(user, 0, numUsers - 1)) fail(`row ${row} is of user ${user}, of ${numUsers}`);
+		if (!isWhole(target, 0, negatives)) fail(`the target of row ${row} is outside it`);
+		if (!Array.isArray(members) || members.length !== width)
+			return fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
+		for (let i = 0; i < width; i++) {
+			if (!isWhole(members[i], 1, numItems)) fail(`row ${row} is not ${width} items from 1 to ${numItems}`);
+			drawn.candidates[row * width + i] = members[i] as number;
+		}
+		if (held && held[user] !== members[target])
+			fail(`row ${row} has the target ${members[target]}, user ${user} has ${held[user] || 'none'}`);
+		drawn.users[row] = user;
+		drawn.targets[row] = target;
+		if (row % 64 === 0) yield;
+	}
+	return drawn;
+}
+
+function isWhole(value: unknown, least: number, most: number): boolean {
+	return Number.isInteger(value) && (value as number) >= least && (value as number) <= most;
 }
 
 /** JSON with sorted keys, for comparison. The data set's name is left out: a copy may bear another. */

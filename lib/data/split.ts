@@ -1,5 +1,6 @@
 import { invalidArgument } from '../errors.js';
 import { itemPopularity } from '../evaluation/slices.js';
+import { atOnce, blocks, type Steps } from '../event-loop.js';
 import type { Dataset } from './dataset.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
@@ -64,29 +65,49 @@ export class Split {
 	/** (numUsers), where in the data set's `sequences.items` the targets stand; −1 = none. */
 	readonly #positions: Record<Phase, Int32Array>;
 
-	/** @param trainEnds (numUsers), where each user's training part ends in `sequences.items`. */
-	constructor(
+	private constructor(
 		dataset: Dataset,
 		kind: SplitRecord['kind'],
-		{ options, positions, trainEnds }: HeldOut & { options: Record<string, number | boolean> },
+		options: Record<string, number | boolean>,
+		positions: Record<Phase, Int32Array>,
+		of: Pick<Split, 'train' | 'validation' | 'test' | 'coldUsers' | 'itemCounts'>,
 	) {
-		const { offsets, items } = dataset.sequences;
 		this.dataset = dataset;
 		this.kind = kind;
 		this.options = options;
 		this.#positions = positions;
+		this.train = of.train;
+		this.validation = of.validation;
+		this.test = of.test;
+		this.coldUsers = of.coldUsers;
+		this.itemCounts = of.itemCounts;
+	}
+
+	/** @internal */
+	static *make(
+		dataset: Dataset,
+		kind: SplitRecord['kind'],
+		options: Record<string, number | boolean>,
+		{ positions, trainEnds }: HeldOut,
+	): Steps<Split> {
+		const { offsets, items } = dataset.sequences;
+		const { numUsers } = dataset;
 		const targets = (phase: Phase) => positions[phase].map((at) => (at < 0 ? 0 : items[at]!));
-		this.validation = targets('validation');
-		this.test = targets('test');
-		this.coldUsers = usersWhere(dataset.numUsers, (u) => offsets[u + 1]! - offsets[u]! === 3);
-		this.train = { offsets: new Int32Array(dataset.numUsers + 1), items: new Int32Array(0) };
-		for (let u = 0; u < dataset.numUsers; u++)
-			this.train.offsets[u + 1] = this.train.offsets[u]! + trainEnds[u]! - offsets[u]!;
-		this.train.items = new Int32Array(this.train.offsets[dataset.numUsers]!);
-		this.itemCounts = new Int32Array(dataset.numItems + 1);
-		for (let u = 0; u < dataset.numUsers; u++)
-			this.train.items.set(items.subarray(offsets[u], trainEnds[u]), this.train.offsets[u]);
-		for (const item of this.train.items) this.itemCounts[item]!++;
+		const trainOffsets = new Int32Array(numUsers + 1);
+		for (let u = 0; u < numUsers; u++) trainOffsets[u + 1] = trainOffsets[u]! + trainEnds[u]! - offsets[u]!;
+		yield;
+		const train: TrainSequences = { offsets: trainOffsets, items: new Int32Array(trainOffsets[numUsers]!) };
+		const itemCounts = new Int32Array(dataset.numItems + 1);
+		yield* blocks(numUsers, BLOCK, (from, to) => {
+			for (let u = from; u < to; u++)
+				train.items.set(items.subarray(offsets[u], trainEnds[u]), trainOffsets[u]);
+		});
+		yield* blocks(train.items.length, 16 * BLOCK, (from, to) => {
+			for (let at = from; at < to; at++) itemCounts[train.items[at]!]!++;
+		});
+		const coldUsers = yield* usersWhere(numUsers, (u) => offsets[u + 1]! - offsets[u]! === 3);
+		const [validation, test] = [targets('validation'), targets('test')];
+		return new Split(dataset, kind, options, positions, { train, validation, test, coldUsers, itemCounts });
 	}
 
 	/** Training items of one user, by time. A view. */
@@ -103,7 +124,7 @@ export class Split {
 	/** Users that have a target, ascending. */
 	users(phase: Phase): Int32Array {
 		const targets = this.targets(phase);
-		return usersWhere(this.dataset.numUsers, (u) => targets[u] !== 0);
+		return atOnce(usersWhere(this.dataset.numUsers, (u) => targets[u] !== 0));
 	}
 
 	/**
@@ -148,6 +169,9 @@ export class Split {
 	}
 }
 
+/** Users of one step. */
+const BLOCK = 1 << 12;
+
 const trainingOptions = { excludeColdUsers: true, trainUsers: true, seed: true } as const;
 
 interface HeldOut {
@@ -157,18 +181,25 @@ interface HeldOut {
 
 /** Last item test, the one before validation, the rest training; users with fewer than three interactions only train. */
 export function leaveLastOut(dataset: Dataset, options: TrainingOptions = {}): Split {
+	return atOnce(leaveLastOutSteps(dataset, options));
+}
+
+/** {@link leaveLastOut} in steps. @internal */
+export function* leaveLastOutSteps(dataset: Dataset, options: TrainingOptions = {}): Steps<Split> {
 	rejectUnknownOptions(options, trainingOptions);
 	const { offsets } = dataset.sequences;
 	const held = emptyHeldOut(dataset);
-	for (let u = 0; u < dataset.numUsers; u++) {
-		const end = offsets[u + 1]!;
-		if (end - offsets[u]! < 3) continue;
-		held.positions.test[u] = end - 1;
-		held.positions.validation[u] = end - 2;
-		held.trainEnds[u] = end - 2;
-	}
-	const kept = restrictTraining(dataset, held, options);
-	return new Split(dataset, 'leaveLastOut', { ...held, options: kept });
+	yield* blocks(dataset.numUsers, BLOCK, (from, to) => {
+		for (let u = from; u < to; u++) {
+			const end = offsets[u + 1]!;
+			if (end - offsets[u]! < 3) continue;
+			held.positions.test[u] = end - 1;
+			held.positions.validation[u] = end - 2;
+			held.trainEnds[u] = end - 2;
+		}
+	});
+	const kept = yield* restrictTraining(dataset, held, options);
+	return yield* Split.make(dataset, 'leaveLastOut', kept, held);
 }
 
 /**
@@ -196,8 +227,8 @@ export function temporalSplit(dataset: Dataset, options: TemporalOptions = {}): 
 		while (at < end && times[at]! < testStart) at++;
 		if (at > start && at < end) held.positions.test[u] = at;
 	}
-	const kept = restrictTraining(dataset, held, options);
-	return new Split(dataset, 'temporal', { ...held, options: { ...kept, testShare, validationShare } });
+	const kept = atOnce(restrictTraining(dataset, held, options));
+	return atOnce(Split.make(dataset, 'temporal', { ...kept, testShare, validationShare }, held));
 }
 
 function emptyHeldOut(dataset: Dataset): HeldOut {
@@ -209,11 +240,11 @@ function emptyHeldOut(dataset: Dataset): HeldOut {
 }
 
 /** Empties the training part of users that the options keep out, and returns the options with their defaults. */
-function restrictTraining(
+function* restrictTraining(
 	dataset: Dataset,
 	{ trainEnds }: HeldOut,
 	options: TrainingOptions,
-): Record<string, number | boolean> {
+): Steps<Record<string, number | boolean>> {
 	const { excludeColdUsers = false, trainUsers, seed = 0 } = options;
 	const { offsets } = dataset.sequences;
 	const empty = (u: number) => {
@@ -224,14 +255,17 @@ function restrictTraining(
 	if (trainUsers === undefined) return { excludeColdUsers, seed };
 	if (!Number.isInteger(trainUsers) || trainUsers < 1)
 		invalidArgument('trainUsers', 'a whole number from 1', trainUsers);
-	const eligible = usersWhere(dataset.numUsers, (u) => trainEnds[u]! > offsets[u]!);
-	new SeededRandom(seed).shuffle(eligible);
+	const eligible = yield* usersWhere(dataset.numUsers, (u) => trainEnds[u]! > offsets[u]!);
+	yield* new SeededRandom(seed).shuffleSteps(eligible);
 	for (const u of eligible.subarray(trainUsers)) empty(u);
 	return { excludeColdUsers, seed, trainUsers };
 }
 
-function usersWhere(numUsers: number, belongs: (user: number) => boolean): Int32Array {
-	const users: number[] = [];
-	for (let u = 0; u < numUsers; u++) if (belongs(u)) users.push(u);
-	return Int32Array.from(users);
+function* usersWhere(numUsers: number, belongs: (user: number) => boolean): Steps<Int32Array> {
+	const users = new Int32Array(numUsers);
+	let count = 0;
+	yield* blocks(numUsers, BLOCK, (from, to) => {
+		for (let u = from; u < to; u++) if (belongs(u)) users[count++] = u;
+	});
+	return users.slice(0, count);
 }

@@ -1,5 +1,5 @@
-import { setImmediate } from 'node:timers/promises';
 import { invalidArgument } from '../errors.js';
+import { inTurns, type Steps } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
 import {
@@ -128,14 +128,15 @@ interface Adjusted {
 const confidence = 0.95;
 
 /**
- * Compares models on the same users and the same candidates (SPEC section 4). The event loop gets its turn between two
- * models' slices.
+ * Compares models on the same users and the same candidates (SPEC section 4). The event loop gets its turn every few
+ * milliseconds.
  *
  * @throws `ERR_ALLMREC_NUMERIC` where a score is NaN
  */
 export async function evaluateModels(options: EvaluateModelsOptions): Promise<EvaluationResult> {
 	expectKnown('evaluateModels', options);
-	const { users, candidates, targets, models, trainingCounts, seed = 0 } = options;
+	const { users, candidates, targets, models, trainingCounts, seed = 0, signal } = options;
+	signal?.throwIfAborted();
 	if (targets.length !== users.length)
 		invalidArgument('targets', `as long as \`users\` (${users.length})`, targets.length);
 	const width = rowWidth('candidates', candidates.length, users.length);
@@ -143,8 +144,7 @@ export async function evaluateModels(options: EvaluateModelsOptions): Promise<Ev
 	for (const [name, scores] of Object.entries(models)) {
 		if (scores.length !== candidates.length)
 			invalidArgument(`models.${name}`, `users × candidates scores (${candidates.length})`, scores.length);
-		ranks[name] = rankTargets(scores, targets);
-		await turn(options);
+		ranks[name] = await inTurns(rankTargets(scores, targets), signal);
 	}
 	const targetItems = targets.map((position, user) => candidates[user * width + position]!);
 	const slices = options.slices ?? itemSlices(trainingCounts, targetItems);
@@ -152,14 +152,19 @@ export async function evaluateModels(options: EvaluateModelsOptions): Promise<Ev
 	for (const [name, scores] of Object.entries(models)) {
 		if (users.length === 0) break;
 		const length = Math.min(width, Math.max(...cutoffs));
-		const lists = topItems(scores, candidates, width, length, seed);
+		const lists = await inTurns(topItems(scores, candidates, width, length, seed), signal);
 		const recommendations: Record<string, number> = {};
 		for (const k of cutoffs) {
-			recommendations[`coverage@${k}`] = coverage(lists, length, k, trainingCounts.length - 1);
-			recommendations[`averagePopularity@${k}`] = averagePopularity(lists, length, k, trainingCounts);
+			recommendations[`coverage@${k}`] = await inTurns(
+				coverage(lists, length, k, trainingCounts.length - 1),
+				signal,
+			);
+			recommendations[`averagePopularity@${k}`] = await inTurns(
+				averagePopularity(lists, length, k, trainingCounts),
+				signal,
+			);
 		}
 		result.models[name]!.recommendations = recommendations;
-		await turn(options);
 	}
 	return result;
 }
@@ -171,7 +176,8 @@ export async function evaluateRanks(options: EvaluateRanksOptions): Promise<Eval
 }
 
 async function evaluate(options: EvaluateRanksOptions, negatives: number | null): Promise<EvaluationResult> {
-	const { models, slices, seed = 0, resamples = 2000, onProgress } = options;
+	const { models, slices, seed = 0, resamples = 2000, signal, onProgress } = options;
+	signal?.throwIfAborted();
 	const names = Object.keys(models);
 	if (names.length === 0) invalidArgument('models', 'at least one model', names);
 	const { reference = names[0]! } = options;
@@ -204,7 +210,7 @@ async function evaluate(options: EvaluateRanksOptions, negatives: number | null)
 		for (const name of names) {
 			const ranks = selectRanks(`models.${name}`, models[name]!, mask, members);
 			kept[name] = ranks;
-			const metrics = members === 0 ? {} : estimateMetrics(ranks, bootstrap);
+			const metrics = members === 0 ? {} : await inTurns(estimateMetrics(ranks, bootstrap), signal);
 			result.models[name]!.slices[slice] = { users: members, metrics };
 			done++;
 			onProgress?.({
@@ -214,14 +220,12 @@ async function evaluate(options: EvaluateRanksOptions, negatives: number | null)
 				unit: 'slices',
 				message: `${name}, ${slice}`,
 			});
-			await turn(options);
 		}
 		const tests: PairedTests[] = [];
 		if (members === 0) continue;
 		for (const [model, against] of pairs) {
-			const compared = comparePair(kept[model]!, kept[against]!, bootstrap);
+			const compared = await inTurns(comparePair(kept[model]!, kept[against]!, bootstrap), signal);
 			tests.push({ slice, model, reference: against, users: members, ...compared });
-			await turn(options);
 		}
 		adjust(tests);
 		result.tests.push(...tests);
@@ -229,29 +233,36 @@ async function evaluate(options: EvaluateRanksOptions, negatives: number | null)
 	return result;
 }
 
-function estimateMetrics(ranks: TargetRanks, bootstrap: { seed: number; resamples: number }) {
+function* estimateMetrics(
+	ranks: TargetRanks,
+	bootstrap: { seed: number; resamples: number },
+): Steps<Record<string, Estimate>> {
 	const metrics: Record<string, Estimate> = {};
 	for (const name of metricNames()) {
 		// One relevant item per user: recall is hit, at half the cost.
 		const known = metrics[name.replace('recall', 'hit')];
-		metrics[name] = known ? { ...known } : bootstrapMean(metricValues(ranks, name), bootstrap);
+		metrics[name] = known ? { ...known } : yield* bootstrapMean(metricValues(ranks, name), bootstrap);
 	}
 	return metrics;
 }
 
-function comparePair(a: TargetRanks, b: TargetRanks, bootstrap: { seed: number; resamples: number }) {
+function* comparePair(
+	a: TargetRanks,
+	b: TargetRanks,
+	bootstrap: { seed: number; resamples: number },
+): Steps<Pick<PairedTests, 'differences' | 'mcNemar' | 'wilcoxon'>> {
 	const adjusted = Number.NaN; // until `adjust` has seen the whole family
-	const difference = (metric: TestedMetric) => ({
-		...pairedBootstrap(metricValues(a, metric), metricValues(b, metric), bootstrap),
-		adjusted,
-	});
-	const hits = mcNemar(metricValues(a, 'hit@1'), metricValues(b, 'hit@1'), bootstrap.seed);
-	const gains = wilcoxon(metricValues(a, 'ndcg@10'), metricValues(b, 'ndcg@10'));
+	function* difference(metric: TestedMetric): Steps<PairedBootstrap & Adjusted> {
+		const found = yield* pairedBootstrap(metricValues(a, metric), metricValues(b, metric), bootstrap);
+		return { ...found, adjusted };
+	}
+	const hits = yield* mcNemar(metricValues(a, 'hit@1'), metricValues(b, 'hit@1'), bootstrap.seed);
+	const gains = yield* wilcoxon(metricValues(a, 'ndcg@10'), metricValues(b, 'ndcg@10'));
 	return {
 		differences: {
-			'hit@1': difference('hit@1'),
-			'ndcg@10': difference('ndcg@10'),
-			mrr: difference('mrr'),
+			'hit@1': yield* difference('hit@1'),
+			'ndcg@10': yield* difference('ndcg@10'),
+			mrr: yield* difference('mrr'),
 		},
 		mcNemar: { ...hits, adjusted },
 		wilcoxon: { ...gains, adjusted },
@@ -310,10 +321,4 @@ function selectRanks(field: string, ranks: TargetRanks, mask: Uint8Array, member
 		ties[place++] = ranks.ties[user]!;
 	}
 	return { greater, ties };
-}
-
-async function turn({ signal }: LongCallOptions): Promise<void> {
-	signal?.throwIfAborted();
-	await setImmediate();
-	signal?.throwIfAborted();
 }

@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { blocks, type Steps } from '../event-loop.js';
 import { Random } from './random.js';
 
 /** The `k` of Hit@k, NDCG@k and Recall@k, SPEC section 4. */
@@ -36,12 +37,12 @@ export function metricNames(ks: readonly number[] = cutoffs): MetricName[] {
  * @param targets (users), position of the target in its row, 0 … candidates − 1
  * @throws `ERR_ALLMREC_NUMERIC` where a score is NaN
  */
-export function rankTargets(scores: Float32Array, targets: Int32Array): TargetRanks {
+export function* rankTargets(scores: Float32Array, targets: Int32Array): Steps<TargetRanks> {
 	const users = targets.length;
 	const candidates = rowWidth('scores', scores.length, users);
 	const greater = new Int32Array(users);
 	const ties = new Int32Array(users);
-	for (let user = 0; user < users; user++) {
+	const rank = (user: number) => {
 		const start = user * candidates;
 		const target = targets[user]!;
 		if (target < 0 || target >= candidates)
@@ -62,7 +63,8 @@ export function rankTargets(scores: Float32Array, targets: Int32Array): TargetRa
 		}
 		greater[user] = above;
 		ties[user] = beside;
-	}
+	};
+	yield* forEachRow(users, candidates, rank);
 	return { greater, ties };
 }
 
@@ -122,13 +124,13 @@ function rankWorth(metric: MetricName, last: number): Float64Array {
  * @param width candidates per user
  * @returns (users × min(k, width)), item ids
  */
-export function topItems(
+export function* topItems(
 	scores: Float32Array,
 	candidates: Int32Array,
 	width: number,
 	k: number,
 	seed = 0,
-): Int32Array {
+): Steps<Int32Array> {
 	if (!(Number.isInteger(width) && width > 0)) invalidArgument('width', 'a positive integer', width);
 	if (!(Number.isInteger(k) && k > 0)) invalidArgument('k', 'a positive integer', k);
 	const users = rowCount('candidates', candidates.length, width);
@@ -139,7 +141,7 @@ export function topItems(
 	const lists = new Int32Array(users * kept);
 	const lot = new Float64Array(width);
 	const order = Array.from({ length: width }, (_, position) => position);
-	for (let user = 0; user < users; user++) {
+	const list = (user: number) => {
 		const start = user * width;
 		for (let position = 0; position < width; position++) lot[position] = random.uniform();
 		order.sort((a, b) => {
@@ -149,7 +151,8 @@ export function topItems(
 		});
 		for (let place = 0; place < kept; place++)
 			lists[user * kept + place] = candidates[start + order[place]!]!;
-	}
+	};
+	yield* forEachRow(users, 16 * width, list);
 	return lists;
 }
 
@@ -159,10 +162,10 @@ export function topItems(
  * @param lists (users × length), recommended item ids 1 … numItems, best first; 0 fills lists that are shorter
  * @param length places per user
  */
-export function coverage(lists: Int32Array, length: number, k: number, numItems: number): number {
+export function* coverage(lists: Int32Array, length: number, k: number, numItems: number): Steps<number> {
 	const shown = new Uint8Array(numItems + 1);
 	let distinct = 0;
-	forEachPlace(lists, length, k, numItems, (item) => {
+	yield* forEachPlace(lists, length, k, numItems, (item) => {
 		if (shown[item] === 0) distinct++;
 		shown[item] = 1;
 	});
@@ -176,15 +179,15 @@ export function coverage(lists: Int32Array, length: number, k: number, numItems:
  * @param lists (users × length), as in {@link coverage}
  * @param trainingCounts (numItems + 1), entry 0 is the padding
  */
-export function averagePopularity(
+export function* averagePopularity(
 	lists: Int32Array,
 	length: number,
 	k: number,
 	trainingCounts: Int32Array,
-): number {
+): Steps<number> {
 	const sums = new Float64Array(rowCount('lists', lists.length, length));
 	const places = new Int32Array(sums.length);
-	forEachPlace(lists, length, k, trainingCounts.length - 1, (item, user) => {
+	yield* forEachPlace(lists, length, k, trainingCounts.length - 1, (item, user) => {
 		sums[user]! += trainingCounts[item]!;
 		places[user]!++;
 	});
@@ -198,23 +201,34 @@ export function averagePopularity(
 	return users === 0 ? 0 : total / users;
 }
 
-function forEachPlace(
+function* forEachPlace(
 	lists: Int32Array,
 	length: number,
 	k: number,
 	numItems: number,
 	visit: (item: number, user: number) => void,
-): void {
+): Steps<void> {
 	const users = rowCount('lists', lists.length, length);
 	if (!(Number.isInteger(k) && k > 0)) invalidArgument('k', 'a positive integer', k);
-	for (let user = 0; user < users; user++) {
+	const row = (user: number) => {
 		for (let place = 0; place < Math.min(k, length); place++) {
 			const item = lists[user * length + place]!;
 			if (item < 0 || item > numItems)
 				invalidArgument(`lists[${user * length + place}]`, `an item id from 0 to ${numItems}`, item);
 			if (item > 0) visit(item, user);
 		}
-	}
+	};
+	yield* forEachRow(users, Math.min(k, length), row);
+}
+
+/** Cells of one step. */
+const CELLS = 1 << 16;
+
+/** Calls `work` for the rows 0 … rows − 1; @param cost cells of a row, or what it costs in them */
+function* forEachRow(rows: number, cost: number, work: (row: number) => void): Steps<void> {
+	yield* blocks(rows, Math.max(1, Math.floor(CELLS / Math.max(1, cost))), (from, to) => {
+		for (let row = from; row < to; row++) work(row);
+	});
 }
 
 /** Columns of a flat matrix of `length` entries and `rows` rows. */

@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { atOnce, blocks, type Steps } from '../event-loop.js';
 import { rowWidth } from './metrics.js';
 
 /**
@@ -31,9 +32,9 @@ export function overSmoothing(
 ): OverSmoothing {
 	const { item, text } = reconstructions;
 	return {
-		meanCosine: meanPairwiseCosine(latents, items),
-		...(item && { itemReconstruction: reconstructionError(item) }),
-		...(text && { textReconstruction: reconstructionError(text) }),
+		meanCosine: atOnce(meanPairwiseCosine(latents, items)),
+		...(item && { itemReconstruction: atOnce(reconstructionError(item)) }),
+		...(text && { textReconstruction: atOnce(reconstructionError(text)) }),
 	};
 }
 
@@ -44,34 +45,42 @@ export function overSmoothing(
  *
  * @param rows (count × width)
  */
-export function meanPairwiseCosine(rows: Float32Array, count: number): number {
+export function* meanPairwiseCosine(rows: Float32Array, count: number): Steps<number> {
 	const width = rowWidth('rows', rows.length, count);
 	const sum = new Float64Array(width);
 	let directed = 0;
-	for (let row = 0; row < count; row++) {
+	const add = (row: number) => {
 		const start = row * width;
 		let square = 0;
 		for (let column = 0; column < width; column++) square += rows[start + column]! ** 2;
 		if (!Number.isFinite(square))
 			throw new ALLMRecError('ERR_ALLMREC_NUMERIC', `Expected finite latents, got others in row ${row}.`);
-		if (square === 0) continue;
+		if (square === 0) return;
 		directed++;
 		const scale = 1 / Math.sqrt(square);
 		for (let column = 0; column < width; column++) sum[column]! += rows[start + column]! * scale;
-	}
+	};
+	yield* blocks(count, Math.ceil(BLOCK / Math.max(1, width)), (from, to) => {
+		for (let row = from; row < to; row++) add(row);
+	});
 	if (directed < 2) invalidArgument('rows', 'at least two rows that are not zero', directed);
 	const square = sum.reduce((total, value) => total + value * value, 0);
 	return (square - directed) / (directed * (directed - 1));
 }
 
 /** Mean squared difference over all entries. */
-export function reconstructionError({ original, reconstructed }: Reconstruction): number {
+export function* reconstructionError({ original, reconstructed }: Reconstruction): Steps<number> {
 	if (original.length === 0) invalidArgument('original', 'at least one entry', original);
 	if (reconstructed.length !== original.length)
 		invalidArgument('reconstructed', `as long as \`original\` (${original.length})`, reconstructed.length);
 	let total = 0;
-	for (let at = 0; at < original.length; at++) total += (original[at]! - reconstructed[at]!) ** 2;
+	yield* blocks(original.length, BLOCK, (from, to) => {
+		for (let at = from; at < to; at++) total += (original[at]! - reconstructed[at]!) ** 2;
+	});
 	if (!Number.isFinite(total))
 		throw new ALLMRecError('ERR_ALLMREC_NUMERIC', 'Expected finite matrices, got NaN or an infinity.');
 	return total / original.length;
 }
+
+/** Numbers of one step. */
+const BLOCK = 1 << 18;

@@ -1,6 +1,7 @@
 import type { Candidates } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { blocks, inTurns, type Steps } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';
 import type { LongCallOptions } from '../progress.js';
 import type { ALLMRec, LlmVariant } from '../recommend/a-llm-rec.js';
@@ -63,9 +64,7 @@ export async function evaluateRun(
 	const rows = spread(test.users.length, limit);
 	const users = rows.map((row) => test.users[row]!);
 	const targets = rows.map((row) => test.targets[row]!);
-	const candidates = new Int32Array(rows.length * width);
-	for (const [i, row] of rows.entries())
-		candidates.set(test.candidates.subarray(row * width, (row + 1) * width), i * width);
+	const candidates = await inTurns(takeCandidates(test, rows), signal);
 	const histories = Array.from(users, (user) => split.history(user, 'test'));
 	const targetItems = Int32Array.from(users, (user) => split.test[user]!);
 	const seconds: Record<string, number> = {};
@@ -102,7 +101,7 @@ export async function evaluateRun(
 				[MODEL_NAMES.llmOnly]: llmOnly,
 				[MODEL_NAMES.aligned]: aligned,
 				[MODEL_NAMES.text]: text,
-				[MODEL_NAMES.fused]: model.fusedScores(cf, aligned, candidates, width),
+				[MODEL_NAMES.fused]: await inTurns(model.fusedSteps(cf, aligned, candidates, width), signal),
 			},
 			trainingCounts: split.itemCounts,
 			slices,
@@ -110,7 +109,7 @@ export async function evaluateRun(
 			tests: 'all',
 			signal,
 		}),
-		latents: await overSmoothing(model),
+		latents: await overSmoothing(model, signal),
 		seconds,
 	};
 	if (fullUsers > 0)
@@ -199,18 +198,31 @@ async function evaluateCatalogue(
 	});
 }
 
-async function overSmoothing({ parts }: ALLMRec): Promise<RunEvaluation['latents']> {
+function* takeCandidates({ candidates, negatives }: Candidates, rows: Int32Array): Steps<Int32Array> {
+	const width = negatives + 1;
+	const taken = new Int32Array(rows.length * width);
+	yield* blocks(rows.length, 1 << 12, (from, to) => {
+		for (let i = from; i < to; i++)
+			taken.set(candidates.subarray(rows[i]! * width, (rows[i]! + 1) * width), i * width);
+	});
+	return taken;
+}
+
+async function overSmoothing(
+	{ parts }: ALLMRec,
+	signal: AbortSignal | undefined,
+): Promise<RunEvaluation['latents']> {
 	const { latents, alignment, cf } = parts;
 	const items = (await cf.itemTable()).subarray(cf.size);
 	const e = latents.e.subarray(latents.size, (cf.numItems + 1) * latents.size);
 	const q = latents.q.subarray(latents.size, (cf.numItems + 1) * latents.size);
 	return {
-		meanCosineE: meanPairwiseCosine(e, cf.numItems),
-		meanCosineQ: meanPairwiseCosine(q, cf.numItems),
-		itemReconstruction: reconstructionError({
-			original: items,
-			reconstructed: await alignment.decodeItems(e),
-		}),
+		meanCosineE: await inTurns(meanPairwiseCosine(e, cf.numItems), signal),
+		meanCosineQ: await inTurns(meanPairwiseCosine(q, cf.numItems), signal),
+		itemReconstruction: await inTurns(
+			reconstructionError({ original: items, reconstructed: await alignment.decodeItems(e) }),
+			signal,
+		),
 	};
 }
 

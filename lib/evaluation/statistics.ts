@@ -1,4 +1,6 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { blocks, type Steps } from '../event-loop.js';
+import { sorted } from '../sorting.js';
 import { Random } from './random.js';
 
 /** A mean over users and its bootstrap interval. */
@@ -71,19 +73,19 @@ const maximumExactPairs = 10_000;
  *
  * @param values (users), finite, at least one
  */
-export function bootstrapMean(values: Float64Array, options: BootstrapOptions = {}): Estimate {
-	const { mean, means, low, high } = resample(values, options);
+export function* bootstrapMean(values: Float64Array, options: BootstrapOptions = {}): Steps<Estimate> {
+	const { mean, means, low, high } = yield* resample(values, options);
 	return { value: mean, low: quantile(means, low), high: quantile(means, high) };
 }
 
 /** Bootstrap over users of mean(`a`) − mean(`b`), both (users) and of the same users in the same order. */
-export function pairedBootstrap(
+export function* pairedBootstrap(
 	a: Float64Array,
 	b: Float64Array,
 	options: BootstrapOptions = {},
-): PairedBootstrap {
+): Steps<PairedBootstrap> {
 	const pairs = differences(a, b);
-	const { mean, means, low, high } = resample(pairs, options);
+	const { mean, means, low, high } = yield* resample(pairs, options);
 	const differing = pairs.reduce((count, difference) => count + (difference === 0 ? 0 : 1), 0);
 	const floor = 2 ** (1 - Math.min(differing, 64));
 	let below = 0;
@@ -110,18 +112,20 @@ export function pairedBootstrap(
  * @param a (users), hits of the first model in [0, 1]
  * @param b (users), hits of the second model, same users
  */
-export function mcNemar(a: Float64Array, b: Float64Array, seed = 0): McNemarTest {
+export function* mcNemar(a: Float64Array, b: Float64Array, seed = 0): Steps<McNemarTest> {
 	samePairs(a, b);
 	const random = new Random(seed);
 	let onlyFirst = 0;
 	let onlySecond = 0;
-	for (let user = 0; user < a.length; user++) {
-		const draw = random.uniform();
-		const first = a[user]! > draw;
-		const second = b[user]! > draw;
-		if (first && !second) onlyFirst++;
-		if (second && !first) onlySecond++;
-	}
+	yield* blocks(a.length, BLOCK, (from, to) => {
+		for (let user = from; user < to; user++) {
+			const draw = random.uniform();
+			const first = a[user]! > draw;
+			const second = b[user]! > draw;
+			if (first && !second) onlyFirst++;
+			if (second && !first) onlySecond++;
+		}
+	});
 	const pairs = onlyFirst + onlySecond;
 	if (pairs <= maximumExactPairs)
 		return {
@@ -138,14 +142,14 @@ export function mcNemar(a: Float64Array, b: Float64Array, seed = 0): McNemarTest
  * Wilcoxon's signed rank test of `a` against `b` (NDCG@10 of two models on the same users). No difference at all gives
  * p = 1.
  */
-export function wilcoxon(a: Float64Array, b: Float64Array): WilcoxonTest {
+export function* wilcoxon(a: Float64Array, b: Float64Array): Steps<WilcoxonTest> {
 	// Sorting plain numbers natively is several times faster than by comparator: magnitudes of either sign apart.
 	const nonZero = differences(a, b).filter((difference) => difference !== 0);
-	const positive = nonZero.filter((difference) => difference > 0).sort();
-	const negative = nonZero
-		.filter((difference) => difference < 0)
-		.map((difference) => -difference)
-		.sort();
+	yield;
+	const positive = yield* sorted(nonZero.filter((difference) => difference > 0));
+	const negative = yield* sorted(
+		nonZero.filter((difference) => difference < 0).map((difference) => -difference),
+	);
 	const pairs = nonZero.length;
 	let statistic = 0;
 	let tieTerm = 0;
@@ -195,20 +199,34 @@ interface Group {
 	count: number;
 }
 
-function resample(values: Float64Array, options: BootstrapOptions) {
+/** Users of one step. */
+const BLOCK = 1 << 14;
+
+interface Resampled {
+	mean: number;
+	/** (resamples), ascending. */
+	means: Float64Array;
+	/** Quantiles of the interval's ends. */
+	low: number;
+	high: number;
+}
+
+function* resample(values: Float64Array, options: BootstrapOptions): Steps<Resampled> {
 	const { resamples = 2000, confidence = 0.95, seed = 0 } = options;
 	if (!(Number.isInteger(resamples) && resamples > 0))
 		invalidArgument('resamples', 'a positive integer', resamples);
 	if (!(confidence > 0 && confidence < 1)) invalidArgument('confidence', 'between 0 and 1', confidence);
 	if (values.length === 0) invalidArgument('values', 'at least one value', values);
-	const groups = groupValues(values);
+	const groups = yield* groupValues(values);
 	const users = values.length;
 	const mean = groups.reduce((sum, group) => sum + group.mean * group.count, 0) / users;
 	const random = new Random(seed);
 	const means = new Float64Array(resamples).fill(mean);
 	if (groups.length > 1) {
-		for (let draw = 0; draw < resamples; draw++)
+		for (let draw = 0; draw < resamples; draw++) {
 			means[draw] = mean + resampledShift(groups, mean, users, random);
+			yield;
+		}
 	}
 	return { mean, means: means.sort(), low: (1 - confidence) / 2, high: (1 + confidence) / 2 };
 }
@@ -232,19 +250,39 @@ function resampledShift(groups: Group[], mean: number, users: number, random: Ra
 }
 
 /** Distinct values with their counts, most frequent first (fewer binomials to draw), or bins of sorted values. */
-function groupValues(values: Float64Array): Group[] {
-	const sorted = values.slice().sort(); // NaN sorts to the end, infinities to both ends
-	if (!Number.isFinite(sorted[0]!) || !Number.isFinite(sorted[sorted.length - 1]!))
+function* groupValues(values: Float64Array): Steps<Group[]> {
+	const ascending = yield* sorted(values); // NaN sorts to the end, infinities to both ends
+	if (!Number.isFinite(ascending[0]!) || !Number.isFinite(ascending[ascending.length - 1]!))
 		throw new ALLMRecError('ERR_ALLMREC_NUMERIC', 'Expected every value of a user to be finite.');
 	const groups: Group[] = [];
-	for (let start = 0; start < sorted.length && groups.length <= maximumDistinct; ) {
-		let end = start + 1;
-		while (sorted[end] === sorted[start]) end++;
-		groups.push({ mean: sorted[start]!, variance: 0, count: end - start });
+	for (let start = 0; start < ascending.length && groups.length <= maximumDistinct; ) {
+		const end = endOfRun(ascending, start);
+		groups.push({ mean: ascending[start]!, variance: 0, count: end - start });
 		start = end;
 	}
-	if (groups.length > maximumDistinct) return binSorted(sorted);
+	yield;
+	if (groups.length > maximumDistinct) return binSorted(ascending);
 	return groups.sort((a, b) => b.count - a.count);
+}
+
+/** Where the values equal to the one at `start` end; by halves, since a run may be millions long. */
+function endOfRun(ascending: Float64Array, start: number): number {
+	const value = ascending[start]!;
+	let equal = start;
+	let above = ascending.length;
+	for (let step = 1; equal + step < above; step *= 2) {
+		if (ascending[equal + step] === value) equal += step;
+		else {
+			above = equal + step;
+			break;
+		}
+	}
+	while (above - equal > 1) {
+		const middle = (equal + above) >> 1;
+		if (ascending[middle] === value) equal = middle;
+		else above = middle;
+	}
+	return above;
 }
 
 function binSorted(sorted: Float64Array): Group[] {

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { type FileRules, fit, jsonValue, tryReadText, unusable } from './read.js';
+import { type FileRules, fit, tryReadValue, unusable } from './read.js';
 
 /** What a file was when it was written. */
 export interface FileRecord {
@@ -112,9 +112,8 @@ export async function readSealed<T extends z.ZodType>(
 	rules: FileRules,
 	part: (value: z.output<T>) => unknown = (all) => all,
 ): Promise<z.output<T> | undefined> {
-	const text = await tryReadText(path, rules);
-	if (text === undefined) return undefined;
-	const value = jsonValue(text, path, rules);
+	const value = await tryReadValue(path, rules);
+	if (value === undefined) return undefined;
 	const fitted = fit(value, schema, path, rules);
 	// The value as it was written: a schema may order fields anew, and fill in those that a later version knows.
 	const { sha256, ...written } = value as { sha256?: string };

@@ -3,6 +3,8 @@ import { constants } from 'node:fs';
 import { type FileHandle, open, stat } from 'node:fs/promises';
 import type { z } from 'zod';
 import { ALLMRecError, type ErrorCode } from '../errors.js';
+import { atOnce, inTurns, type Steps } from '../event-loop.js';
+import { jsonSteps, type ParseOptions } from '../json.js';
 
 /** What is said of a file that cannot be used, and how large it may be. */
 export interface FileRules {
@@ -38,14 +40,40 @@ export async function readText(path: string, rules: FileRules = {}): Promise<str
 
 /** {@link readText}, or undefined where there is no such file. */
 export async function tryReadText(path: string, rules: FileRules = {}): Promise<string | undefined> {
+	return (await tryReadUtf8(path, rules))?.toString('utf8');
+}
+
+/** The bytes of a UTF-8 file, without a byte-order mark. */
+async function tryReadUtf8(path: string, rules: FileRules): Promise<Buffer | undefined> {
 	const bytes = await readRegular(path, rules);
 	if (bytes === undefined) return undefined;
 	const [first, second] = bytes;
 	if ((first === 0xff && second === 0xfe) || (first === 0xfe && second === 0xff))
 		throw unusable(path, 'it is UTF-16, not UTF-8', rules);
 	if (!isUtf8(bytes)) throw unusable(path, 'it is not UTF-8 text', rules);
-	const mark = first === 0xef && second === 0xbb && bytes[2] === 0xbf ? 3 : 0;
-	return bytes.toString('utf8', mark);
+	return bytes.subarray(first === 0xef && second === 0xbb && bytes[2] === 0xbf ? 3 : 0);
+}
+
+/**
+ * The value of a JSON file, whatever it is, or undefined where there is no such file. Large files are parsed in turns of
+ * the event loop.
+ *
+ * @throws as {@link readText}, the signal's reason
+ */
+export async function tryReadValue(
+	path: string,
+	rules: FileRules = {},
+	{ signal, ...options }: ParseOptions & { signal?: AbortSignal | undefined } = {},
+): Promise<unknown> {
+	const bytes = await tryReadUtf8(path, rules);
+	if (bytes === undefined) return undefined;
+	try {
+		await inTurns(expectShallow(bytes), signal);
+		return await inTurns(jsonSteps(bytes, options), signal);
+	} catch (cause) {
+		signal?.throwIfAborted();
+		throw noJson(path, bytes.length, rules, cause);
+	}
 }
 
 /** The value of a JSON file that fits a schema. @throws as {@link readText}, with the field that is wrong */
@@ -54,7 +82,9 @@ export async function readJson<T extends z.ZodType>(
 	schema: T,
 	rules: FileRules = {},
 ): Promise<z.output<T>> {
-	return parseJson(await readText(path, rules), schema, path, rules);
+	const value = await tryReadValue(path, rules);
+	if (value === undefined) throw missing(path, 'is not there', rules);
+	return fit(value, schema, path, rules);
 }
 
 /** {@link readJson}, or undefined where there is no such file. */
@@ -63,8 +93,8 @@ export async function tryReadJson<T extends z.ZodType>(
 	schema: T,
 	rules: FileRules = {},
 ): Promise<z.output<T> | undefined> {
-	const text = await tryReadText(path, rules);
-	return text === undefined ? undefined : parseJson(text, schema, path, rules);
+	const value = await tryReadValue(path, rules);
+	return value === undefined ? undefined : fit(value, schema, path, rules);
 }
 
 /** The value of a file's JSON text that fits a schema. @param path for messages */
@@ -82,10 +112,13 @@ export function jsonValue(text: string, path: string, rules: FileRules = {}): un
 	try {
 		return parseShallow(text);
 	} catch (cause) {
-		const reason =
-			text.trim() === '' ? 'it is empty' : `it is not JSON, or cut off (${(cause as Error).message})`;
-		throw unusable(path, reason, rules, cause);
+		throw noJson(path, text.length, rules, cause);
 	}
+}
+
+function noJson(path: string, length: number, rules: FileRules, cause: unknown): ALLMRecError {
+	const reason = length === 0 ? 'it is empty' : `it is not JSON, or cut off (${(cause as Error).message})`;
+	return unusable(path, reason, rules, cause);
 }
 
 /** Expects a file's value to fit a schema; the error names the field that does not. */
@@ -105,19 +138,30 @@ export function fit<T extends z.ZodType>(
 
 /** `JSON.parse` of text that may be hostile: one that is nested too deeply is refused before memory goes into it. */
 export function parseShallow(text: string): unknown {
-	let depth = 0;
-	for (let i = 0; i < text.length; i++) {
-		const c = text.charCodeAt(i);
-		if (c === QUOTE) {
-			for (i++; i < text.length && text.charCodeAt(i) !== QUOTE; i++)
-				if (text.charCodeAt(i) === BACKSLASH) i++;
-		} else if (c === OPEN_LIST || c === OPEN_OBJECT) {
-			if (++depth > MAX_DEPTH)
-				throw new SyntaxError(`nested more than ${MAX_DEPTH} levels deep at position ${i}`);
-		} else if (c === CLOSE_LIST || c === CLOSE_OBJECT) depth--;
-	}
+	atOnce(expectShallow(Buffer.from(text)));
 	return JSON.parse(text);
 }
+
+/** Refuses JSON that is nested more than {@link MAX_DEPTH} levels deep. */
+function* expectShallow(bytes: Buffer): Steps<void> {
+	let depth = 0;
+	let next = DEPTH_BLOCK;
+	for (let i = 0; i < bytes.length; i++) {
+		const c = bytes[i]!;
+		if (c === QUOTE) {
+			for (i++; i < bytes.length && bytes[i] !== QUOTE; i++) if (bytes[i] === BACKSLASH) i++;
+		} else if (c === OPEN_LIST || c === OPEN_OBJECT) {
+			if (++depth > MAX_DEPTH)
+				throw new SyntaxError(`nested more than ${MAX_DEPTH} levels deep at byte ${i}`);
+		} else if (c === CLOSE_LIST || c === CLOSE_OBJECT) depth--;
+		if (i < next) continue;
+		yield;
+		next = i + DEPTH_BLOCK;
+	}
+}
+
+/** Bytes of one step. */
+const DEPTH_BLOCK = 1 << 18;
 
 const [QUOTE, BACKSLASH, OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [
 	...Array.from('"\\[]{}', (c) => c.charCodeAt(0)),

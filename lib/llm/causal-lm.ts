@@ -1,14 +1,16 @@
 import { join } from 'node:path';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { inTurns, nextTurn, turnIsOver } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';
 import type { LlmBatch, LlmDtype, NativeOpt, OptConfig } from '../native/addon.js';
 import { makeDescribed } from '../native/described.js';
-import { type DeviceOptions, guard, loaded, ragged, run, Session } from '../native/session.js';
+import { type DeviceOptions, guard, loaded, raggedSteps, run, Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import { CHECKPOINT_RULES } from '../text/checkpoint.js';
 import { resolveCheckpoint } from '../text/hub.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import {
+	AT_ONCE,
 	type GeneratedPiece,
 	type GenerateOptions,
 	type Generation,
@@ -163,11 +165,13 @@ export class CausalLM {
 			invalidArgument('tokensPerBatch', 'a whole number from 1', tokensPerBatch);
 		const { tokenizer } = this;
 		const eos = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
-		const answers = candidates.map((candidate, i) => {
+		const answers: ArrayLike<number>[] = [];
+		for (const [i, candidate] of candidates.entries()) {
+			if (turnIsOver()) await nextTurn(signal);
 			const ids = typeof candidate === 'string' ? [...tokenizer.encodeText(candidate), ...eos] : candidate;
 			if (ids.length === 0) invalidArgument(`candidates[${i}]`, 'at least one token', candidate);
-			return ids;
-		});
+			answers.push(ids);
+		}
 		const told = Int32Array.from(typeof prompt === 'string' ? tokenizer.encodeWithSpecials(prompt) : prompt);
 		if (told.length === 0) invalidArgument('prompt', 'at least one token', prompt);
 		// The last token of a candidate is predicted but not read.
@@ -179,10 +183,8 @@ export class CausalLM {
 				`A candidate of ${longest + 1} tokens leaves no position of the language model's ${this.maxPositions} for a prompt.`,
 			);
 		const kept = cutPrompt(told, room);
-		return run(
-			(cancel) => this.native.scoreAnswers(kept, soft, ragged(answers), tokensPerBatch, cancel),
-			signal,
-		);
+		const rows = await inTurns(raggedSteps(answers), signal);
+		return run((cancel) => this.native.scoreAnswers(kept, soft, rows, tokensPerBatch, cancel), signal);
 	}
 
 	/**
@@ -215,7 +217,11 @@ export class CausalLM {
 		expectKnown('generate', options);
 		const many = Array.isArray(prompts);
 		const list: readonly (string | TokenPrompt)[] = many ? prompts : [prompts as string | TokenPrompt];
-		const rows = list.map((prompt) => this.#prompt(prompt));
+		const rows: TokenPrompt[] = [];
+		for (const [i, prompt] of list.entries()) {
+			if (i % AT_ONCE === AT_ONCE - 1 && turnIsOver()) await nextTurn(options.signal);
+			rows.push(this.#prompt(prompt));
+		}
 		const results = await generateAll(this.#generation(), rows, options, true);
 		const generations = results.map((sequences) => generationOf(this.tokenizer, sequences, options));
 		return many ? generations : generations[0]!;
@@ -244,7 +250,11 @@ export class CausalLM {
 		this.#assertLive();
 		const { addon, engine } = this.#session;
 		const native = guard(() => new addon.TokenTrie(engine));
-		const ids = answers.map((one) => (typeof one === 'string' ? this.tokenizer.encodeText(one) : one));
+		const ids: ArrayLike<number>[] = [];
+		for (const one of answers) {
+			if (turnIsOver()) await nextTurn();
+			ids.push(typeof one === 'string' ? this.tokenizer.encodeText(one) : one);
+		}
 		return TokenTrie.build(native, ids, this.tokenizer.eosId);
 	}
 

@@ -1,4 +1,5 @@
 import { ALLMRecError } from '../errors.js';
+import { inTurns, type Steps } from '../event-loop.js';
 import type {
 	NativeAddon,
 	NativeCancelFlag,
@@ -28,8 +29,8 @@ export interface GenerationQueueOptions {
 export class GenerationQueue {
 	readonly #native: NativeGenerator;
 	readonly #listeners = new Map<number, GenerationListener>();
-	readonly #tokenBytes: () => { offsets: Int32Array; bytes: Uint8Array };
-	#hasTokenBytes = false;
+	readonly #tokenBytes: () => Steps<{ offsets: Int32Array; bytes: Uint8Array }>;
+	#stops: Promise<void> | undefined;
 	/** Cuts the running step short. */
 	#cancel: NativeCancelFlag | undefined;
 	/** Whether the generator may still hold requests that nobody waits for. */
@@ -41,12 +42,21 @@ export class GenerationQueue {
 		addon: NativeAddon,
 		model: NativeOpt,
 		{ slots, cacheTokens }: GenerationQueueOptions,
-		tokenBytes: () => { offsets: Int32Array; bytes: Uint8Array },
+		tokenBytes: () => Steps<{ offsets: Int32Array; bytes: Uint8Array }>,
 	) {
 		this.#native = guard(
 			() => new addon.Generator(model, { slots, ...(cacheTokens === undefined ? {} : { cacheTokens }) }),
 		);
 		this.#tokenBytes = tokenBytes;
+	}
+
+	/** What requests with stop sequences of text need first: the text of every token. */
+	async prepareStops(signal?: AbortSignal | undefined): Promise<void> {
+		this.#stops ??= inTurns(this.#tokenBytes()).then((bytes) => {
+			if (!this.#closed) this.#native.setTokenBytes(bytes);
+		});
+		await this.#stops;
+		signal?.throwIfAborted();
 	}
 
 	/**
@@ -62,13 +72,7 @@ export class GenerationQueue {
 			throw new ALLMRecError('ERR_ALLMREC_DISPOSED', 'This language model is used after dispose().');
 		const numbers: number[] = [];
 		try {
-			for (const request of requests) {
-				if (request.stopStrings && !this.#hasTokenBytes) {
-					this.#native.setTokenBytes(this.#tokenBytes());
-					this.#hasTokenBytes = true;
-				}
-				numbers.push(guard(() => this.#native.submit(request)));
-			}
+			for (const request of requests) numbers.push(guard(() => this.#native.submit(request)));
 		} catch (error) {
 			for (const number of numbers) this.#native.abort(number);
 			throw error;

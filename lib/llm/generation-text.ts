@@ -1,3 +1,4 @@
+import type { Steps } from '../event-loop.js';
 import type { Tokenizer } from '../text/tokenizer.js';
 import { byteLevelBytes } from './tokenizer.js';
 
@@ -8,13 +9,14 @@ export interface Stops {
 }
 
 /** The bytes of text of every token, as a text is decoded: none for special tokens. */
-export function tokenBytes(tokenizer: Tokenizer): { offsets: Int32Array; bytes: Uint8Array } {
+export function* tokenBytes(tokenizer: Tokenizer): Steps<{ offsets: Int32Array; bytes: Uint8Array }> {
 	const parts: Uint8Array[] = [];
 	const offsets = new Int32Array(tokenizer.vocabSize + 1);
 	for (let id = 0; id < tokenizer.vocabSize; id++) {
 		const bytes = bytesOf(tokenizer, id);
 		parts.push(bytes);
 		offsets[id + 1] = offsets[id]! + bytes.length;
+		if (id % 256 === 0) yield;
 	}
 	return { offsets, bytes: Uint8Array.from(Buffer.concat(parts)) };
 }

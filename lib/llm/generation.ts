@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { nextTurn, turnIsOver } from '../event-loop.js';
 import type { NativeGeneratedSequence, NativeGenerationRequest } from '../native/addon.js';
 import { ragged } from '../native/session.js';
 import type { Tokenizer } from '../text/tokenizer.js';
@@ -96,6 +97,9 @@ export interface GenerationContext {
 	maxPositions: number;
 }
 
+/** Prompts prepared without making way: a few join the batch when the call is made. */
+export const AT_ONCE = 16;
+
 /** One result per prompt. */
 export async function generateAll(
 	context: GenerationContext,
@@ -106,7 +110,12 @@ export async function generateAll(
 	const { signal, onAbort = 'throw' } = options;
 	if (onAbort !== 'throw' && onAbort !== 'return') invalidArgument('onAbort', '`throw` or `return`', onAbort);
 	signal?.throwIfAborted();
-	const requests = prompts.map((prompt) => requestOf(context, prompt, options, { logProbs, stream: false }));
+	const requests: NativeGenerationRequest[] = [];
+	for (const [i, prompt] of prompts.entries()) {
+		if (i % AT_ONCE === AT_ONCE - 1 && turnIsOver()) await nextTurn(signal);
+		requests.push(requestOf(context, prompt, options, { logProbs, stream: false }));
+	}
+	if (stopsOf(options.stop).strings.length > 0) await context.queue.prepareStops(signal);
 	return new Promise((resolve, reject) => {
 		const results = new Array<NativeGeneratedSequence[]>(prompts.length);
 		let left = prompts.length;
@@ -159,6 +168,7 @@ export async function* streamOf(
 	const { signal, onAbort = 'throw' } = options;
 	signal?.throwIfAborted();
 	const request = requestOf(context, prompt, options, { logProbs: true, stream: true });
+	if (stopsOf(options.stop).strings.length > 0) await context.queue.prepareStops(signal);
 	const text = new TextStream(context.tokenizer, stopsOf(options.stop));
 	const pieces: GeneratedPiece[] = [];
 	let done = false;

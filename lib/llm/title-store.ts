@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { blocks, inTurns, type Steps } from '../event-loop.js';
 import type { LongCallOptions } from '../progress.js';
 import type { Tokenizer, TokenStore } from '../text/tokenizer.js';
 import { tokensAt } from '../text/tokenizer.js';
@@ -109,14 +110,14 @@ export class TitleStore {
 		const wrong = titles.findIndex((title) => typeof title !== 'string');
 		if (wrong >= 0) invalidArgument(`titles[${wrong}]`, 'a string', titles[wrong]);
 		for (const style of store.#styles) {
-			const texts = titles.map((title) => style.text(title));
+			const texts = { length: titles.length, at: (item: number) => style.text(titles[item]!) };
 			const encoded = await tokenizer.encodeMany(texts, {
 				maxTokens: maxTokens + 1,
 				stage: 'tokenize titles',
 				signal,
 				onProgress,
 			});
-			style.store = compact(encoded, style, maxTokens);
+			style.store = await inTurns(compact(encoded, style, maxTokens), signal);
 		}
 		store.#size = titles.length;
 		return store;
@@ -169,14 +170,16 @@ export class TitleStore {
 }
 
 /** Puts the closing quote behind titles that came one token too long, and takes that token out. */
-function compact({ offsets, ids }: TokenStore, style: Style, maxTokens: number): TokenStore {
+function* compact({ offsets, ids }: TokenStore, style: Style, maxTokens: number): Steps<TokenStore> {
 	let end = 0;
 	const ends = new Int32Array(offsets.length);
-	for (let i = 0; i + 1 < offsets.length; i++) {
-		const tokens = style.cut(ids.subarray(offsets[i], offsets[i + 1]), maxTokens);
-		ids.set(tokens, end);
-		end += tokens.length;
-		ends[i + 1] = end;
-	}
+	yield* blocks(offsets.length - 1, 1 << 12, (from, to) => {
+		for (let i = from; i < to; i++) {
+			const tokens = style.cut(ids.subarray(offsets[i], offsets[i + 1]), maxTokens);
+			ids.set(tokens, end);
+			end += tokens.length;
+			ends[i + 1] = end;
+		}
+	});
 	return { offsets: ends, ids: ids.slice(0, end) };
 }

@@ -1,6 +1,7 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { inTurns } from '../event-loop.js';
 import type { NativeTokenTrie } from '../native/addon.js';
-import { ragged, run } from '../native/session.js';
+import { raggedSteps, run } from '../native/session.js';
 
 /**
  * The answers a generation is confined to, such as all titles of a catalogue: a tree of their tokens, at whose nodes
@@ -36,7 +37,8 @@ export class TokenTrie {
 				'ERR_ALLMREC_INVALID_ARGUMENT',
 				'Answers of a trie end with an end token; the tokenizer has none.',
 			);
-		await run(() => native.build(ragged(answers), eosId));
+		const rows = await inTurns(raggedSteps(answers));
+		await run(() => native.build(rows, eosId));
 		return new TokenTrie(native, eosId);
 	}
 }

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { atOnce, inTurns, type Steps } from '../event-loop.js';
 import type { TokenizerModel } from '../text/tokenizer.js';
 import { Tokenizer, WordCache } from '../text/tokenizer.js';
 import {
@@ -8,7 +9,6 @@ import {
 	isObject,
 	type JsonObject,
 	openTokenizerFolder,
-	parseObject,
 	type RoleTokens,
 	readAddedTokens,
 	readVocabulary,
@@ -53,6 +53,17 @@ export function byteLevelBytes(token: string): Uint8Array {
 	return Uint8Array.from(bytes);
 }
 
+/** Options of {@link ByteLevelBpe}. */
+export interface ByteLevelBpeOptions {
+	/** For messages. Default `merges.txt`. */
+	path?: string | undefined;
+	/** Default false. */
+	addPrefixSpace?: boolean | undefined;
+	forbidden?: ReadonlySet<number> | undefined;
+	/** Merges are learned by {@link ByteLevelBpe.make}. */
+	inSteps?: boolean | undefined;
+}
+
 /** Byte-level byte-pair encoding, as GPT-2 and OPT use it. */
 export class ByteLevelBpe implements TokenizerModel {
 	readonly kind = 'byte-level-bpe';
@@ -77,12 +88,9 @@ export class ByteLevelBpe implements TokenizerModel {
 	constructor(
 		vocabulary: ReadonlyMap<string, number>,
 		merges: readonly (readonly [string, string])[],
-		{
-			path = 'merges.txt',
-			addPrefixSpace = false,
-			forbidden = new Set(),
-		}: { path?: string; addPrefixSpace?: boolean; forbidden?: ReadonlySet<number> } = {},
+		options: ByteLevelBpeOptions = {},
 	) {
+		const { addPrefixSpace = false, forbidden = new Set() } = options;
 		this.#vocabulary = vocabulary;
 		this.#tokens = tokensById(vocabulary);
 		this.size = this.#tokens.length;
@@ -94,7 +102,28 @@ export class ByteLevelBpe implements TokenizerModel {
 		});
 		this.#longest = this.#tokens.reduce((most, token) => Math.max(most, token?.length ?? 0), 1);
 		this.#merged = new Int32Array(merges.length);
+		if (!options.inSteps) atOnce(this.#learn(merges, options));
+	}
+
+	/** The constructor's work in steps. */
+	static *make(
+		vocabulary: ReadonlyMap<string, number>,
+		merges: readonly (readonly [string, string])[],
+		options: ByteLevelBpeOptions,
+	): Steps<ByteLevelBpe> {
+		const model = new ByteLevelBpe(vocabulary, merges, { ...options, inSteps: true });
+		yield;
+		yield* model.#learn(merges, options);
+		return model;
+	}
+
+	*#learn(
+		merges: readonly (readonly [string, string])[],
+		{ path = 'merges.txt', forbidden = new Set() }: ByteLevelBpeOptions,
+	): Steps<void> {
+		const vocabulary = this.#vocabulary;
 		for (const [rank, [left, right]] of merges.entries()) {
+			if (rank % 512 === 511) yield;
 			const [a, b, ab] = [vocabulary.get(left), vocabulary.get(right), vocabulary.get(left + right)];
 			if (a === undefined || b === undefined || ab === undefined) {
 				const missing = a === undefined ? left : b === undefined ? right : left + right;
@@ -255,19 +284,21 @@ class NumberHeap {
  */
 export async function loadLanguageTokenizer(folder: string): Promise<Tokenizer> {
 	const source = await openTokenizerFolder(folder);
-	const tokenizer = source.json ? fromTokenizerJson(source, source.json) : await fromVocabulary(source);
+	const tokenizer = await (source.json
+		? inTurns(fromTokenizerJson(source, source.json))
+		: fromVocabulary(source));
 	if (tokenizer.bosId === undefined || tokenizer.eosId === undefined)
 		throw corrupt(folder, 'its tokenizer files name no bos_token and eos_token, which prompts need');
 	return tokenizer;
 }
 
-function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer {
+function* fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Steps<Tokenizer> {
 	const path = join(source.folder, 'tokenizer.json');
 	const model = isObject(json.model) ? json.model : {};
 	const addPrefixSpace = requireByteLevel(json, model, path);
-	const vocabulary = readVocabulary(model.vocab, path);
+	const vocabulary = yield* readVocabulary(model.vocab, path);
 	const wrapping = readWrapping(json.post_processor, path);
-	return assemble(source, vocabulary, readMerges(model.merges, path), {
+	return yield* assemble(source, vocabulary, yield* readMerges(model.merges, path), {
 		path,
 		addPrefixSpace,
 		prefixIds: () => wrapping.prefixIds,
@@ -276,26 +307,32 @@ function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer
 }
 
 async function fromVocabulary(source: TokenizerFolder): Promise<Tokenizer> {
-	const [vocabText, mergesText] = await Promise.all([source.read('vocab.json'), source.read('merges.txt')]);
-	if (vocabText === undefined || mergesText === undefined) {
+	const [listed, mergesText] = await Promise.all([
+		source.readObject('vocab.json'),
+		source.read('merges.txt'),
+	]);
+	if (listed === undefined || mergesText === undefined) {
 		const found =
-			vocabText === undefined ? (mergesText === undefined ? 'none of them' : 'merges.txt') : 'vocab.json';
+			listed === undefined ? (mergesText === undefined ? 'none of them' : 'merges.txt') : 'vocab.json';
 		throw new ALLMRecError(
 			'ERR_ALLMREC_FILE_NOT_FOUND',
 			`The folder ${source.folder} holds no language model's tokenizer: expected tokenizer.json, or vocab.json together with merges.txt; found ${found}.`,
 		);
 	}
-	const vocabPath = join(source.folder, 'vocab.json');
-	const vocabulary = readVocabulary(parseObject(vocabText, vocabPath), vocabPath);
+	const vocabulary = await inTurns(readVocabulary(listed, join(source.folder, 'vocab.json')));
 	const lines = mergesText.split(/\r?\n/).filter((line) => line !== '' && !line.startsWith('#version'));
 	const addBos = source.config.add_bos_token;
-	return assemble(source, vocabulary, readMerges(lines, join(source.folder, 'merges.txt')), {
-		path: join(source.folder, 'merges.txt'),
-		addPrefixSpace: source.config.add_prefix_space === true,
-		prefixIds: (bosId) =>
-			bosId !== undefined && (addBos ?? isOptLayout(vocabulary)) === true ? [bosId] : [],
-		suffixIds: [],
-	});
+	const path = join(source.folder, 'merges.txt');
+	const merges = await inTurns(readMerges(lines, path));
+	return inTurns(
+		assemble(source, vocabulary, merges, {
+			path,
+			addPrefixSpace: source.config.add_prefix_space === true,
+			prefixIds: (bosId) =>
+				bosId !== undefined && (addBos ?? isOptLayout(vocabulary)) === true ? [bosId] : [],
+			suffixIds: [],
+		}),
+	);
 }
 
 function isOptLayout(vocabulary: ReadonlyMap<string, number>): boolean {
@@ -304,7 +341,7 @@ function isOptLayout(vocabulary: ReadonlyMap<string, number>): boolean {
 
 const OPT_SPECIALS = ['<s>', '<pad>', '</s>', '<unk>', '<mask>'];
 
-function assemble(
+function* assemble(
 	source: TokenizerFolder,
 	vocabulary: ReadonlyMap<string, number>,
 	merges: [string, string][],
@@ -314,7 +351,7 @@ function assemble(
 		prefixIds: (bosId: number | undefined) => number[];
 		suffixIds: number[];
 	},
-): Tokenizer {
+): Steps<Tokenizer> {
 	const roles = roleTokens(source, defaultRoles(vocabulary));
 	const added = readAddedTokens(source, roles, vocabulary);
 	const special = roleIds(roles, vocabulary, added);
@@ -323,7 +360,7 @@ function assemble(
 	if (isOptLayout(vocabulary)) for (const token of OPT_SPECIALS) forbidden.add(vocabulary.get(token) ?? -1);
 	const { path, addPrefixSpace, suffixIds } = options;
 	expectMerged(vocabulary, merges, added, path);
-	const model = new ByteLevelBpe(vocabulary, merges, { path, addPrefixSpace, forbidden });
+	const model = yield* ByteLevelBpe.make(vocabulary, merges, { path, addPrefixSpace, forbidden });
 	return new Tokenizer({ model, added, special, prefixIds: options.prefixIds(special.bosId), suffixIds });
 }
 
@@ -361,18 +398,23 @@ function defaultRoles(vocabulary: ReadonlyMap<string, number>): RoleTokens {
 }
 
 /** Merges as lines `a b` or as pairs. */
-function readMerges(value: unknown, path: string): [string, string][] {
+function* readMerges(value: unknown, path: string): Steps<[string, string][]> {
 	if (!Array.isArray(value)) throw corrupt(path, 'its merges are not a list');
-	return value.map((merge: unknown, i) => {
+	const merges: [string, string][] = [];
+	for (const [i, merge] of (value as unknown[]).entries()) {
+		if (i % 1024 === 1023) yield;
 		const pair = typeof merge === 'string' ? merge.split(' ') : merge;
 		if (
 			Array.isArray(pair) &&
 			pair.length === 2 &&
 			pair.every((part) => typeof part === 'string' && part !== '')
-		)
-			return pair as [string, string];
+		) {
+			merges.push(pair as [string, string]);
+			continue;
+		}
 		throw corrupt(path, `merge ${i} is ${shown(merge)}, not two tokens`);
-	});
+	}
+	return merges;
 }
 
 /** Checks that the file asks for nothing {@link ByteLevelBpe} does not do; returns `add_prefix_space`. */

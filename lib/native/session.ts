@@ -1,4 +1,5 @@
 import { ALLMRecError, type ErrorCode } from '../errors.js';
+import { atOnce, blocks, type Steps } from '../event-loop.js';
 import {
 	loadAddon,
 	type NativeAddon,
@@ -213,19 +214,42 @@ function translate(error: unknown): unknown {
 
 /** Rows of different lengths as one array with offsets. */
 export function ragged(rows: ArrayLike<ArrayLike<number>>): Ragged {
+	return atOnce(raggedSteps(rows));
+}
+
+/** {@link ragged} in steps. */
+export function* raggedSteps(rows: ArrayLike<ArrayLike<number>>): Steps<Ragged> {
 	const offsets = new Int32Array(rows.length + 1);
-	for (let r = 0; r < rows.length; r++) offsets[r + 1] = offsets[r]! + rows[r]!.length;
+	yield* blocks(rows.length, ROWS, (from, to) => {
+		for (let r = from; r < to; r++) offsets[r + 1] = offsets[r]! + rows[r]!.length;
+	});
 	const values = new Int32Array(offsets[rows.length]!);
-	for (let r = 0; r < rows.length; r++) values.set(rows[r]!, offsets[r]!);
+	yield* blocks(rows.length, ROWS, (from, to) => {
+		for (let r = from; r < to; r++) values.set(rows[r]!, offsets[r]!);
+	});
 	return { offsets, values };
 }
 
+/** Rows of one step. */
+const ROWS = 1 << 12;
+
 /** Rows `indices` of a matrix (n, width). */
 export function takeRows(matrix: Float32Array, width: number, indices: ArrayLike<number>): Float32Array {
+	return atOnce(takeRowsSteps(matrix, width, indices));
+}
+
+/** {@link takeRows} in steps. */
+export function* takeRowsSteps(
+	matrix: Float32Array,
+	width: number,
+	indices: ArrayLike<number>,
+): Steps<Float32Array> {
 	const rows = new Float32Array(indices.length * width);
-	for (let i = 0; i < indices.length; i++) {
-		const at = indices[i]! * width;
-		rows.set(matrix.subarray(at, at + width), i * width);
-	}
+	yield* blocks(indices.length, ROWS, (from, to) => {
+		for (let i = from; i < to; i++) {
+			const at = indices[i]! * width;
+			rows.set(matrix.subarray(at, at + width), i * width);
+		}
+	});
 	return rows;
 }

@@ -2,9 +2,10 @@ import { z } from 'zod';
 import type { Alignment } from '../alignment/alignment.js';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import type { Dataset } from '../data/dataset.js';
-import { NegativeSampler, SeededRandom } from '../data/sampling.js';
+import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { blocks, inTurns, type Steps } from '../event-loop.js';
 import { parseJson } from '../files/read.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
@@ -131,7 +132,7 @@ export class Projection {
 			jointSize: joint.length / (dataset.numItems + 1),
 			tokenSize: llm.tokenSize,
 		};
-		const examples = new Examples(dataset, split, cf, o);
+		const examples = await inTurns(Examples.list(dataset, split, cf, o), signal);
 		if (examples.train.length === 0)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_EMPTY_DATASET',
@@ -148,6 +149,7 @@ export class Projection {
 			await shareMap(native, config, alignment, { seed: o.seed, vectors, length });
 		}
 		const batches = new Batches(prompts, joint, config.jointSize);
+		const jointChecksum = await inTurns(checksum(joint), signal);
 		const trainer = guard(
 			() =>
 				new session.addon.ProjectionTrainer(native, llm.native, {
@@ -171,7 +173,7 @@ export class Projection {
 						let sum = 0;
 						let steps = 0;
 						while (steps < count && !signal?.aborted) {
-							const batch = await examples.batch(first + steps, stepsPerEpoch, o.batchSize);
+							const batch = await examples.batch(first + steps, stepsPerEpoch, o.batchSize, signal);
 							const size = o.microBatchSize ?? batch.length;
 							const parts = Array.from({ length: Math.ceil(batch.length / size) }, (_, p) =>
 								batches.build(batch.slice(p * size, (p + 1) * size)),
@@ -229,7 +231,7 @@ export class Projection {
 					...o,
 					llm: llm.config,
 					template: prompts.template,
-					joint: checksum(joint),
+					joint: jointChecksum,
 					split: split.toJSON(),
 				}),
 			);
@@ -304,25 +306,31 @@ async function shareMap(
 	const get = (name: string) => run(() => native.getParameter(name));
 	const set = (name: string, values: Float32Array) => run(() => native.setParameter(name, values));
 	const random = new SeededRandom(seed, MAP_STREAM);
-	const first = orthonormal(random, tokenSize, userSize);
+	const first = await inTurns(orthonormal(random, tokenSize, userSize));
 	const layer = kind === 'mlp' ? '.0' : '';
 	await set(`log_emb_proj${layer}.weight`, first);
 	const decoder = await run(() => alignment.native.getParameter('mlp.fc2.weight')); // (d, d')
 	const decoderBias = await run(() => alignment.native.getParameter('mlp.fc2.bias'));
 	const composed = new Float32Array(tokenSize * jointSize);
 	const bias = new Float32Array(tokenSize);
-	for (let h = 0; h < tokenSize; h++)
+	const compose = (h: number) => {
 		for (let c = 0; c < userSize; c++) {
 			const w = first[h * userSize + c]!;
 			bias[h]! += w * decoderBias[c]!;
 			for (let j = 0; j < jointSize; j++) composed[h * jointSize + j]! += w * decoder[c * jointSize + j]!;
 		}
+	};
+	await inTurns(blocks(tokenSize, 1, compose));
 	await set(`item_emb_proj${layer}.weight`, composed);
 	await set(`item_emb_proj${layer}.bias`, bias);
 	if (kind === 'mlp') {
-		const last = orthonormal(random, tokenSize, tokenSize);
+		const last = await inTurns(orthonormal(random, tokenSize, tokenSize));
 		const undo = new Float32Array(tokenSize);
-		for (const [i, w] of last.entries()) undo[Math.floor(i / tokenSize)]! -= STRAIGHT * w;
+		await inTurns(
+			blocks(last.length, LENGTH_BLOCK, (from, to) => {
+				for (let i = from; i < to; i++) undo[Math.floor(i / tokenSize)]! -= STRAIGHT * last[i]!;
+			}),
+		);
 		for (const name of ['log_emb_proj', 'item_emb_proj']) {
 			await set(`${name}.1.bias`, new Float32Array(tokenSize).fill(STRAIGHT));
 			await set(`${name}.3.weight`, last);
@@ -330,7 +338,7 @@ async function shareMap(
 		}
 	}
 	const tokens = await run(() => native.users(vectors));
-	const scale = length / Math.max(rowLength(tokens, tokenSize), 1e-6);
+	const scale = length / Math.max(await inTurns(rowLength(tokens, tokenSize)), 1e-6);
 	for (const name of ['log_emb_proj', 'item_emb_proj'])
 		for (const part of kind === 'mlp' ? ['.3.weight', '.3.bias'] : ['.weight', '.bias'])
 			await set(
@@ -343,42 +351,49 @@ async function shareMap(
 const STRAIGHT = 3;
 
 /** (rows, cols): orthonormal columns, or rows where there are fewer of them. */
-function orthonormal(random: SeededRandom, rows: number, cols: number): Float32Array {
+function* orthonormal(random: SeededRandom, rows: number, cols: number): Steps<Float32Array> {
 	const size = Math.max(rows, cols);
 	const basis: Float64Array[] = [];
 	while (basis.length < Math.min(rows, cols)) {
 		const vector = Float64Array.from({ length: size }, () => random.normal());
 		for (const other of basis) {
-			const dot = vector.reduce((sum, x, i) => sum + x * other[i]!, 0);
+			let dot = 0;
+			for (let i = 0; i < size; i++) dot += vector[i]! * other[i]!;
 			for (let i = 0; i < size; i++) vector[i]! -= dot * other[i]!;
 		}
+		yield;
 		const norm = Math.sqrt(vector.reduce((sum, x) => sum + x * x, 0));
 		basis.push(vector.map((x) => x / norm));
 	}
 	const matrix = new Float32Array(rows * cols);
-	for (let r = 0; r < rows; r++)
-		for (let c = 0; c < cols; c++) matrix[r * cols + c] = rows >= cols ? basis[c]![r]! : basis[r]![c]!;
+	yield* blocks(rows, 64, (from, to) => {
+		for (let r = from; r < to; r++)
+			for (let c = 0; c < cols; c++) matrix[r * cols + c] = rows >= cols ? basis[c]![r]! : basis[r]![c]!;
+	});
 	return matrix;
 }
 
 /** Mean length of the language model's token embeddings. */
 async function meanLength(llm: CausalLM): Promise<number> {
-	return rowLength(
-		await run(() => llm.native.getParameter('model.decoder.embed_tokens.weight')),
-		llm.tokenSize,
-	);
+	const table = await run(() => llm.native.getParameter('model.decoder.embed_tokens.weight'));
+	return inTurns(rowLength(table, llm.tokenSize));
 }
 
 /** Mean Euclidean length of rows. */
-function rowLength(rows: Float32Array, width: number): number {
+function* rowLength(rows: Float32Array, width: number): Steps<number> {
 	let total = 0;
-	for (let r = 0; r < rows.length; r += width) {
-		let square = 0;
-		for (let c = 0; c < width; c++) square += rows[r + c]! ** 2;
-		total += Math.sqrt(square);
-	}
+	yield* blocks(rows.length / width, Math.ceil(LENGTH_BLOCK / width), (from, to) => {
+		for (let row = from; row < to; row++) {
+			let square = 0;
+			for (let at = row * width; at < (row + 1) * width; at++) square += rows[at]! ** 2;
+			total += Math.sqrt(square);
+		}
+	});
 	return (total * width) / Math.max(1, rows.length);
 }
+
+/** Numbers of one step. */
+const LENGTH_BLOCK = 1 << 18;
 
 const METADATA = 'a-llmrec.projector';
 
@@ -431,31 +446,57 @@ class Examples {
 	#order = new Int32Array(0);
 	#orderEpoch = -1;
 
-	constructor(dataset: Dataset, split: Split, cf: CollaborativeModel, options: ParsedOptions) {
+	private constructor(
+		dataset: Dataset,
+		split: Split,
+		cf: CollaborativeModel,
+		options: ParsedOptions,
+		train: Int32Array,
+		validation: Example[],
+	) {
 		this.#dataset = dataset;
 		this.#split = split;
 		this.#cf = cf;
 		this.#options = options;
 		this.#sampler = new NegativeSampler(dataset.numItems);
-		const enough = (u: number) =>
-			dataset.numItems - new Set(dataset.sequence(u)).size >= options.candidates - 1;
-		this.train = Int32Array.from({ length: dataset.numUsers }, (_, u) => u).filter(
-			(u) => split.trainSequence(u).length >= 2 && enough(u),
-		);
+		this.train = train;
+		this.validation = validation;
+	}
+
+	static *list(
+		dataset: Dataset,
+		split: Split,
+		cf: CollaborativeModel,
+		options: ParsedOptions,
+	): Steps<Examples> {
+		const unseen = yield* unseenItems(dataset);
+		const enough = (u: number) => unseen[u]! >= options.candidates - 1;
+		const train = new Int32Array(dataset.numUsers);
+		let count = 0;
+		yield* blocks(dataset.numUsers, 1 << 12, (from, to) => {
+			for (let u = from; u < to; u++) if (split.trainSequence(u).length >= 2 && enough(u)) train[count++] = u;
+		});
 		const users = split.users('validation').filter(enough);
 		const stride = Math.max(1, Math.ceil(users.length / options.validationUsers));
-		this.validation = Array.from(
+		const validation = Array.from(
 			users.filter((_, i) => i % stride === 0),
 			(user) => ({ user, history: split.history(user, 'validation'), target: split.validation[user]! }),
 		);
+		return new Examples(dataset, split, cf, options, train.slice(0, count), validation);
 	}
 
 	/** Depends on the seed and the step alone. */
-	batch(step: number, stepsPerEpoch: number, batchSize: number): Promise<CompleteExample[]> {
+	async batch(
+		step: number,
+		stepsPerEpoch: number,
+		batchSize: number,
+		signal: AbortSignal | undefined,
+	): Promise<CompleteExample[]> {
 		const epoch = Math.floor(step / stepsPerEpoch);
 		if (epoch !== this.#orderEpoch) {
 			this.#order = this.train.slice();
-			new SeededRandom(this.#options.seed, ORDER_STREAM, epoch).shuffle(this.#order);
+			const random = new SeededRandom(this.#options.seed, ORDER_STREAM, epoch);
+			await inTurns(random.shuffleSteps(this.#order), signal);
 			this.#orderEpoch = epoch;
 		}
 		const first = (step % stepsPerEpoch) * batchSize;
@@ -535,9 +576,11 @@ export function toLlmBatch(packed: PackedBatch, order?: Int32Array): LlmBatch {
 }
 
 /** FNV-1a over the bits: tells whether the joint embeddings are those a checkpoint was trained with. */
-function checksum(values: Float32Array): number {
+function* checksum(values: Float32Array): Steps<number> {
+	const words = new Uint32Array(values.buffer, values.byteOffset, values.length);
 	let hash = 0x811c9dc5;
-	for (const word of new Uint32Array(values.buffer, values.byteOffset, values.length))
-		hash = Math.imul(hash ^ word, 0x01000193) >>> 0;
+	yield* blocks(words.length, 1 << 18, (from, to) => {
+		for (let at = from; at < to; at++) hash = Math.imul(hash ^ words[at]!, 0x01000193) >>> 0;
+	});
 	return hash;
 }

@@ -1,18 +1,21 @@
 import type { Alignment, ItemLatents } from '../alignment/alignment.js';
 import type { CollaborativeModel } from '../cf/sasrec.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { atOnce, blocks, inTurns, nextTurn, type Steps, turnIsOver } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import type { PromptBuilder } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
 import { genreTemplate } from '../llm/prompt-template.js';
-import { type Session, takeRows } from '../native/session.js';
+import type { Ragged } from '../native/addon.js';
+import { type Session, takeRows, takeRowsSteps } from '../native/session.js';
 import { type LongCallOptions, orAborted } from '../progress.js';
 import type { Projection } from '../projection/projection.js';
 import { itemText } from '../text/item-text.js';
 import type { SentenceEncoder } from '../text/sentence-encoder.js';
 import type { Catalogue, NewItem } from './catalogue.js';
 import type { FusionGate } from './fusion.js';
+import { append } from './growing-table.js';
 import {
 	type ListOptions,
 	listOptions,
@@ -117,23 +120,30 @@ export class ALLMRec {
 		expectKnown('recommend', options);
 		const { signal, onProgress, ...lists } = options;
 		const wanted = listOptions(lists);
-		const dense = users.map(({ history, candidates }, u): DenseUser => {
+		const dense = await inTurns(this.#denseUsers(users), signal);
+		const results = await this.recommendEach(dense, wanted, { signal, onProgress });
+		return results.map((list) => {
+			if (list instanceof ALLMRecError) throw list;
+			return list;
+		});
+	}
+
+	*#denseUsers(users: readonly UserRequest[]): Steps<DenseUser[]> {
+		const index = (id: string) => this.catalogue.index(id);
+		const dense: DenseUser[] = [];
+		for (const [u, { history, candidates }] of users.entries()) {
 			if (history.length === 0)
 				throw new ALLMRecError(
 					'ERR_ALLMREC_EMPTY_HISTORY',
 					`User ${u} has an empty history. Give at least one item id, or recommend popular items instead.`,
 				);
 			if (candidates?.length === 0) invalidArgument('candidates', 'at least one item id', candidates);
-			return {
-				history: Int32Array.from(history, (id) => this.catalogue.index(id)),
-				candidates: candidates && Int32Array.from(new Set(candidates.map((id) => this.catalogue.index(id)))),
-			};
-		});
-		const results = await this.recommendEach(dense, wanted, { signal, onProgress });
-		return results.map((list) => {
-			if (list instanceof ALLMRecError) throw list;
-			return list;
-		});
+			dense.push({
+				history: yield* denseIds(history, index),
+				candidates: candidates && (yield* distinctIds(candidates, index)),
+			});
+		}
+		return dense;
 	}
 
 	/**
@@ -168,23 +178,26 @@ export class ALLMRec {
 			by === 'cf'
 				? undefined
 				: await this.#scoreEach(vectors, histories, candidates, { signal, onProgress, tokensPerBatch });
-		return candidates.map((items, u) => {
+		const lists: (Recommendation[] | ALLMRecError)[] = [];
+		for (const [u, items] of candidates.entries()) {
 			const own = llm ? llm[u]! : new Float32Array(items.length);
-			if (own instanceof ALLMRecError) return own;
-			const cf = dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items);
-			const fused = llm ? this.#fuse(cf, own, items, items.length) : cf;
-			return rankedList(this.catalogue, items, { cf, llm: own, fused }, { by, topK });
-		});
+			if (own instanceof ALLMRecError) {
+				lists.push(own);
+				continue;
+			}
+			const cf = await inTurns(dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items), signal);
+			const fused = llm ? await inTurns(this.fusedSteps(cf, own, items, items.length), signal) : cf;
+			const scores = { cf, llm: own, fused };
+			lists.push(await inTurns(rankedList(this.catalogue, items, scores, { by, topK }), signal));
+		}
+		return lists;
 	}
 
 	/** x^u (users, d). Items added by text are no part of the recommender and are left out of the histories. */
 	async userVectors(histories: readonly ArrayLike<number>[], signal?: AbortSignal): Promise<Float32Array> {
 		this.#assertLive();
 		const { cf } = this.parts;
-		return cf.userVectors(
-			histories.map((history) => Array.from(history).filter((item) => item <= cf.numItems)),
-			signal,
-		);
+		return cf.userVectors(await inTurns(upTo(histories, cf.numItems), signal), signal);
 	}
 
 	/** CF scores of candidates (users × perUser) for user vectors (users, d); an item without training by its text. */
@@ -195,7 +208,8 @@ export class ALLMRec {
 		const scores = new Float32Array(candidates.length);
 		for (let u = 0; u * perUser < candidates.length; u++) {
 			const items = candidates.subarray(u * perUser, (u + 1) * perUser);
-			scores.set(dotProducts(users.subarray(u * d, (u + 1) * d), table, items), u * perUser);
+			const own = await inTurns(dotProducts(users.subarray(u * d, (u + 1) * d), table, items));
+			scores.set(own, u * perUser);
 		}
 		return scores;
 	}
@@ -229,7 +243,11 @@ export class ALLMRec {
 		this.#assertLive();
 		const scorer = await orAborted(this.#scorer(variant), options.signal);
 		const tokens = await this.#userTokens(vectors, variant);
-		const requests = histories.flatMap((history, u) => this.#requests(history, candidates[u]!, u, tokens));
+		const requests: ScoreRequest[] = [];
+		for (const [u, history] of histories.entries()) {
+			if (turnIsOver()) await nextTurn(options.signal);
+			for (const request of this.#requests(history, candidates[u]!, u, tokens)) requests.push(request);
+		}
 		if (vectors.length !== histories.length * this.parts.cf.size)
 			invalidArgument('vectors', `${histories.length} rows of ${this.parts.cf.size}`, vectors);
 		return scorer.score(requests, options);
@@ -237,7 +255,24 @@ export class ALLMRec {
 
 	/** Popularity-gated fusion of both scores; the language model's alone while no gate is fitted. */
 	fusedScores(cf: Float32Array, llm: Float32Array, candidates: Int32Array, perUser: number): Float32Array {
-		return this.#fuse(cf, llm, candidates, perUser);
+		return atOnce(this.fusedSteps(cf, llm, candidates, perUser));
+	}
+
+	/** {@link fusedScores} in steps. @internal */
+	*fusedSteps(
+		cf: Float32Array,
+		llm: Float32Array,
+		candidates: Int32Array,
+		perUser: number,
+	): Steps<Float32Array> {
+		const { fusion } = this.parts;
+		if (!fusion) return llm;
+		const counts = this.catalogue.trainingCounts;
+		const popularity = new Float64Array(candidates.length);
+		yield* blocks(candidates.length, CELLS, (from, to) => {
+			for (let at = from; at < to; at++) popularity[at] = counts[candidates[at]!]!;
+		});
+		return yield* fusion.fuseSteps(cf, llm, popularity, perUser);
 	}
 
 	/**
@@ -257,14 +292,17 @@ export class ALLMRec {
 		const q = await alignment.encodeTexts(await encoder.encode([text]));
 		const decoded = await alignment.decodeItems(q);
 		const token = await projection.items(q);
-		const table = await this.#cfTable();
+		const table = await inTurns(append(await this.#cfTable(), decoded));
+		const e = await inTurns(append(latents.e, new Float32Array(latents.size)));
+		const longerQ = await inTurns(append(latents.q, q));
+		const tokens: Float32Array[] = [];
+		for (const { itemTokens } of this.#tokenScorers) tokens.push(await inTurns(append(itemTokens, token)));
 		// Nothing is changed before everything is computed, so a failure leaves the catalogue as it was.
 		const { title } = this.catalogue.item(this.catalogue.add(item));
-		latents.e = append(latents.e, new Float32Array(latents.size));
-		latents.q = append(latents.q, q);
-		this.#itemTable = Promise.resolve(append(table, decoded));
+		Object.assign(latents, { e, q: longerQ });
+		this.#itemTable = Promise.resolve(table);
 		this.#dropRetriever();
-		for (const scorer of this.#tokenScorers) scorer.itemTokens = append(scorer.itemTokens, token);
+		for (const [i, scorer] of this.#tokenScorers.entries()) scorer.itemTokens = tokens[i]!;
 		for (const prompts of this.#prompts) prompts.titles.append(title);
 	}
 
@@ -362,17 +400,22 @@ export class ALLMRec {
 		const scorer = await orAborted(this.#scorer('aligned'), signal);
 		const tokens = await this.#userTokens(vectors, 'aligned');
 		const packed: PackedRequest[] = [];
-		const problems = histories.map((history, u) => {
+		const problems: (ALLMRecError | undefined)[] = [];
+		for (const [u, history] of histories.entries()) {
+			const before = packed.length;
+			let problem: ALLMRecError | undefined;
 			try {
-				// All of a user's groups or none.
-				const groups = this.#requests(history, candidates[u]!, u, tokens).map((each) => scorer.pack(each));
-				packed.push(...groups);
-				return undefined;
+				for (const each of this.#requests(history, candidates[u]!, u, tokens)) {
+					if (turnIsOver()) await nextTurn(signal);
+					packed.push(scorer.pack(each));
+				}
 			} catch (error) {
-				if (error instanceof ALLMRecError && error.code === 'ERR_ALLMREC_PROMPT_TOO_LONG') return error;
-				throw error;
+				if (!(error instanceof ALLMRecError && error.code === 'ERR_ALLMREC_PROMPT_TOO_LONG')) throw error;
+				packed.length = before; // all of a user's groups or none
+				problem = error;
 			}
-		});
+			problems.push(problem);
+		}
 		let done = 0;
 		const onBatch = (requests: number) => {
 			done += requests;
@@ -387,18 +430,6 @@ export class ALLMRec {
 			at += own.length;
 			return own;
 		});
-	}
-
-	#fuse(cf: Float32Array, llm: Float32Array, candidates: Int32Array, perUser: number): Float32Array {
-		const { fusion } = this.parts;
-		if (!fusion) return llm;
-		const counts = this.catalogue.trainingCounts;
-		return fusion.fuse(
-			cf,
-			llm,
-			Float64Array.from(candidates, (item) => counts[item]!),
-			perUser,
-		);
 	}
 
 	/** One after the other: what is made of the whole catalogue, and what is added to it. */
@@ -442,7 +473,8 @@ export class ALLMRec {
 		const trained = { ...latents, e: latents.e.subarray(0, rows * latents.size) };
 		// Added items are known by their texts, whatever the source and the threshold.
 		const added = latents.q.subarray(rows * latents.size);
-		const table = append(jointTable(trained, counts, source, coldThreshold), added);
+		const known = await inTurns(jointTable(trained, counts, source, coldThreshold));
+		const table = added.length > 0 ? await inTurns(append(known, added)) : known;
 		const scorer = new CandidateScorer(llm, prompts, { itemTokens: await projection.items(table) });
 		this.#tokenScorers.push(scorer);
 		return scorer;
@@ -458,26 +490,37 @@ export class ALLMRec {
 		const { cf, alignment, latents } = this.parts;
 		const own = await cf.itemTable();
 		const table = new Float32Array(this.catalogue.size * cf.size);
-		table.set(own.subarray(0, table.length));
-		const cold = this.#coldItems();
+		await inTurns(
+			blocks(Math.min(own.length, table.length), COPIED, (from, to) =>
+				table.set(own.subarray(from, Math.min(to, table.length)), from),
+			),
+		);
+		const cold = await inTurns(this.#coldItems());
 		if (cold.length > 0) {
-			const rows = new Float32Array(cold.length * latents.size);
-			for (const [i, item] of cold.entries())
-				rows.set(latents.q.subarray(item * latents.size, (item + 1) * latents.size), i * latents.size);
-			const decoded = await alignment.decodeItems(rows);
-			for (const [i, item] of cold.entries())
-				table.set(decoded.subarray(i * cf.size, (i + 1) * cf.size), item * cf.size);
+			const decoded = await alignment.decodeItems(
+				await inTurns(takeRowsSteps(latents.q, latents.size, cold)),
+			);
+			await inTurns(
+				blocks(cold.length, CELLS, (from, to) => {
+					for (let i = from; i < to; i++)
+						table.set(decoded.subarray(i * cf.size, (i + 1) * cf.size), cold[i]! * cf.size);
+				}),
+			);
 		}
 		return table;
 	}
 
 	/** Those with few training interactions, and all that were added. */
-	#coldItems(): Int32Array {
+	*#coldItems(): Steps<Int32Array> {
 		const { cf, coldThreshold } = this.parts;
 		const counts = this.catalogue.trainingCounts;
-		return Int32Array.from(
-			counts.flatMap((n, item) => (item > 0 && (n < coldThreshold || item > cf.numItems) ? [item] : [])),
-		);
+		const cold = new Int32Array(counts.length);
+		let count = 0;
+		yield* blocks(counts.length, CELLS, (from, to) => {
+			for (let item = Math.max(1, from); item < to; item++)
+				if (counts[item]! < coldThreshold || item > cf.numItems) cold[count++] = item;
+		});
+		return cold.slice(0, count);
 	}
 
 	/** Each user's own candidates, or retrieved ones. */
@@ -510,7 +553,7 @@ export class ALLMRec {
 		const { session, cf } = this.parts;
 		const table = await this.#cfTable();
 		const size = table.length / cf.size;
-		const cold = this.#coldItems().filter((item) => item < size);
+		const cold = (await inTurns(this.#coldItems())).filter((item) => item < size);
 		return Retriever.create({ session, table, size: cf.size, cold });
 	}
 
@@ -524,21 +567,61 @@ export class ALLMRec {
 	}
 }
 
-/** <x, row> for rows of a table. */
-function dotProducts(x: Float32Array, table: Float32Array, rows: Int32Array): Float32Array {
-	const products = new Float32Array(rows.length);
-	for (let i = 0; i < rows.length; i++) {
-		const row = rows[i]! * x.length;
-		let dot = 0;
-		for (let c = 0; c < x.length; c++) dot += x[c]! * table[row + c]!;
-		products[i] = dot;
-	}
-	return products;
+/** Ids or cells of one step. */
+const CELLS = 1 << 12;
+/** Numbers copied in one step. */
+const COPIED = 1 << 18;
+
+function* denseIds(ids: readonly string[], index: (id: string) => number): Steps<Int32Array> {
+	const dense = new Int32Array(ids.length);
+	yield* blocks(ids.length, CELLS, (from, to) => {
+		for (let i = from; i < to; i++) dense[i] = index(ids[i]!);
+	});
+	return dense;
 }
 
-function append(table: Float32Array, row: Float32Array): Float32Array {
-	const longer = new Float32Array(table.length + row.length);
-	longer.set(table);
-	longer.set(row, table.length);
-	return longer;
+/** Each once, in the order in which they first come. */
+function* distinctIds(ids: readonly string[], index: (id: string) => number): Steps<Int32Array> {
+	const dense = yield* denseIds(ids, index);
+	const seen = new Set<number>();
+	let count = 0;
+	yield* blocks(dense.length, CELLS, (from, to) => {
+		for (let i = from; i < to; i++) {
+			if (seen.has(dense[i]!)) continue;
+			seen.add(dense[i]!);
+			dense[count++] = dense[i]!;
+		}
+	});
+	return dense.slice(0, count);
+}
+
+/** Histories without the items above `last`. */
+function* upTo(histories: readonly ArrayLike<number>[], last: number): Steps<Ragged> {
+	const offsets = new Int32Array(histories.length + 1);
+	let length = 0;
+	yield* blocks(histories.length, CELLS, (from, to) => {
+		for (let u = from; u < to; u++) length += histories[u]!.length;
+	});
+	const values = new Int32Array(length);
+	let count = 0;
+	for (const [u, history] of histories.entries()) {
+		for (let i = 0; i < history.length; i++) if (history[i]! <= last) values[count++] = history[i]!;
+		offsets[u + 1] = count;
+		if (u % 64 === 0) yield;
+	}
+	return { offsets, values: values.slice(0, count) };
+}
+
+/** <x, row> for rows of a table. */
+function* dotProducts(x: Float32Array, table: Float32Array, rows: Int32Array): Steps<Float32Array> {
+	const products = new Float32Array(rows.length);
+	yield* blocks(rows.length, CELLS, (from, to) => {
+		for (let i = from; i < to; i++) {
+			const row = rows[i]! * x.length;
+			let dot = 0;
+			for (let c = 0; c < x.length; c++) dot += x[c]! * table[row + c]!;
+			products[i] = dot;
+		}
+	});
+	return products;
 }

@@ -1,6 +1,7 @@
 import type { CatalogueItem, Dataset } from '../data/dataset.js';
 import { nearest, shownId } from '../data/nearest.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { atOnce, blocks, type Steps } from '../event-loop.js';
 
 /** An item to add by its text. */
 export interface NewItem {
@@ -27,11 +28,23 @@ export class Catalogue {
 	readonly #indices: Map<string, number>;
 	readonly #counts: number[];
 
-	/** @param trainingCounts (items.length), training interactions by dense id; entry 0 is padding */
-	constructor(items: readonly CatalogueItem[], trainingCounts: ArrayLike<number>) {
+	/**
+	 * @param trainingCounts (items.length), training interactions by dense id; entry 0 is padding
+	 * @param indices dense ids by id, where they are known
+	 */
+	constructor(
+		items: readonly CatalogueItem[],
+		trainingCounts: ArrayLike<number>,
+		indices: Map<string, number> = atOnce(indexItems(items)),
+	) {
 		this.#items = items.map((item, i) => (i > 0 && isBlank(item.title) ? { ...item, title: item.id } : item));
 		this.#counts = Array.from(trainingCounts);
-		this.#indices = new Map(this.#items.slice(1).map(({ id }, i) => [id, i + 1]));
+		this.#indices = indices;
+	}
+
+	/** The constructor's work in steps. @internal */
+	static *make(items: readonly CatalogueItem[], trainingCounts: ArrayLike<number>): Steps<Catalogue> {
+		return new Catalogue(items, trainingCounts, yield* indexItems(items));
 	}
 
 	static of(dataset: Dataset, trainingCounts: ArrayLike<number>): Catalogue {
@@ -83,4 +96,12 @@ export class Catalogue {
 		this.#indices.set(id, index);
 		return index;
 	}
+}
+
+function* indexItems(items: readonly CatalogueItem[]): Steps<Map<string, number>> {
+	const indices = new Map<string, number>();
+	yield* blocks(items.length, 1024, (from, to) => {
+		for (let i = Math.max(1, from); i < to; i++) indices.set(items[i]!.id, i);
+	});
+	return indices;
 }

@@ -1,7 +1,8 @@
-import { setImmediate } from 'node:timers/promises';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { metricValues, rankTargets, rowWidth } from '../evaluation/metrics.js';
+import { atOnce, blocks, inTurns, type Steps } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';
+import { sorted } from '../sorting.js';
 
 /** The numbers of a {@link FusionGate}; see there for the formula. */
 export interface FusionParams {
@@ -83,8 +84,18 @@ export class FusionGate {
 		popularity: ArrayLike<number>,
 		candidates: number = cf.length,
 	): Float32Array {
-		const pair = standardisePair(cf, llm, popularity, candidates);
-		return blend(pair, this.params.weight, openings(popularity, this.params));
+		return atOnce(this.fuseSteps(cf, llm, popularity, candidates));
+	}
+
+	/** {@link fuse} in steps. @internal */
+	*fuseSteps(
+		cf: Float32Array,
+		llm: Float32Array,
+		popularity: ArrayLike<number>,
+		candidates: number,
+	): Steps<Float32Array> {
+		const pair = yield* standardisePair(cf, llm, popularity, candidates);
+		return yield* blend(pair, this.params.weight, yield* openings(popularity, this.params));
 	}
 }
 
@@ -145,17 +156,22 @@ const parsimony = 1;
  */
 export async function fitFusion(validation: FusionValidation): Promise<FusionGate> {
 	expectKnown('fitFusion', validation);
-	const search = new Search(validation);
+	validation.signal?.throwIfAborted();
+	return inTurns(fitSteps(validation), validation.signal);
+}
+
+function* fitSteps(validation: FusionValidation): Steps<FusionGate> {
+	const search = yield* Search.begin(validation);
 	const coarse = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
-	await search.tryAll([0, 1], 0, 1);
-	await search.tryAll(coarse, 0, 1);
+	yield* search.tryAll([0, 1], 0, 1);
+	yield* search.tryAll(coarse, 0, 1);
 	for (const steepness of [1, 0.5, 2])
-		for (const halfPoint of [0.03, 0.1, 0.3, 1, 3, 10]) await search.tryAll(coarse, halfPoint, steepness);
+		for (const halfPoint of [0.03, 0.1, 0.3, 1, 3, 10]) yield* search.tryAll(coarse, halfPoint, steepness);
 	const { weight, halfPoint, steepness } = search.best().params;
 	if (weight > 0 && (weight < 1 || halfPoint > 0)) {
 		const near = [-0.05, 0, 0.05].map((step) => weight + step).filter((value) => value > 0 && value <= 1);
 		for (const factor of halfPoint > 0 ? [0.56, 0.75, 1, 1.33, 1.78] : [0])
-			await search.tryAll(near, halfPoint * factor, steepness);
+			yield* search.tryAll(near, halfPoint * factor, steepness);
 	}
 	return new FusionGate(search.best().params);
 }
@@ -188,26 +204,36 @@ class Search {
 	readonly #targets: Int32Array;
 	readonly #meanPopularity: number;
 	readonly #guards: Guard[];
-	readonly #signal: AbortSignal | undefined;
 	readonly #trials: Trial[] = [];
 	/** Cells of the never-seen negatives. */
 	readonly #left: Int32Array;
 
-	constructor(validation: FusionValidation) {
-		const sample = takeUsers(validation);
-		const { cf, llm, targets, candidates } = sample;
-		this.#pair = standardisePair(cf, llm, sample.popularity, candidates);
-		this.#popularity = sample.popularity;
+	private constructor(
+		pair: StandardisedPair,
+		{ popularity, targets }: Sample,
+		meanPopularity: number,
+		guards: Guard[],
+		left: Int32Array,
+	) {
+		this.#pair = pair;
+		this.#popularity = popularity;
 		this.#targets = targets;
-		this.#signal = validation.signal;
-		const others = otherPopularities(sample.popularity, targets, candidates);
+		this.#meanPopularity = meanPopularity;
+		this.#guards = guards;
+		this.#left = left;
+	}
+
+	static *begin(validation: FusionValidation): Steps<Search> {
+		const sample = yield* takeUsers(validation);
+		const { cf, llm, popularity, targets, candidates } = sample;
+		const pair = yield* standardisePair(cf, llm, popularity, candidates);
+		const others = yield* otherPopularities(popularity, targets, candidates);
 		const mean = others.reduce((sum, value) => sum + value, 0) / Math.max(1, others.length);
-		this.#meanPopularity = validation.meanPopularity ?? mean;
-		const slices = sample.slices ?? popularityMasks(sample.popularity, targets, candidates, others);
-		this.#left = unseenNegatives(sample.popularity, targets, candidates);
-		const cfRanks = rankTargets(this.#without(cf), targets);
-		const llmRanks = rankTargets(this.#without(llm), targets);
-		this.#guards = [new Uint8Array(targets.length).fill(1), ...slices].flatMap((mask, index) => {
+		const slices = sample.slices ?? popularityMasks(popularity, targets, candidates, others);
+		const left = yield* unseenNegatives(popularity, targets, candidates);
+		const cfRanks = yield* rankTargets(without(cf, left), targets);
+		const llmRanks = yield* rankTargets(without(llm, left), targets);
+		const guards = [new Uint8Array(targets.length).fill(1), ...slices].flatMap((mask, index) => {
 			const members = Int32Array.from(targets.keys()).filter((user) => mask[user] !== 0);
 			if (index > 0 && members.length < minimumSliceUsers) return [];
 			return (['hit@1', 'ndcg@10'] as const).map((metric): Guard => {
@@ -217,22 +243,22 @@ class Search {
 				return { members, better, metric, overall: index === 0 };
 			});
 		});
+		return new Search(pair, sample, validation.meanPopularity ?? mean, guards, left);
 	}
 
-	async tryAll(weights: readonly number[], halfPoint: number, steepness: number): Promise<void> {
+	*tryAll(weights: readonly number[], halfPoint: number, steepness: number): Steps<void> {
 		const settings = { halfPoint, steepness, meanPopularity: this.#meanPopularity };
-		const open = openings(this.#popularity, settings);
+		const open = yield* openings(this.#popularity, settings);
 		for (const weight of weights) {
 			const complexity = halfPoint === 0 ? (weight === 0 || weight === 1 ? 0 : 1) : steepness === 1 ? 2 : 3;
-			this.#trials.push({ params: { weight, ...settings }, complexity, ...this.#measure(weight, open) });
-			await setImmediate();
-			this.#signal?.throwIfAborted();
+			const measured = yield* this.#measure(weight, open);
+			this.#trials.push({ params: { weight, ...settings }, complexity, ...measured });
 		}
 	}
 
-	#measure(weight: number, open: Float64Array) {
-		const fused = this.#without(blend(this.#pair, weight, open));
-		const ranks = rankTargets(fused, this.#targets);
+	*#measure(weight: number, open: Float64Array): Steps<Omit<Trial, 'params' | 'complexity'>> {
+		const fused = without(yield* blend(this.#pair, weight, open), this.#left);
+		const ranks = yield* rankTargets(fused, this.#targets);
 		const values = { 'hit@1': metricValues(ranks, 'hit@1'), 'ndcg@10': metricValues(ranks, 'ndcg@10') };
 		let worst = Number.POSITIVE_INFINITY;
 		let overall = Number.POSITIVE_INFINITY;
@@ -241,15 +267,8 @@ class Search {
 			worst = Math.min(worst, gain);
 			if (guard.overall) overall = Math.min(overall, gain);
 		}
-		const likelihood = targetLikelihood(fused, this.#targets);
+		const likelihood = yield* targetLikelihood(fused, this.#targets);
 		return { worst, overall, likelihood, mean: average(likelihood) };
-	}
-
-	/** Puts what is left out last. */
-	#without(scores: Float32Array): Float32Array {
-		const kept = scores.slice();
-		for (const cell of this.#left) kept[cell] = LAST;
-		return kept;
 	}
 
 	best(): Trial {
@@ -280,10 +299,38 @@ class Search {
 /** Below every score, and far from where exponentials lose their meaning. */
 const LAST = -1e6;
 
-function unseenNegatives(popularity: Float64Array, targets: Int32Array, candidates: number): Int32Array {
-	return Int32Array.from(popularity.keys()).filter(
-		(cell) => popularity[cell] === 0 && cell % candidates !== targets[Math.floor(cell / candidates)],
-	);
+/** Puts what is left out last. */
+function without(scores: Float32Array, left: Int32Array): Float32Array {
+	const kept = scores.slice();
+	for (const cell of left) kept[cell] = LAST;
+	return kept;
+}
+
+/** Cells of one step. */
+const BLOCK = 1 << 14;
+
+/** Cells that are not of targets and for which `holds`. */
+function* negatives(
+	cells: number,
+	targets: Int32Array,
+	candidates: number,
+	holds: (cell: number) => boolean,
+): Steps<Int32Array> {
+	const found = new Int32Array(cells);
+	let count = 0;
+	yield* blocks(cells, BLOCK, (from, to) => {
+		for (let cell = from; cell < to; cell++)
+			if (holds(cell) && cell % candidates !== targets[Math.floor(cell / candidates)]) found[count++] = cell;
+	});
+	return found.slice(0, count);
+}
+
+function unseenNegatives(
+	popularity: Float64Array,
+	targets: Int32Array,
+	candidates: number,
+): Steps<Int32Array> {
+	return negatives(popularity.length, targets, candidates, (cell) => popularity[cell] === 0);
 }
 
 interface StandardisedPair {
@@ -296,25 +343,33 @@ interface StandardisedPair {
 }
 
 /** Standardised rows; where one model's row is constant it takes the other's, so that any mix of the two is the other. */
-function standardisePair(
+function* standardisePair(
 	cf: Float32Array,
 	llm: Float32Array,
 	popularity: ArrayLike<number>,
 	candidates: number,
-): StandardisedPair {
+): Steps<StandardisedPair> {
 	if (cf.length > 0 && !(Number.isInteger(candidates) && candidates > 0 && cf.length % candidates === 0))
 		invalidArgument('candidates', `a divisor of the number of scores (${cf.length})`, candidates);
 	if (llm.length !== cf.length) invalidArgument('llm', `as long as \`cf\` (${cf.length})`, llm.length);
 	if (popularity.length !== cf.length)
 		invalidArgument('popularity', `as long as \`cf\` (${cf.length})`, popularity.length);
 	const pair = { cf: new Float64Array(cf.length), llm: new Float64Array(cf.length), candidates };
-	for (let start = 0; start < cf.length; start += candidates) {
+	const standardise = (start: number) => {
 		const knownToCf = standardiseRow('cf', cf, pair.cf, start, candidates, popularity);
 		const knownToLlm = standardiseRow('llm', llm, pair.llm, start, candidates);
 		if (!knownToCf) pair.cf.set(pair.llm.subarray(start, start + candidates), start);
 		else if (!knownToLlm) pair.llm.set(pair.cf.subarray(start, start + candidates), start);
-	}
+	};
+	const rows = cf.length === 0 ? 0 : cf.length / candidates;
+	yield* blocks(rows, rowsOfBlock(candidates), (from, to) => {
+		for (let row = from; row < to; row++) standardise(row * candidates);
+	});
 	return pair;
+}
+
+function rowsOfBlock(candidates: number): number {
+	return Math.max(1, Math.floor(BLOCK / candidates));
 }
 
 /** Writes (score − mean) / deviation over the seen candidates, 0 for others; zeros, and false, for a constant row. */
@@ -355,36 +410,40 @@ function standardiseRow(
 }
 
 /** pop^γ / (pop^γ + (κ · mean)^γ) of every candidate, in a form that neither overflows nor divides zero by zero. */
-function openings(popularity: ArrayLike<number>, params: Omit<FusionParams, 'weight'>): Float64Array {
+function* openings(popularity: ArrayLike<number>, params: Omit<FusionParams, 'weight'>): Steps<Float64Array> {
 	const half = params.halfPoint * params.meanPopularity;
 	const open = new Float64Array(popularity.length);
-	for (let at = 0; at < open.length; at++) {
-		const pop = popularity[at]!;
-		if (!(pop >= 0)) invalidArgument(`popularity[${at}]`, 'a count', pop);
-		if (pop === 0) open[at] = 0;
-		else open[at] = params.halfPoint === 0 ? 1 : 1 / (1 + (half / pop) ** params.steepness);
-	}
+	yield* blocks(open.length, BLOCK, (from, to) => {
+		for (let at = from; at < to; at++) {
+			const pop = popularity[at]!;
+			if (!(pop >= 0)) invalidArgument(`popularity[${at}]`, 'a count', pop);
+			if (pop === 0) open[at] = 0;
+			else open[at] = params.halfPoint === 0 ? 1 : 1 / (1 + (half / pop) ** params.steepness);
+		}
+	});
 	return open;
 }
 
-function blend({ cf, llm }: StandardisedPair, weight: number, open: Float64Array): Float32Array {
+function* blend({ cf, llm }: StandardisedPair, weight: number, open: Float64Array): Steps<Float32Array> {
 	const fused = new Float32Array(cf.length);
-	for (let at = 0; at < fused.length; at++) {
-		const gate = weight * open[at]!;
-		fused[at] = gate * cf[at]! + (1 - gate) * llm[at]!;
-	}
+	yield* blocks(fused.length, BLOCK, (from, to) => {
+		for (let at = from; at < to; at++) {
+			const gate = weight * open[at]!;
+			fused[at] = gate * cf[at]! + (1 - gate) * llm[at]!;
+		}
+	});
 	return fused;
 }
 
 /** (users), ln softmax(τ · row)[target] at the τ ≥ 0 of greatest mean: concave in τ, so Newton's steps find it. */
-function targetLikelihood(fused: Float32Array, targets: Int32Array): Float64Array {
+function* targetLikelihood(fused: Float32Array, targets: Int32Array): Steps<Float64Array> {
 	const candidates = fused.length / targets.length;
 	const values = new Float64Array(targets.length);
 	let tau = 1;
 	for (let step = 0; step < 8; step++) {
 		let slope = 0;
 		let curvature = 0;
-		for (let user = 0; user < targets.length; user++) {
+		const add = (user: number) => {
 			const start = user * candidates;
 			const own = fused[start + targets[user]!]!;
 			let total = 0;
@@ -401,7 +460,10 @@ function targetLikelihood(fused: Float32Array, targets: Int32Array): Float64Arra
 			values[user] = -Math.log(total);
 			slope -= first / total;
 			curvature += second / total - (first / total) ** 2;
-		}
+		};
+		yield* blocks(targets.length, rowsOfBlock(candidates), (from, to) => {
+			for (let user = from; user < to; user++) add(user);
+		});
 		if (!(curvature > 0)) break;
 		const next = Math.min(Math.max(tau + slope / curvature, tau / 4), tau * 4, 20);
 		if (Math.abs(next - tau) < 1e-3 * tau) break;
@@ -435,7 +497,22 @@ function gainInErrors(a: Float64Array, b: Float64Array): number {
 	return gain === Number.POSITIVE_INFINITY ? 0 : gain; // equal everywhere: no gain
 }
 
-function takeUsers(validation: FusionValidation) {
+/** The users that are looked at. */
+interface Sample {
+	/** Of each user. */
+	candidates: number;
+	/** (users × candidates) */
+	cf: Float32Array;
+	/** (users × candidates) */
+	llm: Float32Array;
+	/** (users × candidates) */
+	popularity: Float64Array;
+	/** (users) */
+	targets: Int32Array;
+	slices: Uint8Array[] | undefined;
+}
+
+function* takeUsers(validation: FusionValidation): Steps<Sample> {
 	const { cf, llm, popularity, targets, slices, maxUsers = 10_000 } = validation;
 	if (!(Number.isInteger(maxUsers) && maxUsers > 0))
 		invalidArgument('maxUsers', 'a positive integer', maxUsers);
@@ -451,23 +528,38 @@ function takeUsers(validation: FusionValidation) {
 	const users = Int32Array.from({ length: count }, (_, place) =>
 		Math.floor((place * targets.length) / count),
 	);
-	const cells = Int32Array.from(
-		{ length: count * candidates },
-		(_, at) => users[Math.floor(at / candidates)]! * candidates + (at % candidates),
-	);
-	return {
+	const sample: Sample = {
 		candidates,
-		cf: Float32Array.from(cells, (cell) => cf[cell]!),
-		llm: Float32Array.from(cells, (cell) => llm[cell]!),
-		popularity: Float64Array.from(cells, (cell) => popularity[cell]!),
+		cf: new Float32Array(count * candidates),
+		llm: new Float32Array(count * candidates),
+		popularity: new Float64Array(count * candidates),
 		targets: users.map((user) => targets[user]!),
 		slices: slices?.map(({ mask }) => Uint8Array.from(users, (user) => mask[user]!)),
 	};
+	yield* blocks(count, rowsOfBlock(candidates), (first, last) => {
+		for (let place = first; place < last; place++) {
+			const from = users[place]! * candidates;
+			const to = place * candidates;
+			sample.cf.set(cf.subarray(from, from + candidates), to);
+			sample.llm.set(llm.subarray(from, from + candidates), to);
+			for (let c = 0; c < candidates; c++) sample.popularity[to + c] = popularity[from + c]!;
+		}
+	});
+	return sample;
 }
 
 /** Sorted popularity of the candidates that are not targets: a uniform sample of the catalogue. */
-function otherPopularities(popularity: Float64Array, targets: Int32Array, candidates: number): Float64Array {
-	return popularity.filter((_, at) => at % candidates !== targets[Math.floor(at / candidates)]).sort();
+function* otherPopularities(
+	popularity: Float64Array,
+	targets: Int32Array,
+	candidates: number,
+): Steps<Float64Array> {
+	const cells = yield* negatives(popularity.length, targets, candidates, () => true);
+	const values = new Float64Array(cells.length);
+	yield* blocks(cells.length, BLOCK, (from, to) => {
+		for (let at = from; at < to; at++) values[at] = popularity[cells[at]!]!;
+	});
+	return yield* sorted(values);
 }
 
 /** Targets among the most and among the least popular 35 %. */

@@ -1,4 +1,6 @@
 import { invalidArgument } from '../errors.js';
+import type { Steps } from '../event-loop.js';
+import { sorted } from '../sorting.js';
 import type { Catalogue } from './catalogue.js';
 
 /** How lists are made. */
@@ -48,15 +50,18 @@ export function listOptions({
 }
 
 /** The best places of a user's candidates, best first; of equal scores the lower dense id, the catalogue's order. */
-export function rankedList(
+export function* rankedList(
 	catalogue: Catalogue,
 	items: Int32Array,
 	scores: { cf: Float32Array; llm: Float32Array; fused: Float32Array },
 	{ by, topK }: { by: 'fused' | 'llm' | 'cf'; topK: number },
-): Recommendation[] {
+): Steps<Recommendation[]> {
 	const { cf, llm, fused } = scores;
 	const order = scores[by];
-	const places = Int32Array.from(items.keys()).sort((a, b) => order[b]! - order[a]! || items[a]! - items[b]!);
+	const places = yield* sorted(
+		Int32Array.from(items.keys()),
+		(a, b) => order[b]! - order[a]! || items[a]! - items[b]!,
+	);
 	return Array.from(places.subarray(0, topK), (i, place) => {
 		const { id, title } = catalogue.item(items[i]!);
 		return { id, title, rank: place + 1, score: order[i]!, cf: cf[i]!, llm: llm[i]!, fused: fused[i]! };

@@ -1,12 +1,10 @@
-import { join } from 'node:path';
-import type { Alignment, ItemLatents } from '../alignment/alignment.js';
-import { jointEmbeddings } from '../alignment/alignment.js';
-import { ALLMRecError } from '../errors.js';
+import type { ItemLatents } from '../alignment/alignment.js';
+import { jointSteps } from '../alignment/alignment.js';
+import { blocks, type Steps } from '../event-loop.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import { PromptBuilder, type PromptBuilderOptions } from '../llm/prompt.js';
 import type { PromptTemplate } from '../llm/prompt-template.js';
 import { TitleStore } from '../llm/title-store.js';
-import { guard, type Session } from '../native/session.js';
 import type { LongCallOptions } from '../progress.js';
 import type { Catalogue } from './catalogue.js';
 
@@ -20,20 +18,20 @@ export type JointSource =
 	| 'random';
 
 /** The joint embedding of every item (size, d') by source. */
-export function jointTable(
+export function* jointTable(
 	latents: ItemLatents,
 	trainingCounts: ArrayLike<number>,
 	source: JointSource,
 	coldThreshold = 1,
-): Float32Array {
-	if (source === 'random') return randomTable(latents);
-	return jointEmbeddings(latents, trainingCounts, {
+): Steps<Float32Array> {
+	if (source === 'random') return yield* randomTable(latents);
+	return yield* jointSteps(latents, trainingCounts, {
 		coldThreshold: source === 'text' ? Number.POSITIVE_INFINITY : coldThreshold,
 	});
 }
 
 /** Normal numbers with each column's mean and deviation of e, so that only the meaning is gone. */
-function randomTable({ size, e }: ItemLatents): Float32Array {
+function* randomTable({ size, e }: ItemLatents): Steps<Float32Array> {
 	const rows = e.length / size;
 	const table = new Float32Array(e.length);
 	let state = 0x2545f491;
@@ -41,7 +39,7 @@ function randomTable({ size, e }: ItemLatents): Float32Array {
 		state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
 		return (state + 0.5) / 2 ** 32;
 	};
-	for (let c = 0; c < size; c++) {
+	const fill = (c: number) => {
 		let sum = 0;
 		let square = 0;
 		for (let r = 1; r < rows; r++) {
@@ -54,7 +52,8 @@ function randomTable({ size, e }: ItemLatents): Float32Array {
 		for (let r = 1; r < rows; r++)
 			table[r * size + c] =
 				mean + deviation * Math.sqrt(-2 * Math.log(uniform())) * Math.cos(2 * Math.PI * uniform());
-	}
+	};
+	yield* blocks(size, 1, fill);
 	return table;
 }
 
@@ -74,46 +73,3 @@ export async function createPrompts(
 	);
 	return new PromptBuilder(titles, { ...options, maxPositions: llm.maxPositions });
 }
-
-/** Both latents as one safetensors file. */
-export function saveLatents(session: Session, folder: string, { size, e, q }: ItemLatents): void {
-	const shape = [e.length / size, size];
-	guard(() =>
-		session.addon.writeSafetensors(
-			join(folder, LATENTS),
-			[
-				{ name: 'e', dtype: 'F32', shape, data: e },
-				{ name: 'q', dtype: 'F32', shape, data: q },
-			],
-			{},
-		),
-	);
-}
-
-/** @param items entries of the catalogue, the padding item included */
-export function loadLatents(
-	session: Session,
-	folder: string,
-	alignment: Alignment,
-	items: number,
-): ItemLatents {
-	const path = join(folder, LATENTS);
-	const file = guard(() => session.addon.openTensorFile(path));
-	try {
-		const size = alignment.config.jointSize;
-		const e = guard(() => file.readFloat32('e'));
-		const q = guard(() => file.readFloat32('q'));
-		if (e.length !== items * size || e.length !== q.length)
-			throw new ALLMRecError(
-				'ERR_ALLMREC_CHECKPOINT',
-				`${path} does not fit the catalogue and the alignment network beside it.`,
-			);
-		if (!e.every(Number.isFinite) || !q.every(Number.isFinite))
-			throw new ALLMRecError('ERR_ALLMREC_NUMERIC', `${path} holds numbers that are not finite.`);
-		return { size, e, q };
-	} finally {
-		file.close();
-	}
-}
-
-const LATENTS = 'latents.safetensors';

@@ -1,5 +1,6 @@
-import type { NativeSasRec } from '../native/addon.js';
-import { guard, ragged, run, type Session, takeRows } from '../native/session.js';
+import { blocks, inTurns, type Steps } from '../event-loop.js';
+import type { NativeSasRec, Ragged } from '../native/addon.js';
+import { guard, raggedSteps, run, type Session, takeRowsSteps } from '../native/session.js';
 
 /** What a {@link Retriever} searches. */
 export interface RetrieverOptions {
@@ -16,6 +17,9 @@ export interface RetrieverOptions {
 export class Retriever {
 	readonly #warm: ItemIndex;
 	readonly #cold: ItemIndex;
+	/** Under way. */
+	#searches = 0;
+	#disposed = false;
 
 	private constructor(warm: ItemIndex, cold: ItemIndex) {
 		this.#warm = warm;
@@ -23,9 +27,7 @@ export class Retriever {
 	}
 
 	static async create({ session, table, size, cold }: RetrieverOptions): Promise<Retriever> {
-		const isCold = new Uint8Array(table.length / size);
-		for (const item of cold) isCold[item] = 1;
-		const warm = Int32Array.from(isCold.keys()).filter((item) => item > 0 && isCold[item] === 0);
+		const warm = await inTurns(others(cold, table.length / size));
 		const warmIndex = await ItemIndex.create(session, table, size, warm);
 		try {
 			return new Retriever(warmIndex, await ItemIndex.create(session, table, size, cold));
@@ -48,11 +50,18 @@ export class Retriever {
 		coldShare: number,
 		signal?: AbortSignal,
 	): Promise<Int32Array[]> {
-		// Both are queued before anything else can happen, so the indices may be disposed of from here on.
-		const [warm, cold] = await Promise.all([
-			this.#warm.search(users, histories, count, signal),
-			this.#cold.search(users, histories, count, signal),
-		]);
+		this.#searches++;
+		let found: [Int32Array[], Int32Array[]];
+		try {
+			found = await Promise.all([
+				this.#warm.search(users, histories, count, signal),
+				this.#cold.search(users, histories, count, signal),
+			]);
+		} finally {
+			this.#searches--;
+			if (this.#disposed) this.dispose();
+		}
+		const [warm, cold] = found;
 		return histories.map((_, u) => {
 			const [known, fresh] = [warm[u]!, cold[u]!];
 			const share = Math.max(Math.round(count * coldShare), count - known.length);
@@ -65,10 +74,25 @@ export class Retriever {
 		});
 	}
 
+	/** Searches that are under way come to their end. */
 	dispose(): void {
+		this.#disposed = true;
+		if (this.#searches > 0) return;
 		this.#warm.dispose();
 		this.#cold.dispose();
 	}
+}
+
+/** The dense ids below `size` that are not in `items`, ascending. */
+function* others(items: Int32Array, size: number): Steps<Int32Array> {
+	const isThere = new Uint8Array(size);
+	for (const item of items) isThere[item] = 1;
+	const rest = new Int32Array(size);
+	let count = 0;
+	yield* blocks(size, 1 << 16, (from, to) => {
+		for (let item = Math.max(1, from); item < to; item++) if (isThere[item] === 0) rest[count++] = item;
+	});
+	return rest.slice(0, count);
 }
 
 /** Some items of a table of vectors, searched natively. */
@@ -110,7 +134,7 @@ class ItemIndex {
 		);
 		try {
 			const vectors = new Float32Array((items.length + 1) * size);
-			vectors.set(takeRows(table, size, items), size);
+			vectors.set(await inTurns(takeRowsSteps(table, size, items)), size);
 			await run(() => native.setParameter('item_emb.weight', vectors));
 			return new ItemIndex(native, items, rows);
 		} catch (error) {
@@ -129,12 +153,7 @@ class ItemIndex {
 		const native = this.#native;
 		if (!native) return histories.map(() => new Int32Array(0));
 		const k = Math.min(count, this.#items.length);
-		const exclude = ragged(
-			histories.map((history) =>
-				// An item added after the index was made has no row.
-				history.map((item) => this.#rows[item] ?? 0).filter((row) => row > 0),
-			),
-		);
+		const exclude = await inTurns(this.#rowsOf(histories), signal);
 		const { top } = await run(
 			(cancel) => native.rankCatalogue(users, new Int32Array(0), exclude, k, cancel),
 			signal,
@@ -145,6 +164,16 @@ class ItemIndex {
 			for (let i = u * k; i < (u + 1) * k && top[i]! > 0; i++) found[n++] = this.#items[top[i]! - 1]!;
 			return found.subarray(0, n);
 		});
+	}
+
+	*#rowsOf(histories: readonly Int32Array[]): Steps<Ragged> {
+		const rows: Int32Array[] = [];
+		yield* blocks(histories.length, 64, (from, to) => {
+			for (let u = from; u < to; u++)
+				// An item added after the index was made has no row.
+				rows.push(histories[u]!.map((item) => this.#rows[item] ?? 0).filter((row) => row > 0));
+		});
+		return yield* raggedSteps(rows);
 	}
 
 	dispose(): void {

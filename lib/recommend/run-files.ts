@@ -1,6 +1,5 @@
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { CatalogueItem } from '../data/dataset.js';
 import { writeJson } from '../files/atomic.js';
 import {
 	type FileRecords,
@@ -11,7 +10,7 @@ import {
 	sealSchema,
 	verifyFiles,
 } from '../files/integrity.js';
-import { type FileRules, LARGEST_TEXT_BYTES, readJson, tryReadJson, unusable } from '../files/read.js';
+import { type FileRules, tryReadJson, unusable } from '../files/read.js';
 import { FusionGate } from './fusion.js';
 
 /** The file of a run that has size and checksum of what the run consists of. Runs of earlier versions have none. */
@@ -69,34 +68,6 @@ async function readRecords(run: string): Promise<FileRecords> {
 async function writeRecords(run: string, files: FileRecords): Promise<void> {
 	const sorted = Object.fromEntries(Object.entries(files).sort(([a], [b]) => (a < b ? -1 : 1)));
 	await writeJson(join(run, RECORDS), sealed({ format: FORMAT, version: 1, files: sorted }));
-}
-
-const catalogueSchema = z.strictObject({
-	items: z
-		.array(
-			z.strictObject({
-				id: z.string(),
-				title: z.string(),
-				description: z.string(),
-				genres: z.array(z.string()),
-			}),
-		)
-		.min(1),
-	trainingCounts: z.array(z.int().min(0)),
-});
-
-/** @throws ERR_ALLMREC_RUN */
-export async function readCatalogue(
-	path: string,
-): Promise<{ items: CatalogueItem[]; trainingCounts: number[] }> {
-	const rules = { ...RULES, limit: LARGEST_TEXT_BYTES, remedy: 'train stage `align` again' };
-	const catalogue = await readJson(path, catalogueSchema, rules);
-	const { items, trainingCounts } = catalogue;
-	if (items.length !== trainingCounts.length)
-		throw unusable(path, `it has ${items.length} items and ${trainingCounts.length} counts`, rules);
-	if (new Set(items.map(({ id }) => id)).size !== items.length)
-		throw unusable(path, 'two of its items have the same id', rules);
-	return catalogue;
 }
 
 const fusionSchema = z.looseObject({ gate: z.unknown(), normalisation: z.enum(['mean', 'sum']) });

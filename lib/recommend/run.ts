@@ -4,9 +4,16 @@ import { Alignment, type ItemLatents } from '../alignment/alignment.js';
 import { SASRec } from '../cf/sasrec.js';
 import { Dataset } from '../data/dataset.js';
 import { isFolder } from '../data/folder.js';
-import { type Candidates, loadCandidates, sampleCandidates, saveCandidates } from '../data/sampling.js';
-import { leaveLastOut, type Split } from '../data/split.js';
+import {
+	type Candidates,
+	loadCandidates,
+	sampleSteps,
+	saveCandidates,
+	unseenItems,
+} from '../data/sampling.js';
+import { leaveLastOutSteps, type Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
+import { inTurns } from '../event-loop.js';
 import { makeFolder, removeTemporaries, writeJson } from '../files/atomic.js';
 import { withLock } from '../files/lock.js';
 import { isFile } from '../files/read.js';
@@ -22,9 +29,11 @@ import { resolveCheckpoint } from '../text/hub.js';
 import { type EncoderDtype, SentenceEncoder } from '../text/sentence-encoder.js';
 import { ALLMRec } from './a-llm-rec.js';
 import { Catalogue } from './catalogue.js';
+import { readCatalogue, writeCatalogue } from './catalogue-file.js';
 import { resolveEmbedded } from './embedded.js';
 import { fitFusion } from './fusion.js';
-import { createPrompts, jointTable, loadLatents, saveLatents } from './model-parts.js';
+import { loadLatents, saveLatents } from './latents-file.js';
+import { createPrompts, jointTable } from './model-parts.js';
 import {
 	parseRunOptions,
 	type RunConfig,
@@ -33,7 +42,7 @@ import {
 	tryReadRunFile,
 	writeRunFile,
 } from './run-config.js';
-import { readCatalogue, readFusion, recorded, verifyRun } from './run-files.js';
+import { readFusion, recorded, verifyRun } from './run-files.js';
 
 export type StageName = 'cf' | 'align' | 'project';
 
@@ -96,8 +105,8 @@ async function trainStages(
 	for (const folder of [out, join(out, 'model'), join(out, 'model', 'encoder')])
 		await removeTemporaries(folder);
 	await claimFolder(out, dataset, datasetPath, config);
-	const split = splitOf(dataset, config);
-	await candidatesOf(out, split, config);
+	const split = await splitOf(dataset, config, signal);
+	await candidatesOf(out, split, config, signal);
 	const session = Session.open(device);
 	const calls = { signal, onProgress };
 	const training = { ...calls, split, session, checkpointSeconds };
@@ -123,7 +132,7 @@ async function trainStages(
 		if (!cf) throw missingStage(out, 'cf');
 
 		const alignmentPath = join(model, 'alignment.safetensors');
-		const catalogue = Catalogue.of(dataset, split.itemCounts);
+		const catalogue = await inTurns(Catalogue.make(dataset.items, split.itemCounts), signal);
 		let latents: ItemLatents;
 		let alignment: Alignment;
 		if (stages.includes('align')) {
@@ -150,11 +159,8 @@ async function trainStages(
 				),
 				async () => {
 					await encoder.save(join(model, 'encoder'));
-					saveLatents(session, model, stage.latents);
-					await writeJson(join(model, 'catalogue.json'), {
-						items: catalogue.items,
-						trainingCounts: catalogue.trainingCounts,
-					});
+					await saveLatents(model, stage.latents);
+					await writeCatalogue(join(model, 'catalogue.json'), catalogue);
 					await stage.alignment.save(alignmentPath);
 				},
 			);
@@ -162,7 +168,7 @@ async function trainStages(
 			if (!(await isFile(alignmentPath))) throw missingStage(out, 'align');
 			for (const name of ['alignment', 'latents']) await verifyRun(out, `model/${name}.safetensors`, signal);
 			alignment = keep(await Alignment.load(alignmentPath, session, signal));
-			latents = loadLatents(session, model, alignment, catalogue.size);
+			latents = await loadLatents(session, model, alignment.config.jointSize, catalogue.size, signal);
 		}
 		if (!stages.includes('project')) return;
 
@@ -171,13 +177,13 @@ async function trainStages(
 			llm,
 			catalogue,
 			recommendationTemplate(config.words),
-			{
-				historyLength: config.historyLength,
-				withoutUser: config.withoutUser,
-			},
-			{ signal },
+			{ historyLength: config.historyLength, withoutUser: config.withoutUser },
+			calls,
 		);
-		const joint = jointTable(latents, split.itemCounts, config.joint, config.coldThreshold);
+		const joint = await inTurns(
+			jointTable(latents, split.itemCounts, config.joint, config.coldThreshold),
+			signal,
+		);
 		const projection = keep(
 			await Projection.train(dataset, cf, llm, config.projection, {
 				...training,
@@ -259,19 +265,20 @@ export async function loadRun(folder: string, settings: LoadRunOptions = {}): Pr
 				'ERR_ALLMREC_RUN',
 				`The run's projector was trained for a language model of width ${projection.config.tokenSize}, this one has ${llm.tokenSize}. Give the one it was trained with.`,
 			);
-		const { items, trainingCounts } = await readCatalogue(join(model, 'catalogue.json'));
-		if (items.length !== cf.numItems + 1)
+		const catalogue = await readCatalogue(join(model, 'catalogue.json'), signal);
+		if (catalogue.size !== cf.numItems + 1)
 			throw new ALLMRecError(
 				'ERR_ALLMREC_RUN',
-				`${join(model, 'catalogue.json')} has ${items.length - 1} items, the recommender beside it ${cf.numItems}; they are not of one run.`,
+				`${join(model, 'catalogue.json')} has ${catalogue.size - 1} items, the recommender beside it ${cf.numItems}; they are not of one run.`,
 			);
+		const latents = await loadLatents(session, model, alignment.config.jointSize, catalogue.size, signal);
 		const fusion = await readFusion(join(model, 'fusion.json'));
 		return new ALLMRec({
-			catalogue: new Catalogue(items, trainingCounts),
+			catalogue,
 			cf,
 			encoder,
 			alignment,
-			latents: loadLatents(session, model, alignment, items.length),
+			latents,
 			projection,
 			llm,
 			template: recommendationTemplate(options.words),
@@ -308,8 +315,9 @@ export async function openRunDataset(
 			'ERR_ALLMREC_RUN',
 			`The run was trained on ${numUsers} users, ${numItems} items and ${numInteractions} interactions; the data set has ${dataset.numUsers}, ${dataset.numItems} and ${dataset.numInteractions}.`,
 		);
-	const split = splitOf(dataset, file.options);
-	return { dataset, split, config: file.options, ...(await candidatesOf(folder, split, file.options)) };
+	const split = await splitOf(dataset, file.options, signal);
+	const candidates = await candidatesOf(folder, split, file.options, signal);
+	return { dataset, split, config: file.options, ...candidates };
 }
 
 /** Chooses the likelihoods' normalisation and the gate's parameters on the validation items, and saves them. */
@@ -333,7 +341,8 @@ async function chooseFusion(
 ): Promise<void> {
 	const recommender = await loadRun(folder, calls);
 	try {
-		const { validation } = await candidatesOf(folder, split, (await readRunFile(folder)).options);
+		const { options } = await readRunFile(folder);
+		const { validation } = await candidatesOf(folder, split, options, calls.signal);
 		const count = Math.min(FUSION_USERS, validation.users.length);
 		if (count === 0) return;
 		const rows = Array.from({ length: count }, (_, i) => Math.floor((i * validation.users.length) / count));
@@ -390,8 +399,12 @@ function expectTrainable(dtype: LlmDtype): void {
 	);
 }
 
-function splitOf(dataset: Dataset, { excludeColdUsers, trainUsers, seed }: RunConfig): Split {
-	return leaveLastOut(dataset, { excludeColdUsers, trainUsers, seed });
+function splitOf(
+	dataset: Dataset,
+	{ excludeColdUsers, trainUsers, seed }: RunConfig,
+	signal: AbortSignal | undefined,
+): Promise<Split> {
+	return inTurns(leaveLastOutSteps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */
@@ -399,15 +412,18 @@ async function candidatesOf(
 	folder: string,
 	split: Split,
 	{ seed, negatives }: RunConfig,
+	signal: AbortSignal | undefined,
 ): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
 	// What stands there and is no file is for the reader to refuse.
 	if (!(await stat(path).catch(() => undefined))) {
-		const enough = (u: number) =>
-			split.dataset.numItems - new Set(split.dataset.sequence(u)).size >= negatives;
-		const drawn = (['validation', 'test'] as const).map((phase) =>
-			sampleCandidates(split, { seed, negatives, phase, users: split.users(phase).filter(enough) }),
-		);
+		const unseen = await inTurns(unseenItems(split.dataset), signal);
+		const enough = (u: number) => unseen[u]! >= negatives;
+		const drawn: Candidates[] = [];
+		for (const phase of ['validation', 'test'] as const) {
+			const users = split.users(phase).filter(enough);
+			drawn.push(await inTurns(sampleSteps(split, { seed, negatives, phase, users }), signal));
+		}
 		await recorded(folder, ['split.json'], () => saveCandidates(path, split, drawn));
 	}
 	await verifyRun(folder, 'split.json');

@@ -1,3 +1,4 @@
+import { nextTurn, turnIsOver } from '../event-loop.js';
 import type { CausalLM } from '../llm/causal-lm.js';
 import { planMicroBatches } from '../llm/micro-batches.js';
 import type { PromptBuilder } from '../llm/prompt.js';
@@ -93,6 +94,7 @@ export class CandidateScorer {
 				first < requests.length && tokens < WINDOW_BATCHES * this.tokensPerBatch;
 				first++
 			) {
+				if (turnIsOver()) await nextTurn(signal);
 				const packed = this.pack(requests[first]!);
 				tokens += packed.sequence.ids.length;
 				window.push(packed);

@@ -22,7 +22,12 @@ export class LibraryModel implements TokenizerModel {
 	/** @param forbidden ids data may not become; they are dropped */
 	constructor(json: JsonObject, config: JsonObject, path: string, forbidden: ReadonlySet<number>) {
 		try {
-			this.#tokenizer = new LibraryTokenizer({ ...json, added_tokens: [] }, config);
+			const { vocab, ...model } = json.model as JsonObject;
+			const plain = vocab instanceof Map ? Object.fromEntries(vocab) : vocab;
+			this.#tokenizer = new LibraryTokenizer(
+				{ ...json, model: { ...model, vocab: plain }, added_tokens: [] },
+				config,
+			);
 		} catch (cause) {
 			throw corrupt(path, cause instanceof Error ? cause.message : String(cause), cause);
 		}

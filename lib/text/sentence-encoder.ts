@@ -14,7 +14,7 @@ import {
 	weightFiles,
 } from './checkpoint.js';
 import { resolveCheckpoint } from './hub.js';
-import type { Tokenizer, TokenStore } from './tokenizer.js';
+import type { Texts, Tokenizer, TokenStore } from './tokenizer.js';
 import { loadSentenceTokenizer } from './word-piece.js';
 
 /** What a sentence encoder can compute in. */
@@ -109,12 +109,12 @@ export class SentenceEncoder {
 	}
 
 	/** Tokens of texts, cut to {@link maxTokens}, with the special tokens around them. */
-	tokenize(texts: readonly string[], options: LongCallOptions = {}): Promise<TokenStore> {
+	tokenize(texts: Texts, options: LongCallOptions = {}): Promise<TokenStore> {
 		return this.tokenizer.encodeMany(texts, { ...options, sequence: true, maxTokens: this.maxTokens });
 	}
 
 	/** Mean-pooled vectors (texts, d_t). */
-	async encode(texts: readonly string[] | TokenStore, options: LongCallOptions = {}): Promise<Float32Array> {
+	async encode(texts: Texts | TokenStore, options: LongCallOptions = {}): Promise<Float32Array> {
 		expectKnown('longCall', options);
 		const { offsets, ids } = 'offsets' in texts ? texts : await this.tokenize(texts, options);
 		return run(

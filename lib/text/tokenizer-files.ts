@@ -1,7 +1,8 @@
 import { stat } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
-import { type FileRules, jsonValue, tryReadText, unusable, VOCABULARY_BYTES } from '../files/read.js';
+import type { Steps } from '../event-loop.js';
+import { type FileRules, tryReadText, tryReadValue, unusable, VOCABULARY_BYTES } from '../files/read.js';
 
 /** A token matched in text as a whole, before the model sees it (Hugging Face's `AddedToken`). */
 export interface AddedToken {
@@ -31,6 +32,8 @@ export interface TokenizerFolder {
 	readonly added: JsonObject;
 	/** Text of a further file, or undefined where there is none. */
 	read(name: string): Promise<string | undefined>;
+	/** A further file that is a JSON object: large ones are maps. */
+	readObject(name: string): Promise<JsonObject | ReadonlyMap<string, unknown> | undefined>;
 }
 
 const ROLES = ['bos', 'eos', 'pad', 'unk', 'cls', 'sep', 'mask'] as const;
@@ -52,16 +55,31 @@ export async function openTokenizerFolder(folder: string): Promise<TokenizerFold
 			'ERR_ALLMREC_FILE_NOT_FOUND',
 			`Expected ${folder} to be the folder that holds ${basename(folder)} and its sisters, it is a file.`,
 		);
-	const read = (name: string) => tryReadText(join(folder, name), RULES);
+	const readObject = async (name: string) => {
+		const path = join(folder, name);
+		const value = await tryReadValue(path, RULES, { maps: true });
+		if (value === undefined || value instanceof Map) return value as ReadonlyMap<string, unknown> | undefined;
+		if (!isObject(value)) throw corrupt(path, 'its top level is not an object');
+		return value;
+	};
 	const [json, config, special, added] = await Promise.all(
 		['tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json'].map(
 			async (name) => {
-				const text = await read(name);
-				return text === undefined ? undefined : parseObject(text, join(folder, name));
+				const object = await readObject(name);
+				return object instanceof Map
+					? (Object.fromEntries(object) as JsonObject)
+					: (object as JsonObject | undefined);
 			},
 		),
 	);
-	return { folder, json, config: { ...special, ...config }, added: added ?? {}, read };
+	return {
+		folder,
+		json,
+		config: { ...special, ...config },
+		added: added ?? {},
+		read: (name) => tryReadText(join(folder, name), RULES),
+		readObject,
+	};
 }
 
 /** Of a tokenizer's files. */
@@ -71,13 +89,6 @@ const RULES: FileRules = {
 	limit: VOCABULARY_BYTES,
 	remedy: 'download the checkpoint again',
 };
-
-/** Parses a JSON object or says which file is not one. */
-export function parseObject(text: string, path: string): JsonObject {
-	const value = jsonValue(text, path, RULES);
-	if (!isObject(value)) throw corrupt(path, 'its top level is not an object');
-	return value;
-}
 
 /** ERR_ALLMREC_CHECKPOINT: *`path` cannot be used: …*. */
 export function corrupt(path: string, reason: string, cause?: unknown): ALLMRecError {
@@ -92,9 +103,9 @@ export function isObject(value: unknown): value is JsonObject {
 const MAX_HOLES = 1 << 16;
 
 /** A vocabulary object (token → id) with every id checked. */
-export function readVocabulary(value: unknown, path: string): Map<string, number> {
+export function* readVocabulary(value: unknown, path: string): Steps<Map<string, number>> {
 	if (!isObject(value)) throw corrupt(path, 'its vocabulary is not an object of token → id');
-	const entries = Object.entries(value);
+	const entries: [string, unknown][] = value instanceof Map ? [...value] : Object.entries(value);
 	if (entries.length === 0) throw corrupt(path, 'its vocabulary is empty');
 	const vocabulary = new Map<string, number>();
 	const taken = new Uint8Array(entries.length + MAX_HOLES);
@@ -105,6 +116,7 @@ export function readVocabulary(value: unknown, path: string): Map<string, number
 		}
 		taken[id] = 1;
 		vocabulary.set(token, id);
+		if (vocabulary.size % 1024 === 0) yield;
 	}
 	return vocabulary;
 }

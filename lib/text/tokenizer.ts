@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../errors.js';
+import { nextTurn, turnIsOver } from '../event-loop.js';
 import type { LongCallOptions } from '../progress.js';
 import type { AddedToken } from './tokenizer-files.js';
 import { AddedTokenSplitter } from './tokenizer-files.js';
@@ -57,6 +58,12 @@ export interface TokenStore {
 	readonly ids: Int32Array;
 }
 
+/** Texts by their place: a list, or what makes each when it is needed. */
+export interface Texts {
+	readonly length: number;
+	at(index: number): string | undefined;
+}
+
 /** Options of {@link Tokenizer.encodeMany}. */
 export interface EncodeManyOptions extends LongCallOptions {
 	/** Put the tokenizer's prefix and suffix (`[CLS]` … `[SEP]`) around each text. Default false. */
@@ -67,8 +74,6 @@ export interface EncodeManyOptions extends LongCallOptions {
 	stage?: string | undefined;
 }
 
-/** The event loop gets its turn after this many milliseconds of encoding. */
-const CHUNK_MILLISECONDS = 8;
 const REPORT_MILLISECONDS = 100;
 
 /**
@@ -166,7 +171,7 @@ export class Tokenizer {
 	 * @throws the signal's reason when aborted
 	 */
 	async encodeMany(
-		texts: readonly string[],
+		texts: Texts,
 		{
 			sequence = false,
 			maxTokens = Number.POSITIVE_INFINITY,
@@ -175,31 +180,26 @@ export class Tokenizer {
 			onProgress,
 		}: EncodeManyOptions = {},
 	): Promise<TokenStore> {
+		signal?.throwIfAborted();
 		const room = sequence ? this.#room(maxTokens) : maxTokens;
 		const offsets = new Int32Array(texts.length + 1);
 		const store = new GrowingIds(texts.length * 8);
 		const ids: number[] = [];
 		const begun = performance.now();
-		let resumed = begun;
 		let reported = begun;
 		for (let i = 0; i < texts.length; i++) {
-			if ((i & 15) === 0) {
-				signal?.throwIfAborted();
+			if (turnIsOver()) {
 				const now = performance.now();
-				if (now - resumed > CHUNK_MILLISECONDS) {
-					if (onProgress && now - reported > REPORT_MILLISECONDS) {
-						reported = now;
-						const rate = (1000 * i) / (now - begun);
-						const secondsLeft = (texts.length - i) / rate;
-						onProgress({ stage, done: i, total: texts.length, unit: 'texts', rate, secondsLeft });
-					}
-					await new Promise((resolve) => setImmediate(resolve));
-					signal?.throwIfAborted();
-					resumed = performance.now();
+				if (onProgress && now - reported > REPORT_MILLISECONDS) {
+					reported = now;
+					const rate = (1000 * i) / (now - begun);
+					const secondsLeft = (texts.length - i) / rate;
+					onProgress({ stage, done: i, total: texts.length, unit: 'texts', rate, secondsLeft });
 				}
+				await nextTurn(signal);
 			}
 			ids.length = 0;
-			this.#encodeInto(texts[i]!, ids, room);
+			this.#encodeInto(texts.at(i)!, ids, room);
 			if (sequence) store.push(this.prefixIds);
 			store.push(ids);
 			if (sequence) store.push(this.suffixIds);

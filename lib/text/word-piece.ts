@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { ALLMRecError } from '../errors.js';
+import { inTurns, type Steps } from '../event-loop.js';
 import { LibraryModel } from './library-model.js';
 import type { TokenizerModel } from './tokenizer.js';
 import { Tokenizer, WordCache } from './tokenizer.js';
@@ -217,7 +218,7 @@ function cleanUp(token: string): string {
  */
 export async function loadSentenceTokenizer(folder: string): Promise<Tokenizer> {
 	const source = await openTokenizerFolder(folder);
-	return source.json ? fromTokenizerJson(source, source.json) : fromVocabulary(source);
+	return source.json ? inTurns(fromTokenizerJson(source, source.json)) : fromVocabulary(source);
 }
 
 async function fromVocabulary(source: TokenizerFolder): Promise<Tokenizer> {
@@ -260,14 +261,14 @@ function defaultRoles(vocabulary: ReadonlyMap<string, number>): RoleTokens {
 	return roles;
 }
 
-function fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Tokenizer {
+function* fromTokenizerJson(source: TokenizerFolder, json: JsonObject): Steps<Tokenizer> {
 	const path = join(source.folder, 'tokenizer.json');
 	if (!isObject(json.model)) throw corrupt(path, 'it has no model');
 	const { model } = json;
 	const { prefixIds, suffixIds } = readWrapping(json.post_processor, path);
 	const normalization = bertNormalization(json);
 	const isWordPiece = model.type === 'WordPiece' && normalization !== undefined;
-	const vocabulary = isWordPiece ? readVocabulary(model.vocab, path) : new Map<string, number>();
+	const vocabulary = isWordPiece ? yield* readVocabulary(model.vocab, path) : new Map<string, number>();
 	const listed: unknown[] = Array.isArray(json.added_tokens) ? json.added_tokens : [];
 	const contents = new Map(
 		listed

@@ -1,13 +1,13 @@
 import test from 'ava';
-import {
-	averagePopularity,
-	coverage,
-	type MetricName,
-	metricNames,
-	metricValues,
-	rankTargets,
-	topItems,
-} from '../../lib/evaluation/metrics.js';
+import * as metrics from '../../lib/evaluation/metrics.js';
+import { atOnce } from '../../lib/event-loop.js';
+
+const { metricNames, metricValues } = metrics;
+const rankTargets = (...of: Parameters<typeof metrics.rankTargets>) => atOnce(metrics.rankTargets(...of));
+const topItems = (...of: Parameters<typeof metrics.topItems>) => atOnce(metrics.topItems(...of));
+const coverage = (...of: Parameters<typeof metrics.coverage>) => atOnce(metrics.coverage(...of));
+const averagePopularity = (...of: Parameters<typeof metrics.averagePopularity>) =>
+	atOnce(metrics.averagePopularity(...of));
 
 // Four users, five candidates: ranks 1, 2, 4 and, with two others beside it, 2 … 4.
 const scores = Float32Array.of(
@@ -26,7 +26,7 @@ test('ranks of four rows', (t) => {
 	t.deepEqual([...ties], [0, 0, 0, 2]);
 });
 
-const byHand: [MetricName, number[]][] = [
+const byHand: [metrics.MetricName, number[]][] = [
 	['hit@1', [1, 0, 0, 0]],
 	['hit@2', [1, 1, 0, 1 / 3]],
 	['hit@3', [1, 1, 0, 2 / 3]],
@@ -59,7 +59,7 @@ test('expected values under ties equal the mean over every order', (t) => {
 	const ranks = { greater: Int32Array.of(3), ties: Int32Array.of(4) };
 	const mean = (worth: (rank: number) => number) =>
 		[4, 5, 6, 7, 8].reduce((sum, rank) => sum + worth(rank) / 5, 0);
-	const close = (metric: MetricName, expected: number) =>
+	const close = (metric: metrics.MetricName, expected: number) =>
 		t.true(Math.abs(metricValues(ranks, metric)[0]! - expected) < 1e-12, metric);
 	close('hit@5', 2 / 5);
 	close(
@@ -97,7 +97,7 @@ test('no users, wrong shapes, wrong names', (t) => {
 	t.throws(() => rankTargets(new Float32Array(4), Int32Array.of(0, 2)), invalid);
 	const ranks = { greater: Int32Array.of(0), ties: Int32Array.of(0) };
 	for (const name of ['hit@0', 'hit@', 'mrr@5', 'auc', 'ndcg@1.5'])
-		t.throws(() => metricValues(ranks, name as MetricName), invalid, name);
+		t.throws(() => metricValues(ranks, name as metrics.MetricName), invalid, name);
 	t.throws(() => metricValues({ greater: Int32Array.of(-1), ties: Int32Array.of(0) }, 'mrr'), invalid);
 	t.throws(() => metricValues({ greater: Int32Array.of(1, 2), ties: Int32Array.of(0) }, 'mrr'), invalid);
 	t.is(metricNames().length, 13);

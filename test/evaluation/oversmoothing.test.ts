@@ -1,9 +1,13 @@
 import test from 'ava';
-import {
-	meanPairwiseCosine,
-	overSmoothing,
-	reconstructionError,
-} from '../../lib/evaluation/oversmoothing.js';
+import * as measures from '../../lib/evaluation/oversmoothing.js';
+import { atOnce } from '../../lib/event-loop.js';
+
+const { overSmoothing } = measures;
+const meanPairwiseCosine = (...of: Parameters<typeof measures.meanPairwiseCosine>) =>
+	atOnce(measures.meanPairwiseCosine(...of));
+const reconstructionError = (...of: Parameters<typeof measures.reconstructionError>) =>
+	atOnce(measures.reconstructionError(...of));
+
 import { Random } from '../../lib/evaluation/random.js';
 
 const close = (value: number, expected: number, tolerance = 1e-6) => Math.abs(value - expected) < tolerance;

@@ -1,6 +1,15 @@
 import test from 'ava';
 import { Random } from '../../lib/evaluation/random.js';
-import { bootstrapMean, holm, mcNemar, pairedBootstrap, wilcoxon } from '../../lib/evaluation/statistics.js';
+import * as statistics from '../../lib/evaluation/statistics.js';
+import { atOnce } from '../../lib/event-loop.js';
+
+const { holm } = statistics;
+const bootstrapMean = (...of: Parameters<typeof statistics.bootstrapMean>) =>
+	atOnce(statistics.bootstrapMean(...of));
+const mcNemar = (...of: Parameters<typeof statistics.mcNemar>) => atOnce(statistics.mcNemar(...of));
+const pairedBootstrap = (...of: Parameters<typeof statistics.pairedBootstrap>) =>
+	atOnce(statistics.pairedBootstrap(...of));
+const wilcoxon = (...of: Parameters<typeof statistics.wilcoxon>) => atOnce(statistics.wilcoxon(...of));
 
 const draws = (count: number, draw: () => number) => Float64Array.from({ length: count }, draw);
 const close = (value: number, expected: number, tolerance: number) => Math.abs(value - expected) < tolerance;

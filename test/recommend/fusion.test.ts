@@ -3,6 +3,7 @@ import { type MetricName, metricValues, rankTargets } from '../../lib/evaluation
 import { Random } from '../../lib/evaluation/random.js';
 import { itemSlices } from '../../lib/evaluation/slices.js';
 import { pairedBootstrap } from '../../lib/evaluation/statistics.js';
+import { atOnce } from '../../lib/event-loop.js';
 import { FusionGate, fitFusion } from '../../lib/recommend/fusion.js';
 
 const candidates = 20;
@@ -75,11 +76,11 @@ function compare(gate: FusionGate, { cf, llm, popularity, targets, slices }: Wor
 	return slices.flatMap(({ name, mask }) =>
 		(['hit@1', 'ndcg@10'] as MetricName[]).map((metric) => {
 			const [mixed, byCf, byLlm] = [fused, cf, llm].map((scores) =>
-				metricValues(rankTargets(scores, targets), metric).filter((_, user) => mask[user] === 1),
+				metricValues(atOnce(rankTargets(scores, targets)), metric).filter((_, user) => mask[user] === 1),
 			) as [Float64Array, Float64Array, Float64Array];
 			const sum = (values: Float64Array) => values.reduce((total, value) => total + value, 0);
 			const better = sum(byCf) > sum(byLlm) ? byCf : byLlm;
-			return { name: `${name} ${metric}`, slice: name, ...pairedBootstrap(mixed, better) };
+			return { name: `${name} ${metric}`, slice: name, ...atOnce(pairedBootstrap(mixed, better)) };
 		}),
 	);
 }

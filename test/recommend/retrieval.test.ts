@@ -1,5 +1,6 @@
 import test from 'ava';
 import { SeededRandom } from '../../lib/data/random.js';
+import { atOnce } from '../../lib/event-loop.js';
 import { Session } from '../../lib/native/session.js';
 import { Catalogue } from '../../lib/recommend/catalogue.js';
 import { rankedList } from '../../lib/recommend/lists.js';
@@ -61,11 +62,8 @@ test('equal scores are in the order of the catalogue', (t) => {
 	const candidates = Int32Array.of(5, 2, 4, 1, 3);
 	const scores = Float32Array.of(1, 7, 1, 1, 7);
 	const zeros = new Float32Array(5);
-	const list = rankedList(
-		catalogue,
-		candidates,
-		{ cf: zeros, llm: scores, fused: zeros },
-		{ by: 'llm', topK: 4 },
+	const list = atOnce(
+		rankedList(catalogue, candidates, { cf: zeros, llm: scores, fused: zeros }, { by: 'llm', topK: 4 }),
 	);
 	t.deepEqual(
 		list.map(({ id, rank, score }) => [id, rank, score]),

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
 import { SeededRandom } from '../../lib/data/random.js';
+import { atOnce } from '../../lib/event-loop.js';
 import * as api from '../../lib/index.js';
 import { Session } from '../../lib/native/session.js';
 import { createPrompts, jointTable } from '../../lib/recommend/model-parts.js';
@@ -152,7 +153,7 @@ test('stages', async (t) => {
 		{ jointSize: 8, epochs: 0, freezeEncoder: false },
 		{ split, session },
 	);
-	const joint = jointTable(parts.latents, split.itemCounts, 'aligned');
+	const joint = atOnce(jointTable(parts.latents, split.itemCounts, 'aligned'));
 	await abortAll(t, {
 		'SASRec.train': {
 			call: (signal) =>

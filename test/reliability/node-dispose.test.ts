@@ -2,6 +2,7 @@ import { cp, stat, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import test from 'ava';
+import { atOnce } from '../../lib/event-loop.js';
 import * as api from '../../lib/index.js';
 import { Session } from '../../lib/native/session.js';
 import { createPrompts, jointTable } from '../../lib/recommend/model-parts.js';
@@ -224,7 +225,7 @@ test('a training or a loading that fails leaves no native memory behind', async 
 				cf,
 				llm,
 				{ candidates: 4, epochs: 20 },
-				{ ...calls, joint: jointTable(latents, split.itemCounts, 'aligned'), prompts, alignment },
+				{ ...calls, joint: atOnce(jointTable(latents, split.itemCounts, 'aligned')), prompts, alignment },
 			),
 		'SASRec.load': async () => api.SASRec.load(await damaged(model('cf.safetensors')), { session }),
 		'Alignment.load': async () => api.Alignment.load(await damaged(model('alignment.safetensors')), session),

@@ -1,6 +1,7 @@
 import { Alignment } from '../../lib/alignment/alignment.js';
 import { SASRec } from '../../lib/cf/sasrec.js';
 import { leaveLastOut } from '../../lib/data/split.js';
+import { atOnce } from '../../lib/event-loop.js';
 import { CausalLM } from '../../lib/llm/causal-lm.js';
 import { recommendationTemplate } from '../../lib/llm/prompt-template.js';
 import { Session } from '../../lib/native/session.js';
@@ -63,7 +64,7 @@ export const ENDLESS: Record<string, (folders: Folders, begun: () => void) => Pr
 			{ candidates: 4, batchSize: 8, epochs: EPOCHS, validateEvery: 0 },
 			{
 				split,
-				joint: jointTable(parts.latents, split.itemCounts, 'aligned'),
+				joint: atOnce(jointTable(parts.latents, split.itemCounts, 'aligned')),
 				prompts,
 				alignment: parts.alignment,
 				session: parts.session,

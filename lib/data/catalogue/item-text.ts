@@ -1,4 +1,4 @@
-import { DuckDBDataChunk, INTEGER, LIST, listValue, VARCHAR } from '@duckdb/node-api';
+import { nextTurn, turnIsOver } from '../../event-loop.js';
 import { parseShallow } from '../../files/read.js';
 import type { Database } from '../database.js';
 import type { GenreLayout, LogSource } from '../readers/source.js';
@@ -49,48 +49,56 @@ export async function writeItemText(database: Database, source: LogSource): Prom
 	const [unreadableLines = 0] = await database.numbers('SELECT count(*) FROM item_line WHERE item IS NULL');
 	const counts = { itemsWithoutTitle: 0, itemsWithoutDescription: 0, unreadableLines };
 	const writer = await database.connect();
-	const appender = await writer.createAppender('item_text');
+	const insert = await writer.prepare(
+		`INSERT INTO item_text SELECT e.item, e.id, e.title, e.description, e.genres FROM (SELECT unnest(from_json($1,
+		'[{"item": "INTEGER", "id": "VARCHAR", "title": "VARCHAR", "description": "VARCHAR", "genres": ["VARCHAR"]}]')) AS e)`,
+	);
+	await writer.run('BEGIN');
+	// As text, which the database reads in its own threads; an appender would take its time in this one.
+	const add = async (rows: readonly string[]) => {
+		insert.bindVarchar(1, `[${rows.join(',')}]`);
+		await insert.run();
+	};
 	try {
-		const types = [INTEGER, VARCHAR, VARCHAR, VARCHAR, LIST(VARCHAR)];
 		for await (const chunk of database.chunks(
 			`SELECT item_index.item, item_index.id, title, description, genres, brand FROM item_index LEFT JOIN
 			(SELECT * FROM item_line WHERE rowid IN (SELECT min(rowid) FROM item_line GROUP BY item)) AS line USING (item)`,
 		)) {
-			const columns = chunk.getColumns() as (string | null)[][];
-			const indices = columns[0] as unknown as number[];
-			const texts = indices.map((_, row) =>
-				itemText(
-					{
-						id: columns[1]![row]!,
-						title: columns[2]![row]!,
-						description: columns[3]![row]!,
-						genres: columns[4]![row]!,
-						brand: columns[5]![row]!,
-					},
+			const columns = [0, 1, 2, 3, 4, 5].map((column) => chunk.getColumnVector(column));
+			let batch: string[] = [];
+			let length = 0;
+			for (let row = 0; row < chunk.rowCount; row++) {
+				if (turnIsOver()) await nextTurn();
+				const cell = (column: number) => columns[column]!.getItem(row) as string | null;
+				const id = cell(1)!;
+				const text = itemText(
+					{ id, title: cell(2), description: cell(3), genres: cell(4), brand: cell(5) },
 					source,
-				),
-			);
-			const output = DuckDBDataChunk.create(types, texts.length);
-			output.setColumns([
-				indices,
-				columns[1]!,
-				texts.map(({ title }) => title),
-				texts.map(({ description }) => description),
-				texts.map(({ genres }) => listValue(genres)),
-			]);
-			appender.appendDataChunk(output);
-			for (const { hasTitle, hasDescription } of texts) {
-				if (!hasTitle) counts.itemsWithoutTitle++;
-				if (!hasDescription) counts.itemsWithoutDescription++;
+				);
+				if (!text.hasTitle) counts.itemsWithoutTitle++;
+				if (!text.hasDescription) counts.itemsWithoutDescription++;
+				const { title, description, genres } = text;
+				const item = columns[0]!.getItem(row) as number;
+				const line = JSON.stringify({ item, id, title, description, genres });
+				batch.push(line);
+				length += line.length;
+				if (length < BATCH_LENGTH) continue;
+				await add(batch);
+				batch = [];
+				length = 0;
 			}
+			if (batch.length > 0) await add(batch);
 		}
-		appender.flushSync();
+		await writer.run('COMMIT');
 	} finally {
-		appender.closeSync();
+		insert.destroySync();
 		writer.closeSync();
 	}
 	return counts;
 }
+
+/** Characters that are handed to the database at once, about. */
+const BATCH_LENGTH = 1 << 19;
 
 /** Cleans one item's text and fills its gaps: the id for a title, genres or brand for a description. */
 export function itemText(

@@ -1,4 +1,5 @@
-import { createHash } from 'node:crypto';
+import { createHash, type Hash } from 'node:crypto';
+import { blocks, inTurns, type Steps } from '../../event-loop.js';
 import type { ALLMRec } from '../a-llm-rec.js';
 
 /** Items of the probe's history and candidates. */
@@ -15,11 +16,15 @@ export async function fingerprint(model: ALLMRec): Promise<string> {
 	const hash = createHash('sha256');
 	const settings = { template, historyLength, coldThreshold, joint, withoutUser, fusion, normalisation };
 	hash.update(JSON.stringify(settings));
-	for (let item = 1; item < catalogue.size; item++) {
-		const { id, title } = catalogue.item(item);
-		hash.update(`${JSON.stringify([id, title, catalogue.trainingCounts[item]])}\n`);
-	}
-	for (const table of [await cf.itemTable(), latents.e, latents.q]) hash.update(bytes(table));
+	await inTurns(
+		blocks(catalogue.size, 256, (from, to) => {
+			for (let item = Math.max(1, from); item < to; item++) {
+				const { id, title } = catalogue.item(item);
+				hash.update(`${JSON.stringify([id, title, catalogue.trainingCounts[item]])}\n`);
+			}
+		}),
+	);
+	for (const table of [await cf.itemTable(), latents.e, latents.q]) await inTurns(add(hash, bytes(table)));
 	const items = Int32Array.from({ length: Math.min(PROBE, cf.numItems) }, (_, i) => i + 1);
 	if (items.length > 0) {
 		const vectors = await model.userVectors([items]);
@@ -27,6 +32,10 @@ export async function fingerprint(model: ALLMRec): Promise<string> {
 		hash.update(bytes(vectors)).update(bytes(sum));
 	}
 	return hash.digest('hex');
+}
+
+function add(hash: Hash, table: Uint8Array): Steps<void> {
+	return blocks(table.length, 1 << 20, (from, to) => hash.update(table.subarray(from, to)));
 }
 
 function bytes({ buffer, byteOffset, byteLength }: Float32Array): Uint8Array {

@@ -1,4 +1,5 @@
 import { ALLMRecError, invalidArgument } from '../../errors.js';
+import { nextTurn, turnIsOver } from '../../event-loop.js';
 import type { ALLMRec, DenseUser } from '../a-llm-rec.js';
 import { type ListOptions, listOptions, type Recommendation } from '../lists.js';
 import { type RowProblem, resolveRequest, type ScoreRow } from './rows.js';
@@ -63,14 +64,19 @@ async function scoreBatch<Row extends ScoreRow>(
 	calls: { signal: AbortSignal; tokensPerBatch: number | undefined },
 ): Promise<Outcome<Row>[]> {
 	const users: DenseUser[] = [];
-	const outcomes = rows.map((row): Outcome<Row> & { place?: number } => {
-		if (!row.request) return { row, error: row.problem };
-		try {
-			return { row, place: users.push(resolveRequest(model.catalogue, row.request)) - 1 };
-		} catch (error) {
-			return { row, error: problemOf(error) };
+	const outcomes: (Outcome<Row> & { place?: number })[] = [];
+	for (const row of rows) {
+		if (turnIsOver()) await nextTurn(calls.signal);
+		if (!row.request) {
+			outcomes.push({ row, error: row.problem });
+			continue;
 		}
-	});
+		try {
+			outcomes.push({ row, place: users.push(resolveRequest(model.catalogue, row.request)) - 1 });
+		} catch (error) {
+			outcomes.push({ row, error: problemOf(error) });
+		}
+	}
 	const lists = users.length > 0 ? await model.recommendEach(users, wanted, calls) : [];
 	return outcomes.map(({ row, error, place }) => {
 		const list = place === undefined ? undefined : lists[place]!;

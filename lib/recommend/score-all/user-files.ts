@@ -1,5 +1,6 @@
 import { type Cell, Database, fileList, identifier } from '../../data/database.js';
 import { ALLMRecError, invalidArgument } from '../../errors.js';
+import { nextTurn, turnIsOver } from '../../event-loop.js';
 import { assertReadable, parseShallow } from '../../files/read.js';
 import { csvRows } from './csv-rows.js';
 import { type Compression, LineReader } from './lines.js';
@@ -26,6 +27,8 @@ export interface UserFile {
 	share(position: InputPosition): number;
 }
 
+/** Rows of a table that are given at once. */
+const ROWS_AT_ONCE = 256;
 const START: InputPosition = { rows: 0, bytes: 0 };
 
 /** @throws ERR_ALLMREC_FILE_NOT_FOUND, ERR_ALLMREC_INVALID_ARGUMENT for a name that tells no format */
@@ -121,8 +124,17 @@ class ParquetUsers implements UserFile {
 			const query = `SELECT file_row_number, ${userColumn(types)}, ${listColumn(types, 'history')},
 				${listColumn(types, 'candidates')}
 				FROM read_parquet(${file}, file_row_number = true) WHERE file_row_number >= ${from.rows}`;
-			for await (const chunk of database.chunks(query, [this.#path]))
-				yield chunk.getRows().map((cells) => tableRow(cells as (string | bigint | null)[]));
+			for await (const chunk of database.chunks(query, [this.#path])) {
+				const columns = [0, 1, 2, 3].map((column) => chunk.getColumnVector(column));
+				for (let first = 0; first < chunk.rowCount; first += ROWS_AT_ONCE) {
+					const rows: InputRow[] = [];
+					for (let row = first; row < Math.min(chunk.rowCount, first + ROWS_AT_ONCE); row++) {
+						if (turnIsOver()) await nextTurn(this.#signal);
+						rows.push(tableRow(columns.map((column) => column.getItem(row) as string | bigint | null)));
+					}
+					yield rows;
+				}
+			}
 		} finally {
 			database.close();
 		}

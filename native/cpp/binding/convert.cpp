@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <memory>
 #include <new>
 #include <system_error>
 
@@ -202,6 +203,22 @@ Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values) {
   Napi::Int32Array array = Napi::Int32Array::New(env, values.size());
   if (!values.empty()) std::memcpy(array.Data(), values.data(), values.size() * sizeof(int32_t));
   return array;
+}
+
+Napi::Value to_js(Napi::Env env, std::vector<float>&& values) {
+  // Copying hundreds of megabytes would hold up the event loop. What is small is copied: only JavaScript's own memory
+  // can be transferred to another thread.
+  constexpr size_t kHandedOver = size_t{1} << 22;
+  if (values.size() < kHandedOver) return to_js(env, static_cast<const std::vector<float>&>(values));
+  auto owner = std::make_unique<std::vector<float>>(std::move(values));
+  napi_value buffer = nullptr;
+  const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::vector<float>*>(hint); };
+  const napi_status status = napi_create_external_arraybuffer(
+      env, owner->data(), owner->size() * sizeof(float), finalize, owner.get(), &buffer);
+  // Some runtimes keep all buffers in a place of their own.
+  if (status != napi_ok) return to_js(env, static_cast<const std::vector<float>&>(*owner));
+  const size_t length = owner.release()->size();
+  return Napi::Float32Array::New(env, length, Napi::ArrayBuffer(env, buffer), 0);
 }
 
 Napi::Value to_js(Napi::Env env, const std::map<std::string, double>& values) {

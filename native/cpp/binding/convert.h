@@ -88,6 +88,8 @@ void expect_length(size_t got, int64_t wanted, const std::string& name);
 int64_t expect_rows(size_t size, int64_t cols, const std::string& name);
 
 Napi::Value to_js(Napi::Env env, const std::vector<float>& values);
+// Without a copy where the array is large.
+Napi::Value to_js(Napi::Env env, std::vector<float>&& values);
 Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values);
 Napi::Value to_js(Napi::Env env, const std::map<std::string, double>& values);
 Napi::Value to_js(Napi::Env env, const std::map<std::string, std::string>& values);

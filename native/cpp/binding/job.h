@@ -20,7 +20,8 @@ inline Napi::Value to_js(Napi::Env env, const Nothing&) {
   return env.Undefined();
 }
 
-// A job whose promise is settled with build(env, result of execute), or rejected with what either threw.
+// A job whose promise is settled with build(env, result of execute), or rejected with what either threw. The result
+// is given as an rvalue: large arrays are handed to JavaScript, not copied.
 template <typename Execute, typename Build>
 class PromiseJob final : public Job {
  public:
@@ -47,7 +48,7 @@ class PromiseJob final : public Job {
     try {
       try {
         if (error_) std::rethrow_exception(error_);
-        napi_resolve_deferred(env_, deferred_, build_(env_, *result_));
+        napi_resolve_deferred(env_, deferred_, build_(env_, std::move(*result_)));
       } catch (...) {
         napi_reject_deferred(env_, deferred_, current_exception_to_js(env_));
       }
@@ -92,7 +93,7 @@ Napi::Value run_job(Napi::Env env, Executor& executor, Flag cancelled, Execute e
 template <typename Execute>
 Napi::Value run_job(Napi::Env env, Executor& executor, Flag cancelled, Execute execute) {
   return run_job(env, executor, std::move(cancelled), std::move(execute),
-                 [](Napi::Env e, const auto& result) { return to_js(e, result); });
+                 [](Napi::Env e, auto&& result) { return to_js(e, std::move(result)); });
 }
 
 template <typename Execute>

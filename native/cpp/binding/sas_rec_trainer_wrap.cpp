@@ -40,12 +40,12 @@ class SasRecTrainerWrap : public TrainerWrap<SasRecTrainerWrap, SasRecTrainer> {
       o.seed = options.seed("seed");
       o.adam = read_adam(options);
       loss_ = o.loss;
-      known.sort();
       const auto users = SasRecTrainer::users_to_train(train, known, config_.num_items, o.loss);
       sequences_ = static_cast<double>(users.size());
       steps_per_epoch_ =
           static_cast<double>((static_cast<int64_t>(users.size()) + o.batch_size - 1) / o.batch_size);
       create({model}, {}, [model, train = std::move(train), known = std::move(known), o]() mutable {
+        known.sort();  // here, and not in the event loop
         return std::make_unique<SasRecTrainer>(model->core, std::move(train), std::move(known), o);
       });
     });

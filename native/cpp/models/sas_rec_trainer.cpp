@@ -47,11 +47,15 @@ void Sequences::sort() {
 std::vector<int32_t> SasRecTrainer::users_to_train(const Sequences& train, const Sequences& known,
                                                    int64_t items, SequenceLoss loss) {
   std::vector<int32_t> users;
+  std::vector<int64_t> seen_by(static_cast<size_t>(items) + 1, -1);  // the user an item was last met with
   for (int64_t u = 0; u < train.users(); ++u) {
     if (train.length(u) < 2) continue;  // nothing to predict
     int64_t distinct = 0;
-    for (int64_t i = known.offsets[u]; i < known.offsets[u + 1]; ++i)
-      distinct += i == known.offsets[u] || known.items[i] != known.items[i - 1];
+    for (int64_t i = known.offsets[u]; i < known.offsets[u + 1]; ++i) {
+      int64_t& seen = seen_by[static_cast<size_t>(known.items[i])];
+      distinct += seen != u;
+      seen = u;
+    }
     if (distinct < items || loss == SequenceLoss::softmax) users.push_back(static_cast<int32_t>(u));
   }
   if (users.empty())
