@@ -213,10 +213,10 @@ async function projector(
 		data: new Float32Array(shape.reduce((product, size) => product * size, 1)),
 	});
 	const tensors = [
-		zeros('log_emb_proj.0.weight', 4, 2),
-		zeros('log_emb_proj.0.bias', 4),
-		zeros('item_emb_proj.0.weight', 4, 3),
-		zeros('item_emb_proj.0.bias', 4),
+		zeros('log_emb_proj.weight', 4, 2),
+		zeros('log_emb_proj.bias', 4),
+		zeros('item_emb_proj.weight', 4, 3),
+		zeros('item_emb_proj.bias', 4),
 	];
 	const path = await fixture('projector.safetensors', '');
 	addon.writeSafetensors(path, change(tensors), {
@@ -272,7 +272,7 @@ test('weights that do not fit the model are refused by name', async (t) => {
 			t.true(error.message.includes(path), error.message);
 			tried++;
 		}
-		const large = { kind: 'mlp', userSize: 2 ** 31 - 1, jointSize: 2 ** 31 - 1, tokenSize: 2 ** 31 - 1 };
+		const large = { kind: 'mlp', userSize: 2 ** 24, jointSize: 2 ** 24, tokenSize: 2 ** 24 };
 		const path = await projector((tensors) => tensors, large);
 		await rejects(t, () => load(path), 'ERR_ALLMREC_OUT_OF_MEMORY');
 		held('Files', 'Missing, misnamed, misshapen and non-finite weights are refused by name', {
@@ -364,7 +364,9 @@ test('a file that is cut short while it is read is an error, not the end of the 
 	});
 });
 
-test('reading takes memory in the scale of the file', async (t) => {
+const linuxTest = process.platform === 'linux' ? test : test.skip;
+
+linuxTest('reading takes memory in the scale of the file', async (t) => {
 	const scale = times(1, 4);
 	const repeat = (text: string, count: number) => Buffer.from(text.repeat(count), 'latin1');
 	const files: Record<string, Buffer> = {
@@ -392,10 +394,12 @@ test('reading takes memory in the scale of the file', async (t) => {
 		const read = (path) => {
 			try { const file = addon.openTensorFile(path); file.metadata(); file.tensors(); file.close(); } catch {}
 		};
+		// Of this program alone: getrusage() begins with the peak of the process that started it.
+		const peak = () => Number(/VmHWM:\\s+(\\d+)/.exec(require('node:fs').readFileSync('/proc/self/status', 'utf8'))[1]);
 		read(process.argv[1]);
-		const before = process.resourceUsage().maxRSS;
+		const before = peak();
 		read(process.argv[2]);
-		console.log(process.resourceUsage().maxRSS - before);`;
+		console.log(peak() - before);`;
 	const grown: Record<string, number> = {};
 	const names = Object.keys(files);
 	for (const [i, path] of paths.entries()) {
