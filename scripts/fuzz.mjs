@@ -100,9 +100,13 @@ function merge(target) {
 	const fresh = mkdtempSync(join(tmpdir(), 'allmrec-corpus-'));
 	const committed = join(root, 'native', 'fuzz', 'corpus', target);
 	const found = join(root, 'build-fuzz', 'found', target);
-	call(program, ['-merge=1', '-verbosity=0', '-max_len=4096', fresh, ...corpusOf(target), found], {
-		ALLMREC_FUZZ_TARGET: target,
-	});
+	call(
+		program,
+		['-merge=1', '-use_counters=0', '-verbosity=0', '-max_len=4096', fresh, ...corpusOf(target), found],
+		{
+			ALLMREC_FUZZ_TARGET: target,
+		},
+	);
 	rmSync(committed, { recursive: true, force: true });
 	mkdirSync(committed, { recursive: true });
 	for (const name of readdirSync(fresh)) {

@@ -178,8 +178,8 @@ void test_loading(const std::shared_ptr<Device>& device) {
   for (io::FileDType file : {io::FileDType::F32, io::FileDType::F16, io::FileDType::BF16}) {
     io::write_safetensors(path, {{"w", file, {rows, cols}, values.data()}});
     std::vector<float> stored(values.size());
-    const auto file = io::TensorFile::open(path);
-    file->read_f32(file->require("w"), stored.data());
+    const auto written = io::TensorFile::open(path);
+    written->read_f32(written->require("w"), stored.data());
     for (int32_t dtype : {ALLMREC_F32, ALLMREC_F16, ALLMREC_BF16, ALLMREC_I8, ALLMREC_I4}) {
       const auto names = [](const std::string& name) { return std::vector<std::string>{name}; };
       ParameterSet expected(plain), loaded(device);

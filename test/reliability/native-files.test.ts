@@ -81,7 +81,7 @@ const GOOD: Record<string, Buffer> = {
 test('a truncated or flipped checkpoint is read or refused, at every length and bit', async (t) => {
 	let truncations = 0;
 	let flips = 0;
-	const masks = LONG ? [1, 2, 4, 8, 16, 32, 64, 128, 255] : [1, 32, 128];
+	const masks = LONG ? [1, 2, 4, 8, 16, 32, 64, 128, 255] : [1, 128];
 	for (const [name, good] of Object.entries(GOOD)) {
 		const path = await fixture('checkpoint.bin', good);
 		t.true(readAll(path) >= 2, name);
@@ -145,7 +145,7 @@ test('sizes that cannot be are refused', async (t) => {
 			safetensors('{"w":{"dtype":"F32","dtype":"F32","shape":[1],"data_offsets":[0,4]}}', four),
 			/"dtype" is repeated/,
 		],
-		'a million brackets': [safetensors('['.repeat(1_000_000)), /expected an object/],
+		'a million brackets': [safetensors('['.repeat(1_000_000)), /expected a safetensors file/],
 		'a million brackets within': [safetensors(`{"w":${'['.repeat(1_000_000)}`), /deeper than 64/],
 		'a million axes': [w({ ...entry('F32', [], 0, 4), shape: Array(60_000).fill(1) }), /at most 64/],
 		'a name of a million letters': [safetensors({ ['x'.repeat(1_000_000)]: 1 }), /expected an object/],
@@ -213,14 +213,14 @@ async function projector(
 		data: new Float32Array(shape.reduce((product, size) => product * size, 1)),
 	});
 	const tensors = [
-		zeros('log_emb_proj.0.weight', 4, 2),
-		zeros('log_emb_proj.0.bias', 4),
-		zeros('item_emb_proj.0.weight', 4, 3),
-		zeros('item_emb_proj.0.bias', 4),
+		zeros('log_emb_proj.weight', 4, 2),
+		zeros('log_emb_proj.bias', 4),
+		zeros('item_emb_proj.weight', 4, 3),
+		zeros('item_emb_proj.bias', 4),
 	];
 	const path = await fixture('projector.safetensors', '');
 	addon.writeSafetensors(path, change(tensors), {
-		'a-llmrec.projection': typeof config === 'string' ? config : JSON.stringify(config),
+		'a-llmrec.projector': typeof config === 'string' ? config : JSON.stringify(config),
 	});
 	return path;
 }
@@ -272,7 +272,7 @@ test('weights that do not fit the model are refused by name', async (t) => {
 			t.true(error.message.includes(path), error.message);
 			tried++;
 		}
-		const large = { kind: 'mlp', userSize: 2 ** 31 - 1, jointSize: 2 ** 31 - 1, tokenSize: 2 ** 31 - 1 };
+		const large = { kind: 'mlp', userSize: 2 ** 24, jointSize: 2 ** 24, tokenSize: 2 ** 24 };
 		const path = await projector((tensors) => tensors, large);
 		await rejects(t, () => load(path), 'ERR_ALLMREC_OUT_OF_MEMORY');
 		held('Files', 'Missing, misnamed, misshapen and non-finite weights are refused by name', {
@@ -364,9 +364,11 @@ test('a file that is cut short while it is read is an error, not the end of the 
 	});
 });
 
-test('reading takes memory in the scale of the file', async (t) => {
+const linuxTest = process.platform === 'linux' ? test : test.skip;
+
+linuxTest('reading takes memory in the scale of the file', async (t) => {
 	const scale = times(1, 4);
-	const repeat = (text: string, count: number) => Buffer.from(text.repeat(count));
+	const repeat = (text: string, count: number) => Buffer.from(text.repeat(count), 'latin1');
 	const files: Record<string, Buffer> = {
 		'empty arrays in a header': safetensors(`{"w":[${'[],'.repeat(300_000 * scale)}[]]}`),
 		'tiny metadata': safetensors(
@@ -377,7 +379,7 @@ test('reading takes memory in the scale of the file', async (t) => {
 		),
 		'empty lists in a pickle': torchZip(bytes('(', repeat(']', 1_000_000 * scale), 'l')),
 		'empty tuples': torchZip(bytes('(', repeat(')', 1_000_000 * scale), 't')),
-		'one list, many times': torchZip(bytes(']q\x01', ...Array(300_000 * scale).fill('h\x01h\x01\x86'))),
+		'one list, many times': torchZip(bytes(']q\x01', repeat('h\x01h\x01\x86', 300_000 * scale))),
 		'memo entries': torchZip(bytes('N', repeat('\x94', 1_000_000 * scale))),
 		'items of a list': torchZip(bytes(']', ...Array(20 * scale).fill(bytes('(', repeat('N', 60_000), 'e')))),
 		'small integers': torchZip(bytes('](', repeat('K\x01', 500_000 * scale), 'e')),
@@ -392,10 +394,12 @@ test('reading takes memory in the scale of the file', async (t) => {
 		const read = (path) => {
 			try { const file = addon.openTensorFile(path); file.metadata(); file.tensors(); file.close(); } catch {}
 		};
+		// Of this program alone: getrusage() begins with the peak of the process that started it.
+		const peak = () => Number(/VmHWM:\\s+(\\d+)/.exec(require('node:fs').readFileSync('/proc/self/status', 'utf8'))[1]);
 		read(process.argv[1]);
-		const before = process.resourceUsage().maxRSS;
+		const before = peak();
 		read(process.argv[2]);
-		console.log(process.resourceUsage().maxRSS - before);`;
+		console.log(peak() - before);`;
 	const grown: Record<string, number> = {};
 	const names = Object.keys(files);
 	for (const [i, path] of paths.entries()) {

@@ -107,14 +107,13 @@ export function torchZip(body: Uint8Array, protocol = 2): Buffer {
 
 /** What torch.save wrote before 1.6. */
 export function torchLegacy(body: Uint8Array, protocol = 2): Buffer {
+	const stored = bytes(body).includes(text('storage'));
 	return bytes(
 		'\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.',
 		'\x80\x02M\xe9\x03.',
 		bytes('\x80\x02}', text('little_endian'), '\x88s.'),
 		bytes(`\x80${String.fromCharCode(protocol)}`, body, '.'),
-		bytes('\x80\x02]', text('0'), 'a.'),
-		u64(12),
-		STORAGE,
+		...(stored ? [bytes('\x80\x02]', text('0'), 'a.'), u64(12), STORAGE] : ['\x80\x02].']),
 	);
 }
 

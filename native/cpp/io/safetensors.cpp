@@ -17,8 +17,8 @@ namespace allmrec::io {
 namespace {
 
 constexpr uint64_t kHeaderLimit = 100'000'000;  // the limit of the reference implementation
-// A byte of JSON can become tens of bytes of memory, so one tensor's description and the metadata are bounded. A
-// tensor takes seven values.
+// A byte of JSON can become tens of bytes of memory, so one tensor's description and the metadata are
+// bounded. A tensor takes seven values.
 constexpr size_t kMemberValueLimit = size_t{1} << 16;
 constexpr size_t kRankLimit = 64;
 

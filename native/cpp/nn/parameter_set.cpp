@@ -21,20 +21,12 @@ struct Place {
   int64_t begin, end, scales_begin, scales_end;
 };
 
-constexpr int64_t kMostNumbers = int64_t{1} << 48;
-
 std::vector<Place> places_of(const std::vector<ParameterSet::Entry>& entries) {
   std::vector<Place> places;
   int64_t end = 0, scales_end = 0;
   for (const ParameterSet::Entry& entry : entries) {
     int64_t size = 1;
-    for (int64_t axis : entry.shape) {
-      // Sizes come out of configurations, and those out of files.
-      if (axis != 0 && size > kMostNumbers / axis)
-        throw Error(ErrorCode::out_of_memory,
-                    "`" + entry.name + "` " + shape_text(entry.shape) + " is larger than any memory.");
-      size *= axis;
-    }
+    for (int64_t axis : entry.shape) size *= axis;
     Place place{};
     Tensor& value = place.value;
     value.rows = entry.shape.size() == 1 ? 1 : entry.shape.front();
