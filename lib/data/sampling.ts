@@ -89,6 +89,11 @@ export class NegativeSampler {
 
 	/** Fills `into`; false, with `into` unfinished, if there are not enough items. */
 	draw(random: SeededRandom, sequence: Int32Array, into: Int32Array): boolean {
+		// Marks are int32: before the count of draws leaves that, those of old draws are forgotten.
+		if (this.#draw === 0x7fffffff) {
+			this.#excludedIn.fill(0);
+			this.#draw = 0;
+		}
 		const draw = ++this.#draw;
 		let free = this.#numItems;
 		for (const item of sequence) if (this.#exclude(item, draw)) free--;

@@ -16,6 +16,9 @@ export interface NewItem {
 
 /** Nothing but white space, controls and what is never shown. */
 function isBlank(title: string): boolean {
+	const first = title.charCodeAt(0);
+	// Nearly all titles begin so.
+	if (first > 0x20 && first < 0x7f) return false;
 	return !/[^\p{White_Space}\p{Cc}\p{Cf}\p{Cs}\p{Default_Ignorable_Code_Point}]/u.test(title);
 }
 
@@ -37,7 +40,11 @@ export class Catalogue {
 		trainingCounts: ArrayLike<number>,
 		indices: Map<string, number> = atOnce(indexItems(items)),
 	) {
-		this.#items = items.map((item, i) => (i > 0 && isBlank(item.title) ? { ...item, title: item.id } : item));
+		this.#items = [...items];
+		for (let i = 1; i < this.#items.length; i++) {
+			const item = this.#items[i]!;
+			if (isBlank(item.title)) this.#items[i] = { ...item, title: item.id };
+		}
 		this.#counts = Array.from(trainingCounts);
 		this.#indices = indices;
 	}
