@@ -168,9 +168,9 @@ async function train(
 		lastCheckpoint = performance.now();
 	};
 
-	/** Leaves if the signal is aborted; what was trained since the last checkpoint is kept. */
+	/** Leaves if the signal is aborted; what was trained since the last checkpoint is kept. What is done is ended first. */
 	const leaveIfAborted = async () => {
-		if (!signal?.aborted) return;
+		if (!signal?.aborted || state.done) return;
 		const moved = state.step !== saved.step || state.epochs !== saved.epochs;
 		if (moved) await save().catch(() => {}); // the last checkpoint stands
 		throw signal.reason;
@@ -187,8 +187,8 @@ async function train(
 	/** Validates, keeps the weights if they are the best, and logs. */
 	const endEpoch = async () => {
 		const epoch = state.epochs + 1;
+		const next: Partial<State> = { epochs: epoch };
 		let metrics: Record<string, number> = {};
-		bestInMemory = false;
 		if (validateEvery > 0 && (epoch % validateEvery === 0 || epoch === epochs)) {
 			const validation = await stage
 				.validate(signal)
@@ -198,30 +198,24 @@ async function train(
 				);
 			metrics = validation.metrics;
 			if (!state.best || validation.score > state.best.score) {
-				const name = `best-${state.step}`;
-				await saveInto(join(place, name), (path) => stage.saveWeights(path), WEIGHTS);
-				if (state.bestWeights && state.bestWeights !== saved.bestWeights)
-					await removeFolder(join(place, state.bestWeights));
-				state.best = { score: validation.score, epoch, metrics };
-				state.bestWeights = name;
-				state.badValidations = 0;
-				bestInMemory = true;
-			} else if (++state.badValidations >= (patience ?? Number.POSITIVE_INFINITY)) {
-				state.done = true;
-				state.stoppedEarly = true;
+				next.best = { score: validation.score, epoch, metrics };
+				next.bestWeights = `best-${state.step}`;
+				next.badValidations = 0;
+				await saveInto(join(place, next.bestWeights), (path) => stage.saveWeights(path), WEIGHTS);
+			} else {
+				next.badValidations = state.badValidations + 1;
+				next.stoppedEarly = next.badValidations >= (patience ?? Number.POSITIVE_INFINITY);
+				next.done = next.stoppedEarly;
 			}
 		}
-		state.epochs = epoch;
-		if (folder)
-			await log(folder, {
-				stage: stage.name,
-				epoch,
-				step: state.step,
-				losses: state.losses,
-				metrics,
-				seconds: seconds(),
-			});
-		report(state.losses, state.done || state.step === totalSteps);
+		const { step, losses } = state;
+		if (folder) await log(folder, { stage: stage.name, epoch, step, losses, metrics, seconds: seconds() });
+		// At one stroke: what stops before leaves the epoch to be ended again.
+		const replaced = next.bestWeights === undefined ? '' : state.bestWeights;
+		Object.assign(state, next);
+		bestInMemory = next.bestWeights !== undefined;
+		report(losses, state.done || step === totalSteps);
+		if (replaced && replaced !== saved.bestWeights) await removeFolder(join(place, replaced));
 	};
 
 	const runStarted = performance.now();

@@ -8,7 +8,7 @@ import { SeededRandom } from '../../lib/data/random.js';
 import { fixture, freshPath } from '../data/folders.js';
 import { command } from '../support/command.js';
 import { buildFaultyDisk, FaultyDisk } from '../support/faulty-disk.js';
-import { held, LONG } from '../support/reliability.js';
+import { held, LONG, times } from '../support/reliability.js';
 import { hashes, tinyRun } from '../support/tiny-run.js';
 import { tinyWorld } from '../support/tiny-world.js';
 
@@ -27,14 +27,14 @@ function skipped(t: ExecutionContext): boolean {
 }
 
 /**
- * Runs a command that is killed at some of its calls that change files in `folder`: at each in the long run. `check` sees
- * what is left each time. Gives the number of kills.
+ * Runs a command that is killed at `tries` of its calls that change files in `folder`. `check` sees what is left each
+ * time. Gives the number of kills.
  */
 async function killedEverywhere(
 	t: ExecutionContext,
 	args: readonly string[],
 	folder: string,
-	short: number,
+	tries: number,
 	check: (left: Record<string, string>) => Promise<void>,
 ): Promise<number> {
 	const counting = `${folder}-counting`;
@@ -50,7 +50,7 @@ async function killedEverywhere(
 	const calls = Array.from({ length: count.calls }, (_, i) => i + 1);
 	random.shuffle(calls);
 	let kills = 0;
-	for (const call of LONG ? calls : calls.slice(0, short)) {
+	for (const call of calls.slice(0, tries)) {
 		const disk = new FaultyDisk([folder]);
 		disk.fail('KILL', call);
 		const { code, err } = await command(args, undefined, disk.env);
@@ -90,7 +90,7 @@ test('score, killed while it writes lines, states, Parquet and the final files',
 			t.is(code, 0, err);
 			return hashes(whole);
 		})();
-		kills += await killedEverywhere(t, args, folder, 3, async (left) => {
+		kills += await killedEverywhere(t, args, folder, times(3, 20), async (left) => {
 			t.true(left[name] === old || left[name] === expected[name], 'the old results or the new ones');
 			const rejects = `${name}.rejects.jsonl`;
 			t.true(left[rejects] === undefined || left[rejects] === expected[rejects]);
@@ -149,7 +149,7 @@ test('prepare and quantize, killed while they replace a folder', async (t) => {
 		const [expected, old] = states as [Record<string, string>, Record<string, string>];
 		const before = freshPath('before');
 		await cp(join(folder, name), before, { recursive: true });
-		const kills = await killedEverywhere(t, newer, folder, 2, async (left) => {
+		const kills = await killedEverywhere(t, newer, folder, times(2, 30), async (left) => {
 			const found = partOf(left, name);
 			const whole = [old, expected].some((each) => isDeepStrictEqual(found, each));
 			t.true(whole, `the old folder or the new one, not ${Object.keys(found)}`);

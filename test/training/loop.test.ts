@@ -213,6 +213,31 @@ test('a training that was interrupted several times comes to the same end', asyn
 	t.is(stage.weight, whole.weight);
 });
 
+test('an abort while an epoch is ended, by its last validation too, changes nothing of the end', async (t) => {
+	const scores = (epoch: number) => [0, 3, 5, 4, 4, 9][epoch]!;
+	const whole = new FakeStage(scores);
+	const expected = await train(whole, { folder: freshPath(), patience: 2 });
+	t.true(expected.stoppedEarly);
+	for (const epoch of [1, 2, 3, 4]) {
+		const folder = freshPath();
+		const controller = new AbortController();
+		const first = new FakeStage(scores);
+		const validate = first.validate.bind(first);
+		first.validate = async () => {
+			const result = await validate();
+			if (result.metrics['NDCG@10'] === scores(epoch) && first.validatedAfter.at(-1) === epoch)
+				controller.abort(new Error('enough'));
+			return result;
+		};
+		await train(first, { folder, patience: 2, signal: controller.signal }).catch(() => {});
+		const second = new FakeStage(scores);
+		const result = await train(second, { folder, patience: 2 });
+		t.is(second.weight, whole.weight, `aborted in epoch ${epoch}`);
+		t.like(result, { steps: 16, stoppedEarly: true, best: expected.best });
+		t.is((await readLog(folder)).length, 4);
+	}
+});
+
 test('only the latest checkpoint is kept, and the last names no optimizer', async (t) => {
 	const folder = freshPath();
 	const controller = new AbortController();
