@@ -1,7 +1,8 @@
 // Memory that is not to be had, at every allocation there is: operator new is replaced and refuses the n-th
-// request, for every n, while a tiny model is made, trained, scored with and generated with. Each refusal must
-// be an Error out_of_memory (or bad_alloc, which the binding makes one), give back what was taken, and leave a
-// model that works as before. Numbers that are not finite must name their op, and leave the weights alone.
+// request, for every n, while a tiny model is made, trained, scored with and generated with. Each refusal
+// must be an Error out_of_memory (or bad_alloc, which the binding makes one), give back what was taken, and
+// leave a model that works as before. Numbers that are not finite must name their op, and leave the weights
+// alone.
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -93,8 +94,8 @@ void operator delete(void* memory, size_t, std::align_val_t) noexcept {
 
 namespace {
 
-// Runs fn with the requests [from, to) behind this moment refused. True when it came to its end; a refusal that
-// is no out-of-memory error is a failure of the test.
+// Runs fn with the requests [from, to) behind this moment refused. True when it came to its end; a refusal
+// that is no out-of-memory error is a failure of the test.
 bool survives(const char* what, int64_t from, int64_t to, const std::function<void()>& fn) {
   const int64_t now = allocations.load();
   refuse_to = to == INT64_MAX ? to : now + to;
@@ -142,7 +143,8 @@ void fill(ParameterSet& parameters, uint64_t seed) {
   std::normal_distribution<float> normal;
   for (const auto& p : parameters.all()) {
     std::vector<float> values(static_cast<size_t>(p->value.size()));
-    const bool norm = p->name.find("norm") != std::string::npos && p->name.find("weight") != std::string::npos;
+    const bool norm =
+        p->name.find("norm") != std::string::npos && p->name.find("weight") != std::string::npos;
     for (float& x : values) x = 0.2f * normal(engine) + (norm ? 1.0f : 0.0f);
     parameters.upload(*p, values.data());
   }
@@ -208,8 +210,8 @@ LlmBatch prompts() {
   return batch;
 }
 
-// A step that fails leaves weights, moments and the number of steps as they were, so that a training whose every
-// step failed once ends as one that was never disturbed.
+// A step that fails leaves weights, moments and the number of steps as they were, so that a training whose
+// every step failed once ends as one that was never disturbed.
 void training_test(const std::shared_ptr<Device>& device) {
   const auto trained = [&](const std::function<void(SasRecTrainer&)>& step) {
     SasRec model(device, sasrec_config());
@@ -253,26 +255,31 @@ void inference_test(const std::shared_ptr<Device>& device) {
   for (const int64_t tokens : {int64_t{4096}, int64_t{4}}) {
     const auto score = [&] { return score_answers(opt, {3, 4, 5, 8}, {}, answers, tokens, nullptr).sum; };
     expected = score();
-    sweep(tokens > 4 ? "scoring at once" : "scoring in groups", [&] { score(); },
-          [&] { CHECK(same(score(), expected)); });
+    sweep(
+        tokens > 4 ? "scoring at once" : "scoring in groups", [&] { score(); },
+        [&] { CHECK(same(score(), expected)); });
   }
   GreedyOptions greedy;
   greedy.max_new_tokens = 5;
   greedy.eos_id = -1;
   const auto generate = [&] { return generate_greedy(opt, prompts(), {}, {}, greedy, nullptr); };
   const auto generated = generate();
-  sweep("generation", [&] { generate(); }, [&] { CHECK(generate() == generated); });
+  sweep(
+      "generation", [&] { generate(); }, [&] { CHECK(generate() == generated); });
 
   SasRec model(device, sasrec_config());
   model.initialise(1);
   const std::vector<float> users = user_vectors(model, sequences(), nullptr);
   const auto rank = [&] { return rank_catalogue(model, users, {}, sequences(), 3, nullptr).top; };
   const std::vector<int32_t> top = rank();
-  sweep("ranking", [&] { rank(); }, [&] { CHECK(rank() == top); });
+  sweep(
+      "ranking", [&] { rank(); }, [&] { CHECK(rank() == top); });
 
   for (const int32_t dtype : {ALLMREC_F32, ALLMREC_I8})
-    sweep("making a model", [&] { Opt made(device, opt_config(dtype)); }, [] {});
-  sweep("opening a device", [] { Device::open("cpu", 2); }, [] {});
+    sweep(
+        "making a model", [&] { Opt made(device, opt_config(dtype)); }, [] {});
+  sweep(
+      "opening a device", [] { Device::open("cpu", 2); }, [] {});
 }
 
 // What is refused to a generator's cache and arena is all given back.
@@ -302,10 +309,12 @@ void generator_test(const std::shared_ptr<Device>& device) {
     return std::move(events.finished.front().sequences.front().ids);
   };
   const std::vector<int32_t> expected = run();
-  sweep("beam search", [&] { run(); }, [&] {
-    CHECK(generator.idle());
-    CHECK(run() == expected);
-  });
+  sweep(
+      "beam search", [&] { run(); },
+      [&] {
+        CHECK(generator.idle());
+        CHECK(run() == expected);
+      });
   const auto before = device->memory().in_use;
   survives("beam search", 30, INT64_MAX, [&] { run(); });
   CHECK(device->memory().in_use <= before);
@@ -316,8 +325,9 @@ void leak_test(const std::shared_ptr<Device>& device) {
   Opt opt(device, opt_config());
   fill(opt.parameters(), 3);
   const auto fail = [&](int64_t n) {
-    survives("scoring", n, n + 1,
-             [&] { score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4, nullptr); });
+    survives("scoring", n, n + 1, [&] {
+      score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4, nullptr);
+    });
     survives("a model", n, n + 1, [&] {
       SasRec model(device, sasrec_config());
       model.initialise(2);
@@ -486,7 +496,9 @@ void finite_test(const std::shared_ptr<Device>& device) {
     greedy.max_new_tokens = 3;
     expect_message(message_of_step([&] { generate_greedy(opt, prompts(), {}, {}, greedy, nullptr); }),
                    {"logits are not finite", "the op `gemm`", "layers.1.fc2.weight"});
-    expect_message(message_of_step([&] { score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096, nullptr); }),
+    expect_message(message_of_step([&] {
+                     score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096, nullptr);
+                   }),
                    {"log-probabilities are not finite", "the op `gemm`", "layers.1.fc2.weight"});
   }
   {  // a recommender
@@ -502,7 +514,9 @@ void finite_test(const std::shared_ptr<Device>& device) {
                    {"scores are not finite", "the op `gemm`", "item_emb.weight"});
     expect_message(message_of_step([&] { rank_catalogue(model, huge, {2}, none, 0, nullptr); }),
                    {"scores are not finite"});
-    expect_message(message_of_step([&] { score_candidates(model, huge, {1, 2}, 2); }),
+    expect_message(message_of_step([&] {
+                     score_candidates(model, huge, {1, 2}, 2);
+                   }),
                    {"scores are not finite", "the op `row_dot`"});
   }
 }

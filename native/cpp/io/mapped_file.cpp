@@ -25,11 +25,11 @@ struct Descriptor {
 
 [[noreturn]] void fail(const std::string& path, const char* step, int error) {
   const bool missing = error == ENOENT || error == ENOTDIR;
-  throw Error(missing           ? ErrorCode::file_not_found
-              : error == ENOMEM ? ErrorCode::out_of_memory
-                                : ErrorCode::file_format,
-              path + ": " + step + ": " + std::strerror(error) +
-                  (error == ENOMEM ? ". " + memory_text() + "." : ""));
+  throw Error(
+      missing           ? ErrorCode::file_not_found
+      : error == ENOMEM ? ErrorCode::out_of_memory
+                        : ErrorCode::file_format,
+      path + ": " + step + ": " + std::strerror(error) + (error == ENOMEM ? ". " + memory_text() + "." : ""));
 }
 
 }  // namespace
