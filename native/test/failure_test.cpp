@@ -26,6 +26,7 @@
 #include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/projector.h"
 #include "../cpp/models/sas_rec_trainer.h"
+#include "../cpp/nn/weight_loader.h"
 #include "check.h"
 
 using namespace allmrec;
@@ -282,6 +283,56 @@ void inference_test(const std::shared_ptr<Device>& device) {
       "opening a device", [] { Device::open("cpu", 2); }, [] {});
 }
 
+// A model whose load was refused is loaded as any other afterwards; a file whose writing was refused is not
+// there.
+void file_test(const std::shared_ptr<Device>& device) {
+  Opt opt(device, opt_config());
+  fill(opt.parameters(), 3);
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("allmrec-failure-" + std::to_string(std::random_device()())))
+          .string();
+  const auto save = [&] {
+    std::vector<io::TensorToWrite> tensors;
+    for (const auto& p : opt.parameters().all())
+      for (io::TensorToWrite& tensor : tensors_as_stored(device, *p)) tensors.push_back(std::move(tensor));
+    io::write_safetensors(path, tensors);
+  };
+  const std::vector<float> expected = weights_of(opt.parameters());
+  sweep("saving", save, [] {});
+  for (const int32_t dtype : {ALLMREC_F32, ALLMREC_BF16}) {
+    Opt loaded(device, opt_config(dtype));
+    loaded.load({path});
+    const std::vector<float> weights = weights_of(loaded.parameters());
+    CHECK(dtype != ALLMREC_F32 || same(weights, expected));
+    sweep(
+        "loading", [&] { loaded.load({path}); },
+        [&] {
+          loaded.load({path});
+          CHECK(same(weights_of(loaded.parameters()), weights));
+        });
+  }
+  std::filesystem::remove(path);
+}
+
+void encoder_test(const std::shared_ptr<Device>& device) {
+  EncoderConfig config;
+  config.vocab_size = 30;
+  config.hidden_size = 16;
+  config.num_layers = 1;
+  config.num_heads = 2;
+  config.intermediate_size = 32;
+  config.max_positions = 8;
+  SentenceEncoder encoder(device, config);
+  encoder.initialise(1, 0.2f);
+  TokenBatch texts;
+  texts.ids = {1, 2, 3, 4, 5, 6, 7};
+  texts.offsets = {0, 3, 7};
+  const auto encode = [&] { return encoder.encode(texts, 4, nullptr); };
+  const std::vector<float> expected = encode();
+  sweep(
+      "encoding", [&] { encode(); }, [&] { CHECK(same(encode(), expected)); });
+}
+
 // What is refused to a generator's cache and arena is all given back.
 void generator_test(const std::shared_ptr<Device>& device) {
   Opt opt(device, opt_config());
@@ -532,6 +583,8 @@ int main() {
     training_test(device);
     inference_test(device);
     generator_test(device);
+    file_test(device);
+    encoder_test(device);
     leak_test(device);
   }
   return report();

@@ -9,7 +9,7 @@ const CHILD = fileURLToPath(new URL('memory-soak-child.js', import.meta.url));
 const MB = 1e6;
 /**
  * MB a minute that are taken for none. In ten minutes the regression tells 0.1 MB a minute from zero; in half a minute
- * the allocators' noise of about a megabyte is several a minute. A leak of 1 kB a call is some 50.
+ * what V8 and the allocators settle at takes several a minute. A leak of 10 kB a call is 80 or more.
  */
 const BOUND = LONG ? 1 : 15;
 
