@@ -1,7 +1,8 @@
 // Memory that is not to be had, at every allocation there is: operator new is replaced and refuses the n-th
-// request, for every n, while a tiny model is made, trained, scored with and generated with. Each refusal must
-// be an Error out_of_memory (or bad_alloc, which the binding makes one), give back what was taken, and leave a
-// model that works as before. Numbers that are not finite must name their op, and leave the weights alone.
+// request, for every n, while a tiny model is made, trained, scored with and generated with. Each refusal
+// must be an Error out_of_memory (or bad_alloc, which the binding makes one), give back what was taken, and
+// leave a model that works as before. Numbers that are not finite must name their op, and leave the weights
+// alone.
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -25,6 +26,7 @@
 #include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/projector.h"
 #include "../cpp/models/sas_rec_trainer.h"
+#include "../cpp/nn/weight_loader.h"
 #include "check.h"
 
 using namespace allmrec;
@@ -93,8 +95,8 @@ void operator delete(void* memory, size_t, std::align_val_t) noexcept {
 
 namespace {
 
-// Runs fn with the requests [from, to) behind this moment refused. True when it came to its end; a refusal that
-// is no out-of-memory error is a failure of the test.
+// Runs fn with the requests [from, to) behind this moment refused. True when it came to its end; a refusal
+// that is no out-of-memory error is a failure of the test.
 bool survives(const char* what, int64_t from, int64_t to, const std::function<void()>& fn) {
   const int64_t now = allocations.load();
   refuse_to = to == INT64_MAX ? to : now + to;
@@ -142,7 +144,8 @@ void fill(ParameterSet& parameters, uint64_t seed) {
   std::normal_distribution<float> normal;
   for (const auto& p : parameters.all()) {
     std::vector<float> values(static_cast<size_t>(p->value.size()));
-    const bool norm = p->name.find("norm") != std::string::npos && p->name.find("weight") != std::string::npos;
+    const bool norm =
+        p->name.find("norm") != std::string::npos && p->name.find("weight") != std::string::npos;
     for (float& x : values) x = 0.2f * normal(engine) + (norm ? 1.0f : 0.0f);
     parameters.upload(*p, values.data());
   }
@@ -208,8 +211,8 @@ LlmBatch prompts() {
   return batch;
 }
 
-// A step that fails leaves weights, moments and the number of steps as they were, so that a training whose every
-// step failed once ends as one that was never disturbed.
+// A step that fails leaves weights, moments and the number of steps as they were, so that a training whose
+// every step failed once ends as one that was never disturbed.
 void training_test(const std::shared_ptr<Device>& device) {
   const auto trained = [&](const std::function<void(SasRecTrainer&)>& step) {
     SasRec model(device, sasrec_config());
@@ -253,26 +256,81 @@ void inference_test(const std::shared_ptr<Device>& device) {
   for (const int64_t tokens : {int64_t{4096}, int64_t{4}}) {
     const auto score = [&] { return score_answers(opt, {3, 4, 5, 8}, {}, answers, tokens, nullptr).sum; };
     expected = score();
-    sweep(tokens > 4 ? "scoring at once" : "scoring in groups", [&] { score(); },
-          [&] { CHECK(same(score(), expected)); });
+    sweep(
+        tokens > 4 ? "scoring at once" : "scoring in groups", [&] { score(); },
+        [&] { CHECK(same(score(), expected)); });
   }
   GreedyOptions greedy;
   greedy.max_new_tokens = 5;
   greedy.eos_id = -1;
   const auto generate = [&] { return generate_greedy(opt, prompts(), {}, {}, greedy, nullptr); };
   const auto generated = generate();
-  sweep("generation", [&] { generate(); }, [&] { CHECK(generate() == generated); });
+  sweep(
+      "generation", [&] { generate(); }, [&] { CHECK(generate() == generated); });
 
   SasRec model(device, sasrec_config());
   model.initialise(1);
   const std::vector<float> users = user_vectors(model, sequences(), nullptr);
   const auto rank = [&] { return rank_catalogue(model, users, {}, sequences(), 3, nullptr).top; };
   const std::vector<int32_t> top = rank();
-  sweep("ranking", [&] { rank(); }, [&] { CHECK(rank() == top); });
+  sweep(
+      "ranking", [&] { rank(); }, [&] { CHECK(rank() == top); });
 
   for (const int32_t dtype : {ALLMREC_F32, ALLMREC_I8})
-    sweep("making a model", [&] { Opt made(device, opt_config(dtype)); }, [] {});
-  sweep("opening a device", [] { Device::open("cpu", 2); }, [] {});
+    sweep(
+        "making a model", [&] { Opt made(device, opt_config(dtype)); }, [] {});
+  sweep(
+      "opening a device", [] { Device::open("cpu", 2); }, [] {});
+}
+
+// A model whose load was refused is loaded as any other afterwards; a file whose writing was refused is not
+// there.
+void file_test(const std::shared_ptr<Device>& device) {
+  Opt opt(device, opt_config());
+  fill(opt.parameters(), 3);
+  const std::string path =
+      (std::filesystem::temp_directory_path() / ("allmrec-failure-" + std::to_string(std::random_device()())))
+          .string();
+  const auto save = [&] {
+    std::vector<io::TensorToWrite> tensors;
+    for (const auto& p : opt.parameters().all())
+      for (io::TensorToWrite& tensor : tensors_as_stored(device, *p)) tensors.push_back(std::move(tensor));
+    io::write_safetensors(path, tensors);
+  };
+  const std::vector<float> expected = weights_of(opt.parameters());
+  sweep("saving", save, [] {});
+  for (const int32_t dtype : {ALLMREC_F32, ALLMREC_BF16}) {
+    Opt loaded(device, opt_config(dtype));
+    loaded.load({path});
+    const std::vector<float> weights = weights_of(loaded.parameters());
+    CHECK(dtype != ALLMREC_F32 || same(weights, expected));
+    sweep(
+        "loading", [&] { loaded.load({path}); },
+        [&] {
+          loaded.load({path});
+          CHECK(same(weights_of(loaded.parameters()), weights));
+        });
+  }
+  std::filesystem::remove(path);
+}
+
+void encoder_test(const std::shared_ptr<Device>& device) {
+  EncoderConfig config;
+  config.vocab_size = 30;
+  config.hidden_size = 16;
+  config.num_layers = 1;
+  config.num_heads = 2;
+  config.intermediate_size = 32;
+  config.max_positions = 8;
+  SentenceEncoder encoder(device, config);
+  encoder.initialise(1, 0.2f);
+  TokenBatch texts;
+  texts.ids = {1, 2, 3, 4, 5, 6, 7};
+  texts.offsets = {0, 3, 7};
+  const auto encode = [&] { return encoder.encode(texts, 4, nullptr); };
+  const std::vector<float> expected = encode();
+  sweep(
+      "encoding", [&] { encode(); }, [&] { CHECK(same(encode(), expected)); });
 }
 
 // What is refused to a generator's cache and arena is all given back.
@@ -302,10 +360,12 @@ void generator_test(const std::shared_ptr<Device>& device) {
     return std::move(events.finished.front().sequences.front().ids);
   };
   const std::vector<int32_t> expected = run();
-  sweep("beam search", [&] { run(); }, [&] {
-    CHECK(generator.idle());
-    CHECK(run() == expected);
-  });
+  sweep(
+      "beam search", [&] { run(); },
+      [&] {
+        CHECK(generator.idle());
+        CHECK(run() == expected);
+      });
   const auto before = device->memory().in_use;
   survives("beam search", 30, INT64_MAX, [&] { run(); });
   CHECK(device->memory().in_use <= before);
@@ -316,8 +376,9 @@ void leak_test(const std::shared_ptr<Device>& device) {
   Opt opt(device, opt_config());
   fill(opt.parameters(), 3);
   const auto fail = [&](int64_t n) {
-    survives("scoring", n, n + 1,
-             [&] { score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4, nullptr); });
+    survives("scoring", n, n + 1, [&] {
+      score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4, nullptr);
+    });
     survives("a model", n, n + 1, [&] {
       SasRec model(device, sasrec_config());
       model.initialise(2);
@@ -486,7 +547,9 @@ void finite_test(const std::shared_ptr<Device>& device) {
     greedy.max_new_tokens = 3;
     expect_message(message_of_step([&] { generate_greedy(opt, prompts(), {}, {}, greedy, nullptr); }),
                    {"logits are not finite", "the op `gemm`", "layers.1.fc2.weight"});
-    expect_message(message_of_step([&] { score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096, nullptr); }),
+    expect_message(message_of_step([&] {
+                     score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096, nullptr);
+                   }),
                    {"log-probabilities are not finite", "the op `gemm`", "layers.1.fc2.weight"});
   }
   {  // a recommender
@@ -502,7 +565,9 @@ void finite_test(const std::shared_ptr<Device>& device) {
                    {"scores are not finite", "the op `gemm`", "item_emb.weight"});
     expect_message(message_of_step([&] { rank_catalogue(model, huge, {2}, none, 0, nullptr); }),
                    {"scores are not finite"});
-    expect_message(message_of_step([&] { score_candidates(model, huge, {1, 2}, 2); }),
+    expect_message(message_of_step([&] {
+                     score_candidates(model, huge, {1, 2}, 2);
+                   }),
                    {"scores are not finite", "the op `row_dot`"});
   }
 }
@@ -518,6 +583,8 @@ int main() {
     training_test(device);
     inference_test(device);
     generator_test(device);
+    file_test(device);
+    encoder_test(device);
     leak_test(device);
   }
   return report();

@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import test from 'ava';
+import { Session } from '../../lib/native/session.js';
 import { freshPath } from '../data/folders.js';
 import { held, LONG } from '../support/reliability.js';
 import { tinyEncoder, tinyLlm } from '../support/tiny-checkpoints.js';
@@ -66,4 +67,26 @@ test.serial('a process under a memory limit says what it lacks and goes on', asy
 			'wrong or broken after': 0,
 		},
 	);
+});
+
+test.serial('a model larger than all there is is refused with the numbers', (t) => {
+	const session = Session.open({ device: 'cpu', threads: 1 });
+	const config = {
+		vocabSize: 50_272,
+		hiddenSize: 65_536,
+		embedSize: 65_536,
+		numLayers: 96,
+		numHeads: 64,
+		ffnSize: 262_144,
+		maxPositions: 2048,
+		normBefore: true,
+		finalNorm: true,
+		activation: 'relu',
+	} as const;
+	t.throws(() => new session.addon.Opt(session.engine, config), {
+		code: 'ERR_ALLMREC_OUT_OF_MEMORY',
+		message:
+			/^Out of memory: \d+\.\d+ GB are not to be had for weights\. .* resident.*its limits are .* in the machine/,
+	});
+	session.release();
 });

@@ -9,7 +9,7 @@ const CHILD = fileURLToPath(new URL('memory-soak-child.js', import.meta.url));
 const MB = 1e6;
 /**
  * MB a minute that are taken for none. In ten minutes the regression tells 0.1 MB a minute from zero; in half a minute
- * the allocators' noise of about a megabyte is several a minute. A leak of 1 kB a call is some 50.
+ * what V8 and the allocators settle at takes several a minute. A leak of 10 kB a call is 80 or more.
  */
 const BOUND = LONG ? 1 : 15;
 
@@ -54,8 +54,9 @@ test.serial('scoring and generating on and on takes no more memory', async (t) =
 	);
 	for (const { perMinute, error } of [resident, heap])
 		t.true(perMinute - 2 * error < BOUND && perMinute < BOUND, `${perMinute} ± ${error}`);
-	// Between calls the device holds the models and nothing else.
-	t.deepEqual([...new Set(late.map(({ inUse }) => inUse))].length, 1);
+	// Between calls the device holds the models, and at most what a call that was left gives back a moment later.
+	const most = (of: readonly Sample[]) => Math.max(...of.map(({ inUse }) => inUse));
+	t.true(most(late) <= most(samples.filter(({ second }) => second <= seconds / 2)));
 	held('Memory', 'Scoring and generating on and on, with errors and aborted calls, takes no more memory', {
 		minutes: (seconds / 60).toFixed(1),
 		calls,

@@ -37,8 +37,8 @@ Tensor Tape::from_host(const float* values, int64_t rows, int64_t cols) {
   Tensor t = tensor(rows, cols);
   device_.upload(t.data, values, static_cast<size_t>(t.size()) * sizeof(float));
   if (device_.watched() && !std::all_of(values, values + t.size(), [](float x) { return std::isfinite(x); }))
-    throw Error(ErrorCode::numeric, "what it is computed from is not finite (" + std::to_string(rows) + " × " +
-                                        std::to_string(cols) + " given numbers)");
+    throw Error(ErrorCode::numeric, "what it is computed from is not finite (" + std::to_string(rows) +
+                                        " × " + std::to_string(cols) + " given numbers)");
   return t;
 }
 

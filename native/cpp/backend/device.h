@@ -96,8 +96,12 @@ class Device {
   std::vector<ProfileRow> profile_end();
 
   // Looks at what every op writes from here on, until null is given. Ops are not to be recorded meanwhile.
-  void set_watch(FiniteWatch* watch) { watch_ = watch; }
-  bool watched() const { return watch_ != nullptr; }
+  void set_watch(FiniteWatch* watch) {
+    watch_ = watch;
+  }
+  bool watched() const {
+    return watch_ != nullptr;
+  }
 
  private:
   struct Floor {

@@ -79,12 +79,11 @@ void FiniteWatch::look_at_rows(const Written& w, int64_t row, int64_t count) {
         first_not_finite(w.dtype, host.data() + bytes_of(w.dtype, i * w.ld), w.cols, reads);
     if (column == w.cols) continue;
     const std::string named = operands();
-    throw Error(ErrorCode::numeric, "the first number that is not finite is " + std::string(reads) +
-                                        ", in row " + std::to_string(row + i) + " and column " +
-                                        std::to_string(column) + " of what the op `" + op_ + "` wrote (" +
-                                        std::to_string(w.rows) + " × " + std::to_string(w.cols) + ", op " +
-                                        std::to_string(number_) + (named.empty() ? "" : ", with " + named) +
-                                        ")");
+    throw Error(ErrorCode::numeric,
+                "the first number that is not finite is " + std::string(reads) + ", in row " +
+                    std::to_string(row + i) + " and column " + std::to_string(column) + " of what the op `" +
+                    op_ + "` wrote (" + std::to_string(w.rows) + " × " + std::to_string(w.cols) + ", op " +
+                    std::to_string(number_) + (named.empty() ? "" : ", with " + named) + ")");
   }
 }
 
@@ -142,7 +141,9 @@ void FiniteWatch::attention_backward(const allmrec_attention_backward_args& a) {
   for (int64_t s = 0; s < f.num_sequences; ++s) {
     const int64_t start = last_of(f.kv_start, s), length = last_of(f.kv_len, s);
     const auto keys = [&](const void* base, int64_t ld) {
-      if (base) look({static_cast<const unsigned char*>(base) + bytes_of(f.dtype, start * ld), length, width, ld, f.dtype});
+      if (base)
+        look({static_cast<const unsigned char*>(base) + bytes_of(f.dtype, start * ld), length, width, ld,
+              f.dtype});
     };
     keys(a.dk, a.ld_dk);
     keys(a.dv, a.ld_dv);

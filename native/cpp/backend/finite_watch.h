@@ -10,8 +10,8 @@ namespace allmrec {
 
 class Device;
 
-// Looks at what each op wrote as soon as it has run, and throws ErrorCode::numeric at the first number that is
-// not finite: where in a step numbers went wrong. It waits for the device after every op, so a step is run
+// Looks at what each op wrote as soon as it has run, and throws ErrorCode::numeric at the first number that
+// is not finite: where in a step numbers went wrong. It waits for the device after every op, so a step is run
 // under it only when it has failed before. What ops choose (top_k, rank_catalogue) may be infinite.
 class FiniteWatch {
  public:
@@ -37,7 +37,9 @@ class FiniteWatch {
   void begin(const char* op, const Args& args);
   void look(const Written& written);
   void look_at_rows(const Written& written, int64_t row, int64_t count);
-  void look_at(const void* data, int64_t n) { look({data, 1, n, n}); }
+  void look_at(const void* data, int64_t n) {
+    look({data, 1, n, n});
+  }
   int64_t last_of(const int32_t* offsets, int64_t index);
   std::string operands() const;
 

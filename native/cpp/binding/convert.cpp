@@ -92,12 +92,15 @@ int64_t read_integer(Napi::Value value, const std::string& name, int64_t least, 
 
 std::vector<float> read_floats(Napi::Value value, const std::string& name, bool finite) {
   std::vector<float> values = read_typed<float>(value, napi_float32_array, name, "a Float32Array");
-  const auto bad = finite ? std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); })
-                          : values.end();
+  const auto bad = finite
+                       ? std::find_if(values.begin(), values.end(), [](float x) { return !std::isfinite(x); })
+                       : values.end();
   if (bad != values.end())
     fail("Expected `" + name + "` to hold finite numbers, got " +
-         (std::isnan(*bad) ? "NaN" : *bad < 0.0f ? "-Infinity" : "Infinity") + " at " +
-         std::to_string(bad - values.begin()) + ".");
+         (std::isnan(*bad) ? "NaN"
+          : *bad < 0.0f    ? "-Infinity"
+                           : "Infinity") +
+         " at " + std::to_string(bad - values.begin()) + ".");
   return values;
 }
 

@@ -39,8 +39,8 @@ struct Arena::Pieces {
     return free.insert(std::move(node)).position;
   }
 
-  // At the end of a piece's owner, which must not fail: there is a spare node for every piece that is out, and
-  // room for those that become spare.
+  // At the end of a piece's owner, which must not fail: there is a spare node for every piece that is out,
+  // and room for those that become spare.
   void give_back(const Place& place, size_t bytes) noexcept {
     in_use -= bytes;
     --out;

@@ -53,13 +53,14 @@ int64_t container_limit(const std::string& root, int64_t swap) {
   const Text groups((root + "/proc/self/cgroup").c_str());
   const std::string base = root + "/sys/fs/cgroup";
   int64_t least = kUnlimited;
-  const auto walk = [&](std::string group, const std::string& folder, const char* file, const char* swap_file) {
+  const auto walk = [&](std::string group, const std::string& folder, const char* file,
+                        const char* swap_file) {
     for (;;) {
       const int64_t limit = limit_of(folder + group + "/" + file);
       if (limit != kUnlimited)
-        least = std::min(least,
-                         sum_of(limit, swap_file ? std::min(swap, limit_of(folder + group + "/" + swap_file))
-                                                 : swap));
+        least = std::min(
+            least,
+            sum_of(limit, swap_file ? std::min(swap, limit_of(folder + group + "/" + swap_file)) : swap));
       const size_t slash = group.rfind('/');
       if (slash == std::string::npos) return;
       group.resize(slash);
@@ -82,7 +83,8 @@ int64_t container_limit(const std::string& root, int64_t swap) {
 }
 
 int64_t bytes_of(const rlimit& limit) {
-  return limit.rlim_cur >= static_cast<rlim_t>(kUnlimited) ? kUnlimited : static_cast<int64_t>(limit.rlim_cur);
+  return limit.rlim_cur >= static_cast<rlim_t>(kUnlimited) ? kUnlimited
+                                                           : static_cast<int64_t>(limit.rlim_cur);
 }
 
 }  // namespace
@@ -119,7 +121,9 @@ std::string memory_text() {
   const auto add = [&text](const char* before, int64_t bytes, const char* what) {
     text += before + bytes_text(bytes) + what;
   };
-  const auto kilobytes = [&status](const char* key) { return std::max<int64_t>(status.number(key), 0) * 1024; };
+  const auto kilobytes = [&status](const char* key) {
+    return std::max<int64_t>(status.number(key), 0) * 1024;
+  };
   add(" ", kilobytes("VmRSS:"), " resident");
   add(", ", kilobytes("VmData:"), " of data");
   add(" and ", kilobytes("VmSize:"), " of address space");

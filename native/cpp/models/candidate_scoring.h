@@ -7,8 +7,8 @@
 
 namespace allmrec {
 
-// Opt::log_probs of packed sequences, soft tokens given as numbers. Throws ErrorCode::numeric with the op where
-// they are not finite. cached: may be null.
+// Opt::log_probs of packed sequences, soft tokens given as numbers. Throws ErrorCode::numeric with the op
+// where they are not finite. cached: may be null.
 std::vector<float> log_probs(Opt& model, Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
                              const std::vector<int32_t>& rows, const std::vector<int32_t>& pair_rows,
                              const std::vector<int32_t>& pair_targets, const CachedBatch* cached = nullptr);

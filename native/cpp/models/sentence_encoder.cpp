@@ -174,8 +174,8 @@ std::vector<float> SentenceEncoder::encode(const TokenBatch& texts, int64_t toke
     const Tensor vectors = pooled(tape, batch);
     host.resize(static_cast<size_t>(vectors.size()));
     device->download(host.data(), vectors.data, host.size() * sizeof(float));
-    expect_finite(host.data(), vectors.size(), "The sentence encoder's vectors are not finite", {&parameters_},
-                  [&] { pooled(tape, batch); });
+    expect_finite(host.data(), vectors.size(), "The sentence encoder's vectors are not finite",
+                  {&parameters_}, [&] { pooled(tape, batch); });
     for (size_t i = first; i < last; ++i)
       std::copy_n(host.begin() + static_cast<int64_t>(i - first) * c, c, result.begin() + order[i] * c);
     first = last;

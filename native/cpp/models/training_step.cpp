@@ -91,11 +91,11 @@ void clear_gradients(const std::vector<ParameterSet*>& weights) {
   clear_gradients(training.weights);
   const int64_t done = training.adam.steps();
   const std::string terms = terms_text(losses);
-  throw Error(ErrorCode::numeric,
-              std::string(training.name) + "'s " + what + " at step " + std::to_string(done + 1) +
-                  (terms.empty() ? "" : " (" + terms + ")") + (why.empty() ? "" : ": " + why) +
-                  ". The weights are those after step " + std::to_string(done) +
-                  "; lower the learning rate.");
+  throw Error(ErrorCode::numeric, std::string(training.name) + "'s " + what + " at step " +
+                                      std::to_string(done + 1) + (terms.empty() ? "" : " (" + terms + ")") +
+                                      (why.empty() ? "" : ": " + why) +
+                                      ". The weights are those after step " + std::to_string(done) +
+                                      "; lower the learning rate.");
 }
 
 }  // namespace

@@ -19,8 +19,8 @@ struct Training {
   std::vector<ParameterSet*> weights;  // that its ops read, learned or not
 };
 
-// compute() runs forward and, for a step, backward, and gives the loss terms with their sum as "loss". It must
-// be a function of the optimizer's steps alone: where its loss is not finite it runs once more, every op
+// compute() runs forward and, for a step, backward, and gives the loss terms with their sum as "loss". It
+// must be a function of the optimizer's steps alone: where its loss is not finite it runs once more, every op
 // looked at. Throws ErrorCode::numeric with the step, the loss terms and the first op that wrote what is no
 // number; gradients are cleared then, and weights and moments as they were before.
 Losses finite_losses(const Training& training, const std::function<Losses()>& compute);

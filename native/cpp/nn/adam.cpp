@@ -33,8 +33,7 @@ float Adam::squared_norm(const float* (*of)(const Parameter&)) {
 }
 
 bool Adam::try_step() {
-  const float squared =
-      squared_norm([](const Parameter& p) -> const float* { return p.grad; });
+  const float squared = squared_norm([](const Parameter& p) -> const float* { return p.grad; });
   if (!std::isfinite(squared)) return false;
   const float norm = std::sqrt(squared);
   // The same small constant as torch.nn.utils.clip_grad_norm_.
