@@ -217,11 +217,11 @@ export class CausalLM {
 	 *
 	 * @throws as {@link generate}, at the first step of the loop
 	 */
-	async *stream(
+	stream(
 		prompt: string | TokenPrompt,
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
-		yield* streamOf(this.#generation(), this.#prompt(prompt), options);
+		return streamOf(this.#generation(), this.#prompt(prompt), options);
 	}
 
 	/**

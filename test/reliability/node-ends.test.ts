@@ -55,7 +55,7 @@ function moments(count: number): number[] {
 
 for (const way of ['terminate', 'worker-exit'])
 	test(`a worker that ends (${way}) in the middle of its work`, async (t) => {
-		const each = times(way === 'terminate' ? 2 : 1, 20);
+		const each = times(way === 'terminate' ? 2 : 1, 10);
 		let slowest = 0;
 		for (const work of WORKS) {
 			const delays = moments(each);
@@ -85,7 +85,7 @@ const WAYS = {
 };
 
 test('a process that ends in the middle of its work ends as it was told to', async (t) => {
-	const each = times(1, 10);
+	const each = times(1, 5);
 	let ends = 0;
 	for (const [w, [way, expected]] of Object.entries(WAYS).entries())
 		for (const [i, work] of WORKS.entries()) {
