@@ -221,7 +221,10 @@ export class CausalLM {
 		prompt: string | TokenPrompt,
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
-		return streamOf(this.#generation(), this.#prompt(prompt), options);
+		const { ids, soft } = this.#prompt(prompt);
+		// It begins at the first step of the loop; until then the caller's arrays may change.
+		const own = { ids: Int32Array.from(ids), soft: soft?.slice() };
+		return streamOf(this.#generation(), own, options);
 	}
 
 	/**

@@ -187,12 +187,13 @@ export class ALLMRec {
 	/** CF scores of candidates (users × perUser) for user vectors (users, d); an item without training by its text. */
 	async cfScores(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array> {
 		this.#assertLive();
+		const [vectors, rows] = [users.slice(), candidates.slice()]; // the caller's may change from here on
 		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
-		const scores = new Float32Array(candidates.length);
-		for (let u = 0; u * perUser < candidates.length; u++) {
-			const items = candidates.subarray(u * perUser, (u + 1) * perUser);
-			scores.set(dotProducts(users.subarray(u * d, (u + 1) * d), table, items), u * perUser);
+		const scores = new Float32Array(rows.length);
+		for (let u = 0; u * perUser < rows.length; u++) {
+			const items = rows.subarray(u * perUser, (u + 1) * perUser);
+			scores.set(dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items), u * perUser);
 		}
 		return scores;
 	}
@@ -224,11 +225,19 @@ export class ALLMRec {
 		options: LongCallOptions = {},
 	): Promise<CandidateScores> {
 		this.#assertLive();
-		const scorer = await orAborted(this.#scorer(variant), options.signal);
-		const tokens = await this.#userTokens(vectors, variant);
-		const requests = histories.flatMap((history, u) => this.#requests(history, candidates[u]!, u, tokens));
 		if (vectors.length !== histories.length * this.parts.cf.size)
 			invalidArgument('vectors', `${histories.length} rows of ${this.parts.cf.size}`, vectors);
+		// The caller's may change from here on.
+		const own = vectors.slice();
+		const users = histories.map((history, u) => ({
+			history: Int32Array.from(history),
+			candidates: candidates[u]!.slice(),
+		}));
+		const scorer = await orAborted(this.#scorer(variant), options.signal);
+		const tokens = await this.#userTokens(own, variant);
+		const requests = users.flatMap(({ history, candidates }, u) =>
+			this.#requests(history, candidates, u, tokens),
+		);
 		return scorer.score(requests, options);
 	}
 
