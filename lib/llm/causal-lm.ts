@@ -232,12 +232,15 @@ export class CausalLM {
 	 *
 	 * @throws as {@link generate}, at the first step of the loop
 	 */
-	async *stream(
+	stream(
 		prompt: string | TokenPrompt,
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
 		expectKnown('generate', options);
-		yield* streamOf(this.#generation(), this.#prompt(prompt), options);
+		const { ids, soft } = this.#prompt(prompt);
+		// It begins at the first step of the loop; until then the caller's arrays may change.
+		const own = { ids: Int32Array.from(ids), soft: soft?.slice() };
+		return streamOf(this.#generation(), own, options);
 	}
 
 	/**

@@ -203,12 +203,13 @@ export class ALLMRec {
 	/** CF scores of candidates (users × perUser) for user vectors (users, d); an item without training by its text. */
 	async cfScores(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array> {
 		this.#assertLive();
+		const [vectors, rows] = [users.slice(), candidates.slice()]; // the caller's may change from here on
 		const table = await this.#cfTable();
 		const d = this.parts.cf.size;
-		const scores = new Float32Array(candidates.length);
-		for (let u = 0; u * perUser < candidates.length; u++) {
-			const items = candidates.subarray(u * perUser, (u + 1) * perUser);
-			const own = await inTurns(dotProducts(users.subarray(u * d, (u + 1) * d), table, items));
+		const scores = new Float32Array(rows.length);
+		for (let u = 0; u * perUser < rows.length; u++) {
+			const items = rows.subarray(u * perUser, (u + 1) * perUser);
+			const own = await inTurns(dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items));
 			scores.set(own, u * perUser);
 		}
 		return scores;
@@ -241,15 +242,21 @@ export class ALLMRec {
 		options: LongCallOptions = {},
 	): Promise<CandidateScores> {
 		this.#assertLive();
-		const scorer = await orAborted(this.#scorer(variant), options.signal);
-		const tokens = await this.#userTokens(vectors, variant);
-		const requests: ScoreRequest[] = [];
-		for (const [u, history] of histories.entries()) {
-			if (turnIsOver()) await nextTurn(options.signal);
-			for (const request of this.#requests(history, candidates[u]!, u, tokens)) requests.push(request);
-		}
 		if (vectors.length !== histories.length * this.parts.cf.size)
 			invalidArgument('vectors', `${histories.length} rows of ${this.parts.cf.size}`, vectors);
+		// The caller's may change from here on.
+		const own = vectors.slice();
+		const users = histories.map((history, u) => ({
+			history: Int32Array.from(history),
+			candidates: candidates[u]!.slice(),
+		}));
+		const scorer = await orAborted(this.#scorer(variant), options.signal);
+		const tokens = await this.#userTokens(own, variant);
+		const requests: ScoreRequest[] = [];
+		for (const [u, { history, candidates }] of users.entries()) {
+			if (turnIsOver()) await nextTurn(options.signal);
+			for (const request of this.#requests(history, candidates, u, tokens)) requests.push(request);
+		}
 		return scorer.score(requests, options);
 	}
 

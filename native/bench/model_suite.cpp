@@ -64,7 +64,7 @@ void sasrec(Bench& bench, bool sparse) {
     const double parameters = static_cast<double>(model->parameters().count());
     work.cost = {static_cast<double>(steps) * 3 * forward, static_cast<double>(steps) * 32 * parameters};
     work.units = static_cast<double>(steps * batch);
-    work.calls.emplace_back([model, trainer, steps] { trainer->run(steps, nullptr); });
+    work.calls.emplace_back([model, trainer, steps] { trainer->run(steps); });
     return work;
   });
 }
