@@ -1,6 +1,7 @@
 import { stat } from 'node:fs/promises';
 import { ALLMRecError } from '../errors.js';
 import { type FileRules, unusable } from '../files/read.js';
+import { loadAddon } from './addon.js';
 import { guard } from './session.js';
 
 /** Least bytes that a number of weights takes in any file: two of int4 share one. */
@@ -12,13 +13,15 @@ const BYTES_PER_WEIGHT = 0.5;
  *
  * @param path the configuration, for messages
  * @param weights the numbers that it describes, or fewer
- * @throws `rules.code`
+ * @throws `rules.code`, or what a damaged weight file gives
  */
 export async function makeDescribed<T>(
 	path: string,
 	{ weights, files, rules }: { weights: number; files: readonly string[]; rules: FileRules },
 	make: () => T,
 ): Promise<T> {
+	// What is damaged in a weight file is said of it, not of what describes it.
+	for (const file of files) guard(() => loadAddon().openTensorFile(file).close());
 	const sizes = await Promise.all(files.map(async (file) => (await stat(file)).size));
 	const bytes = sizes.reduce((a, b) => a + b, 0);
 	if (weights * BYTES_PER_WEIGHT > bytes)

@@ -1,11 +1,12 @@
 import { execFile } from 'node:child_process';
-import { cp, mkdir, open, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { cp, mkdir, open, readFile, symlink, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { gzipSync } from 'node:zlib';
 import test, { type ExecutionContext } from 'ava';
 import { fixture, freshPath } from '../data/folders.js';
+import { command } from '../support/command.js';
 import { held, LONG, times } from '../support/reliability.js';
 import { preparedWorld } from '../support/tiny-run.js';
 
@@ -129,4 +130,19 @@ test('sizes that a file claims take no memory that it does not fill', async (t) 
 		'files tried': tried,
 		'most MiB taken': Math.round(most / MiB),
 	});
+});
+
+test('a file of options that is none', async (t) => {
+	const zero = freshPath('zero.json');
+	await mkdir(dirname(zero), { recursive: true });
+	await symlink('/dev/zero', zero);
+	for (const [path, expected] of [
+		[zero, /ERR_ALLMREC_FILE_NOT_FOUND.*zero\.json is a pipe or a device/],
+		[await fixture('deep.json', '{"cf":'.repeat(1e5)), /ERR_ALLMREC_FILE_FORMAT.*deep\.json.*nested/],
+		[await fixture('list.json', '[]'), /ERR_ALLMREC_FILE_FORMAT.*list\.json.*an object of options/],
+	] as const) {
+		const { code, err } = await command(['train', 'nowhere', '--out', 'nowhere', '--config', path]);
+		t.is(code, 1);
+		t.regex(err, expected);
+	}
 });

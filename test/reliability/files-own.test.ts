@@ -82,7 +82,7 @@ test('a data set folder of an earlier version, without checksums', async (t) => 
 			},
 		};
 		const bytes = await readFile(join(path, file));
-		const all = [...damagesOf(file, bytes, times(60, 1500))];
+		const all = [...damagesOf(file, bytes, times(60, 400))];
 		await tryDamages(reader, some(all, times(8, 1e6)), tally);
 	}
 	t.deepEqual(tally.failures, []);
@@ -115,7 +115,7 @@ test('split.json', async (t) => {
 	const bytes = await readFile(path);
 	const tally = await tryDamages(
 		reader,
-		textDamages(bytes, 9, { flipped: times(200, 8 * bytes.length), json: times(200, 20_000) }),
+		textDamages(bytes, 9, { flipped: times(200, 4000), json: times(200, 3000) }),
 	);
 	await tryImpostors(reader, tally);
 	t.deepEqual(tally.failures, []);
@@ -181,8 +181,8 @@ test('every byte of a run folder is checked', async (t) => {
 			...{ name: file, source: run, file, read: recommendations, codes: RUN, sealed: true, named: false },
 		};
 		const bytes = await readFile(join(run, file));
-		const json = file.endsWith('.json') ? [...jsonDamages(bytes, times(10, 60), new SeededRandom(2))] : [];
-		const damages = [...truncations(bytes), ...flips(bytes, times(10, 60), new SeededRandom(4)), ...json];
+		const json = file.endsWith('.json') ? [...jsonDamages(bytes, times(10, 30), new SeededRandom(2))] : [];
+		const damages = [...truncations(bytes), ...flips(bytes, times(10, 30), new SeededRandom(4)), ...json];
 		// Without its records a run is one of an earlier version, which the next test is about.
 		const found = file === 'files.json' ? damages.filter(({ bytes }) => bytes.length > 0) : damages;
 		await tryDamages(reader, some(found, times(4, 1e6)), tally);
@@ -213,8 +213,8 @@ test('a run folder of an earlier version, without checksums', async (t) => {
 		};
 		const bytes = await readFile(join(old, file));
 		const damages = file.endsWith('.json')
-			? textDamages(bytes, 13, { flipped: times(30, 300), json: times(60, 600) })
-			: headerDamages(bytes, times(30, 400));
+			? textDamages(bytes, 13, { flipped: times(30, 60), json: times(60, 120) })
+			: headerDamages(bytes, times(30, 60));
 		await tryDamages(reader, some(damages, times(10, 1e6)), tally);
 	}
 	t.deepEqual(tally.failures, []);
@@ -232,7 +232,7 @@ test('the state of training', async (t) => {
 		},
 	};
 	const bytes = await readFile(join(run, 'cf/state.json'));
-	const damages = jsonDamages(bytes, times(30, 1000), new SeededRandom(3));
+	const damages = jsonDamages(bytes, times(30, 300), new SeededRandom(3));
 	await tryDamages(reader, [...some(truncations(bytes), 6), ...damages], tally);
 	t.deepEqual(tally.failures, []);
 	held(
