@@ -20,15 +20,15 @@ export function now(): number {
 /** How late a 10 ms timer of the main thread was while something ran; all in milliseconds. */
 export interface LoopDelay {
 	/**
-	 * The worst, less what is the machine's in its window: what this thread waited for a processor, slept while the
-	 * collector's other threads did, or what the control was late by, whichever is more.
+	 * The worst of what is ours: outside the collector's pauses, by the share of its window in which this thread had a
+	 * processor, and less what the control was late by in it.
 	 */
 	worst: number;
 	/** The worst as a clock on the wall shows it. */
 	raw: number;
 	/** When the worst one was due, from the beginning. */
 	worstAt: number;
-	/** The longest pause of the garbage collector, which counts as lateness. */
+	/** The longest pause of the garbage collector; long where its threads have no processor. */
 	collector: number;
 	/** How long it all took. */
 	took: number;
@@ -70,7 +70,7 @@ export class LoopWatch {
 		});
 		observer.observe({ entryTypes: ['gc'] });
 		const begun = now();
-		const late: (LateTick & { waited: number; slept: number })[] = [];
+		const late: (LateTick & { window: number; waited: number; slept: number })[] = [];
 		let ticks = 0;
 		let last = begun;
 		let due = begun + INTERVAL;
@@ -80,7 +80,7 @@ export class LoopWatch {
 			const times = this.#scheduler.read();
 			const waited = times.waited - before.waited;
 			const slept = before.ran === times.ran ? 0 : at - last - waited - (times.ran - before.ran);
-			if (at - due > 1) late.push({ due, at, waited, slept });
+			if (at - due > 1) late.push({ due, at, window: at - last, waited, slept });
 			ticks++;
 			last = at;
 			before = times;
@@ -101,11 +101,13 @@ export class LoopWatch {
 		const delay = { worst: 0, raw: 0, worstAt: 0, collector, took: now() - begun, ticks };
 		for (const one of late) {
 			const lateness = one.at - one.due;
-			const helpers = Math.max(0, Math.min(one.slept, overlap(pauses, one)));
-			const machine = Math.max(one.waited + helpers, overlap(control, one));
+			const collected = overlap(pauses, one);
+			const helpers = Math.max(0, Math.min(one.slept, collected));
+			const share = Math.max(0, 1 - (one.waited + helpers) / one.window);
+			const own = Math.min((lateness - collected) * share, lateness - overlap(control, one));
 			delay.raw = Math.max(delay.raw, lateness);
-			if (lateness - machine <= delay.worst) continue;
-			delay.worst = lateness - machine;
+			if (own <= delay.worst) continue;
+			delay.worst = own;
 			delay.worstAt = one.due - begun;
 		}
 		return { value, delay };
