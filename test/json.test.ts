@@ -1,8 +1,8 @@
 import test from 'ava';
 import { atOnce } from '../lib/event-loop.js';
-import { parseJson } from '../lib/json.js';
+import { jsonSteps } from '../lib/json.js';
 
-const parse = (text: string) => atOnce(parseJson(Buffer.from(text)));
+const parse = (text: string) => atOnce(jsonSteps(Buffer.from(text)));
 /** Longer than the pieces that are parsed at once. */
 const PAD = ' '.repeat(70_000);
 
@@ -73,7 +73,7 @@ for (const text of [
 test('large objects become maps where maps are asked for', (t) => {
 	const vocabulary = Object.fromEntries(Array.from({ length: 20_000 }, (_, i) => [`token ${i}`, i]));
 	const text = Buffer.from(JSON.stringify({ model: { vocabulary } }));
-	const { model } = atOnce(parseJson(text, { maps: true })) as { model: { vocabulary: Map<string, number> } };
+	const { model } = atOnce(jsonSteps(text, { maps: true })) as { model: { vocabulary: Map<string, number> } };
 	t.deepEqual(model.vocabulary, new Map(Object.entries(vocabulary)));
 });
 
