@@ -54,9 +54,9 @@ test.serial('scoring and generating on and on takes no more memory', async (t) =
 	);
 	for (const { perMinute, error } of [resident, heap])
 		t.true(perMinute - 2 * error < BOUND && perMinute < BOUND, `${perMinute} ± ${error}`);
-	// Between calls the device holds the models, and at most what a call that was left gives back a moment later.
-	const most = (of: readonly Sample[]) => Math.max(...of.map(({ inUse }) => inUse));
-	t.true(most(late) <= most(samples.filter(({ second }) => second <= seconds / 2)));
+	// A call that was left may still hold memory when it is measured; with none, the device holds the models alone.
+	const least = (of: readonly Sample[]) => Math.min(...of.map(({ inUse }) => inUse));
+	t.is(least(late), least(samples.filter(({ second }) => second <= seconds / 2)));
 	held('Memory', 'Scoring and generating on and on, with errors and aborted calls, takes no more memory', {
 		minutes: (seconds / 60).toFixed(1),
 		calls,
