@@ -209,8 +209,8 @@ Napi::Value to_js(Napi::Env env, const std::vector<int32_t>& values) {
 }
 
 Napi::Value to_js(Napi::Env env, std::vector<float>&& values) {
-  // Copying hundreds of megabytes would hold up the event loop. What is small is copied: only JavaScript's own memory
-  // can be transferred to another thread.
+  // Copying hundreds of megabytes would hold up the event loop. What is small is copied: only JavaScript's
+  // own memory can be transferred to another thread.
   constexpr size_t kHandedOver = size_t{1} << 22;
   if (values.size() < kHandedOver) return to_js(env, static_cast<const std::vector<float>&>(values));
   auto owner = std::make_unique<std::vector<float>>(std::move(values));

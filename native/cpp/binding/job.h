@@ -20,8 +20,8 @@ inline Napi::Value to_js(Napi::Env env, const Nothing&) {
   return env.Undefined();
 }
 
-// A job whose promise is settled with build(env, result of execute), or rejected with what either threw. The result
-// is given as an rvalue: large arrays are handed to JavaScript, not copied.
+// A job whose promise is settled with build(env, result of execute), or rejected with what either threw. The
+// result is given as an rvalue: large arrays are handed to JavaScript, not copied.
 template <typename Execute, typename Build>
 class PromiseJob final : public Job {
  public:

@@ -49,7 +49,7 @@ class SasRecTrainer {
   std::map<std::string, double> gradients(const SequenceBatch& batch, const std::vector<int32_t>& positives,
                                           const std::vector<int32_t>& negatives);
 
-  // Those with something to predict and, for BCE, something left to draw as a negative. known: sorted. Throws
+  // Those with something to predict and, for BCE, something left to draw as a negative. Throws
   // when there are none.
   static std::vector<int32_t> users_to_train(const Sequences& train, const Sequences& known, int64_t items,
                                              SequenceLoss loss);
