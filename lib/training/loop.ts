@@ -362,7 +362,7 @@ async function checkpoint(stage: Stage, folder: string, state: State, present: s
 /** Deletes what killed processes left, and weights of other checkpoints than the state's. */
 async function removeOthers(folder: string, { checkpoint, bestWeights }: State): Promise<void> {
 	await removeTemporaries(folder);
-	for (const entry of await readdir(folder))
+	for (const entry of await writing(folder, () => readdir(folder)))
 		if (/^(checkpoint|best)-\d+$/.test(entry) && entry !== checkpoint && entry !== bestWeights)
 			await removeFolder(join(folder, entry));
 }

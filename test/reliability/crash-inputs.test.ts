@@ -75,6 +75,7 @@ test('a run folder that vanishes, and one that comes back', async (t) => {
 	});
 	t.is(code, 1, err);
 	t.regex(err, /error ERR_ALLMREC_WRITE: .*run.*its folder is not there/);
+	await rm(out, { recursive: true, force: true }); // of a stage that began meanwhile
 	await rename(away, out);
 	const again = await command(train(out));
 	t.is(again.code, 0, again.err);
