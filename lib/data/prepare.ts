@@ -331,7 +331,9 @@ async function rejectedLines(database: Database): Promise<number> {
 	);
 	if (present === 0) return 0;
 	const [lines = 0] = await database.numbers(
-		'SELECT count(*) FROM (SELECT DISTINCT scan_id, file_id, line FROM reject_errors)',
+		// A quote that is never closed takes all lines behind it along; each of them is one.
+		`SELECT coalesce(sum(lines), 0) FROM (SELECT 1 + coalesce(max(length(rtrim(csv_line, chr(10))) - length(replace(rtrim(csv_line, chr(10)), chr(10), ''))), 0) AS lines
+			FROM reject_errors GROUP BY scan_id, file_id, line)`,
 	);
 	return lines;
 }
