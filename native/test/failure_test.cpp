@@ -221,20 +221,20 @@ void training_test(const std::shared_ptr<Device>& device) {
     step(trainer);
     return weights_of(model.parameters());
   };
-  const std::vector<float> expected = trained([](SasRecTrainer& t) { t.run(3, nullptr); });
+  const std::vector<float> expected = trained([](SasRecTrainer& t) { t.run(3); });
   for (const bool all : {false, true}) {
     int64_t refused = 0;
     for (int64_t n = 0;; ++n) {
       bool reached = false, moved = false;
       const std::vector<float> weights = trained([&](SasRecTrainer& t) {
-        t.run(2, nullptr);
+        t.run(2);
         const int64_t begin = allocations.load();
-        moved = survives("training step", n, all ? INT64_MAX : n + 1, [&] { t.run(1, nullptr); });
+        moved = survives("training step", n, all ? INT64_MAX : n + 1, [&] { t.run(1); });
         reached = allocations.load() - begin > n;
         for (const Parameter* p : t.optimizer().parameters())
           device->fill(p->grad, p->value.size(), 0.0f);  // as the binding does behind a step that failed
         CHECK(t.optimizer().steps() == (moved ? 3 : 2));
-        if (!moved) t.run(1, nullptr);
+        if (!moved) t.run(1);
       });
       if (!same(weights, expected)) {
         CHECK_WHAT(false, "weights behind request " + std::to_string(n) + " that was refused");
@@ -254,7 +254,7 @@ void inference_test(const std::shared_ptr<Device>& device) {
   const std::vector<std::vector<int32_t>> answers{{5, 6, 2}, {7, 2}, {9, 10, 11, 2}};
   std::vector<float> expected;
   for (const int64_t tokens : {int64_t{4096}, int64_t{4}}) {
-    const auto score = [&] { return score_answers(opt, {3, 4, 5, 8}, {}, answers, tokens, nullptr).sum; };
+    const auto score = [&] { return score_answers(opt, {3, 4, 5, 8}, {}, answers, tokens).sum; };
     expected = score();
     sweep(
         tokens > 4 ? "scoring at once" : "scoring in groups", [&] { score(); },
@@ -270,8 +270,8 @@ void inference_test(const std::shared_ptr<Device>& device) {
 
   SasRec model(device, sasrec_config());
   model.initialise(1);
-  const std::vector<float> users = user_vectors(model, sequences(), nullptr);
-  const auto rank = [&] { return rank_catalogue(model, users, {}, sequences(), 3, nullptr).top; };
+  const std::vector<float> users = user_vectors(model, sequences());
+  const auto rank = [&] { return rank_catalogue(model, users, {}, sequences(), 3).top; };
   const std::vector<int32_t> top = rank();
   sweep(
       "ranking", [&] { rank(); }, [&] { CHECK(rank() == top); });
@@ -327,7 +327,7 @@ void encoder_test(const std::shared_ptr<Device>& device) {
   TokenBatch texts;
   texts.ids = {1, 2, 3, 4, 5, 6, 7};
   texts.offsets = {0, 3, 7};
-  const auto encode = [&] { return encoder.encode(texts, 4, nullptr); };
+  const auto encode = [&] { return encoder.encode(texts, 4); };
   const std::vector<float> expected = encode();
   sweep(
       "encoding", [&] { encode(); }, [&] { CHECK(same(encode(), expected)); });
@@ -376,14 +376,12 @@ void leak_test(const std::shared_ptr<Device>& device) {
   Opt opt(device, opt_config());
   fill(opt.parameters(), 3);
   const auto fail = [&](int64_t n) {
-    survives("scoring", n, n + 1, [&] {
-      score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4, nullptr);
-    });
+    survives("scoring", n, n + 1, [&] { score_answers(opt, {3, 4, 5, 8}, {}, {{5, 6, 2}, {7, 2}}, 4); });
     survives("a model", n, n + 1, [&] {
       SasRec model(device, sasrec_config());
       model.initialise(2);
       SasRecTrainer trainer(model, sequences(), sequences(), sasrec_options());
-      trainer.run(1, nullptr);
+      trainer.run(1);
     });
   };
   for (int64_t n = 0; n < 400; ++n) fail(n);  // scratch memory grows to its size
@@ -481,10 +479,10 @@ void finite_test(const std::shared_ptr<Device>& device) {
     SasRec model(device, sasrec_config());
     model.initialise(5);
     SasRecTrainer trainer(model, sequences(), sequences(), sasrec_options());
-    trainer.run(2, nullptr);
+    trainer.run(2);
     make_huge(model.parameters(), "forward_layers.0.conv1.weight");
     const std::vector<float> before = weights_of(model.parameters());
-    const std::string message = message_of_step([&] { trainer.run(1, nullptr); });
+    const std::string message = message_of_step([&] { trainer.run(1); });
     expect_message(message, {"SASRec's loss is not finite at step 3 (bce = ", "the op `gemm`",
                              "with the weight `forward_layers.0.conv1.weight`", "× 16", "after step 2"});
     CHECK(same(weights_of(model.parameters()), before) && trainer.optimizer().steps() == 2);
@@ -548,7 +546,7 @@ void finite_test(const std::shared_ptr<Device>& device) {
     expect_message(message_of_step([&] { generate_greedy(opt, prompts(), {}, {}, greedy, nullptr); }),
                    {"logits are not finite", "the op `gemm`", "layers.1.fc2.weight"});
     expect_message(message_of_step([&] {
-                     score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096, nullptr);
+                     score_answers(opt, {3, 4}, {}, {{5, 6}}, 4096);
                    }),
                    {"log-probabilities are not finite", "the op `gemm`", "layers.1.fc2.weight"});
   }
@@ -556,14 +554,14 @@ void finite_test(const std::shared_ptr<Device>& device) {
     SasRec model(device, sasrec_config());
     model.initialise(1);
     make_huge(model.parameters(), "last_layernorm.weight");
-    expect_message(message_of_step([&] { user_vectors(model, sequences(), nullptr); }),
+    expect_message(message_of_step([&] { user_vectors(model, sequences()); }),
                    {"user vectors are not finite", "the op `layer_norm`", "last_layernorm.weight"});
     const std::vector<float> huge(16, 3e38f);
     Sequences none;
     none.offsets = {0, 0};
-    expect_message(message_of_step([&] { rank_catalogue(model, huge, {}, none, 3, nullptr); }),
+    expect_message(message_of_step([&] { rank_catalogue(model, huge, {}, none, 3); }),
                    {"scores are not finite", "the op `gemm`", "item_emb.weight"});
-    expect_message(message_of_step([&] { rank_catalogue(model, huge, {2}, none, 0, nullptr); }),
+    expect_message(message_of_step([&] { rank_catalogue(model, huge, {2}, none, 0); }),
                    {"scores are not finite"});
     expect_message(message_of_step([&] {
                      score_candidates(model, huge, {1, 2}, 2);

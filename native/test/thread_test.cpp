@@ -11,6 +11,7 @@
 
 #include "../cpp/backend/profile.h"
 #include "../cpp/backend/registry.h"
+#include "../cpp/core/cancellation.h"
 #include "../cpp/io/safetensors.h"
 #include "../cpp/models/generation/shared_generator.h"
 #include "../cpp/models/sas_rec_trainer.h"
@@ -74,8 +75,11 @@ void memory_tests() {
   const auto others = [&](int t) {
     std::vector<DeviceBuffer> kept;
     for (size_t round = 0; !done.load() || round < 50; ++round) {
-      const size_t bytes = SIZE_MAX / 8 - 64 * (round % 1000) - static_cast<size_t>(t);
-      CHECK_THROWS(device->alloc(bytes), std::to_string(bytes) + " bytes");
+      const auto own = -static_cast<int64_t>(2 + 3 * round) - 3 * int64_t{t} * 1000000;
+      allmrec_gemm_args wrong{};
+      wrong.m = own;
+      CHECK_THROWS(device->gemm(wrong), "is " + std::to_string(own));
+      CHECK_THROWS(device->alloc(SIZE_MAX / 8, "a test"), "not to be had for a test");
       kept.emplace_back(device, size_t{1} << (round % 18));
       if (round % 5 == 0) kept.clear();
       CHECK(device->memory().in_use >= 0);
@@ -130,10 +134,10 @@ Trained train(int threads, SequenceLoss loss) {
   const Sequences all = histories(48, 60);
   SasRecTrainer trainer(model, all, all, options);
   Trained result;
-  result.loss = trainer.run(12, nullptr);
+  result.loss = trainer.run(12);
   result.table = model.parameters().value_to_host(model.item_embedding());
-  const std::vector<float> users = user_vectors(model, all, nullptr);
-  result.ranks = rank_catalogue(model, users, {}, all, 5, nullptr).top;
+  const std::vector<float> users = user_vectors(model, all);
+  result.ranks = rank_catalogue(model, users, {}, all, 5).top;
   return result;
 }
 
@@ -161,7 +165,8 @@ void cancel_tests() {
       std::this_thread::sleep_for(std::chrono::milliseconds(2 * round));
       cancelled = true;
     });
-    trainer.run(int64_t{1} << 40, &cancelled);
+    const Cancellation scope(&cancelled);
+    CHECK_THROWS(trainer.run(int64_t{1} << 40), "cancelled");
     other.join();
   }
 }
@@ -236,7 +241,7 @@ void profile_tests() {
     SasRec model(device, sas_rec_config());
     model.initialise(1);
     const Sequences all = histories(48, 60);
-    SasRecTrainer(model, all, all, {}).run(3, nullptr);
+    SasRecTrainer(model, all, all, {}).run(3);
   });
   computing.join();
   const std::string table = profile.table();

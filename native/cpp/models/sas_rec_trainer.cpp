@@ -189,7 +189,8 @@ double SasRecTrainer::run_recorded(int64_t steps) {
     float total = 0.0f;
     device.download(&total, sum, sizeof total);
     if (!std::isfinite(total) || !adam_.weights_finite()) {
-      // Which step it was is found by running them again one by one, each looked at before its weights change.
+      // Which step it was is found by running them again one by one, each looked at before its weights
+      // change.
       adam_.restore(before_);
       model_.parameters().zero_grad();
       return run_watched(done);

@@ -38,9 +38,9 @@ class SasRecTrainer {
   // known: every item of each user that must not be drawn as a negative, training items included.
   SasRecTrainer(SasRec& model, Sequences train, Sequences known, const SasRecTrainOptions& options);
 
-  // The mean loss over `steps` steps. On a device with graphs every step is one launch and the host runs ahead;
-  // the loss is then looked at after the last step only, and should it not be finite, the steps are run again
-  // one by one from the weights before the first.
+  // The mean loss over `steps` steps. On a device with graphs every step is one launch and the host runs
+  // ahead; the loss is then looked at after the last step only, and should it not be finite, the steps are
+  // run again one by one from the weights before the first.
   double run(int64_t steps);
   // One step on a given batch: packed inputs with their next items and one negative each.
   std::map<std::string, double> step(const SequenceBatch& batch, const std::vector<int32_t>& positives,
