@@ -165,15 +165,18 @@ export class CausalLM {
 			invalidArgument('tokensPerBatch', 'a whole number from 1', tokensPerBatch);
 		const { tokenizer } = this;
 		const eos = tokenizer.eosId === undefined ? [] : [tokenizer.eosId];
+		const told = Int32Array.from(typeof prompt === 'string' ? tokenizer.encodeWithSpecials(prompt) : prompt);
+		if (told.length === 0) invalidArgument('prompt', 'at least one token', prompt);
+		// The caller's arrays may change from the first turn on.
+		const own = candidates.map((each) => (typeof each === 'string' ? each : Int32Array.from(each)));
+		const vectors = soft.slice();
 		const answers: ArrayLike<number>[] = [];
-		for (const [i, candidate] of candidates.entries()) {
+		for (const [i, candidate] of own.entries()) {
 			if (turnIsOver()) await nextTurn(signal);
 			const ids = typeof candidate === 'string' ? [...tokenizer.encodeText(candidate), ...eos] : candidate;
 			if (ids.length === 0) invalidArgument(`candidates[${i}]`, 'at least one token', candidate);
 			answers.push(ids);
 		}
-		const told = Int32Array.from(typeof prompt === 'string' ? tokenizer.encodeWithSpecials(prompt) : prompt);
-		if (told.length === 0) invalidArgument('prompt', 'at least one token', prompt);
 		// The last token of a candidate is predicted but not read.
 		const longest = answers.reduce((most, { length }) => Math.max(most, length - 1), 0);
 		const room = this.maxPositions - longest;
@@ -184,7 +187,7 @@ export class CausalLM {
 			);
 		const kept = cutPrompt(told, room);
 		const rows = await inTurns(raggedSteps(answers), signal);
-		return run((cancel) => this.native.scoreAnswers(kept, soft, rows, tokensPerBatch, cancel), signal);
+		return run((cancel) => this.native.scoreAnswers(kept, vectors, rows, tokensPerBatch, cancel), signal);
 	}
 
 	/**
@@ -197,7 +200,8 @@ export class CausalLM {
 		soft: Float32Array = new Float32Array(0),
 		options: GenerateOptions = {},
 	): Promise<Int32Array[]> {
-		const rows = prompts.map((ids) => ({ ids, soft }));
+		const vectors = soft.slice(); // the caller's arrays may change from here on
+		const rows = prompts.map((ids) => ({ ids: Int32Array.from(ids), soft: vectors }));
 		const results = await generateAll(this.#generation(), rows, options, false);
 		return results.map(([best]) => best!.ids);
 	}
@@ -216,7 +220,8 @@ export class CausalLM {
 	): Promise<Generation | Generation[]> {
 		expectKnown('generate', options);
 		const many = Array.isArray(prompts);
-		const list: readonly (string | TokenPrompt)[] = many ? prompts : [prompts as string | TokenPrompt];
+		const given: readonly (string | TokenPrompt)[] = many ? prompts : [prompts as string | TokenPrompt];
+		const list = given.map(ownPrompt); // the caller's arrays may change from the first turn on
 		const rows: TokenPrompt[] = [];
 		for (const [i, prompt] of list.entries()) {
 			if (i % AT_ONCE === AT_ONCE - 1 && turnIsOver()) await nextTurn(options.signal);
@@ -237,10 +242,8 @@ export class CausalLM {
 		options: GenerateOptions = {},
 	): AsyncGenerator<GeneratedPiece, void, undefined> {
 		expectKnown('generate', options);
-		const { ids, soft } = this.#prompt(prompt);
 		// It begins at the first step of the loop; until then the caller's arrays may change.
-		const own = { ids: Int32Array.from(ids), soft: soft?.slice() };
-		return streamOf(this.#generation(), own, options);
+		return streamOf(this.#generation(), this.#prompt(ownPrompt(prompt)), options);
 	}
 
 	/**
@@ -304,4 +307,10 @@ function cutPrompt(ids: Int32Array, room: number): Int32Array {
 	const kept = ids.slice(ids.length - room);
 	kept[0] = ids[0]!;
 	return kept;
+}
+
+/** A copy of a prompt's arrays. */
+function ownPrompt(prompt: string | TokenPrompt): string | TokenPrompt {
+	if (typeof prompt === 'string') return prompt;
+	return { ids: Int32Array.from(prompt.ids), soft: prompt.soft?.slice() };
 }

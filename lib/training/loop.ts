@@ -415,7 +415,9 @@ function whatIsKept({ best, bestWeights }: State, folder: string | undefined): s
 		return `No validation came before, so there are no weights to keep. ${folder ? start : ''}`.trim();
 	const metrics = Object.entries(best.metrics).map(([name, value]) => `${name} ${value.toPrecision(4)}`);
 	const which = `The best weights so far, of epoch ${best.epoch} (${metrics.join(', ')})`;
-	return folder ? `${which}, are in ${join(folder, bestWeights)}. ${start}` : `${which}, are lost. ${start}`;
+	return folder
+		? `${which}, are in ${join(folder, bestWeights, WEIGHTS)}. ${start}`
+		: `${which}, are lost. ${start}`;
 }
 
 /** A score that is no number is neither better nor worse than another. */

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { mkdir, readdir, readFile, writeFile } from 'node:fs/promises';
 import { hostname } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
@@ -64,6 +64,7 @@ test('of ten processes that start in the same millisecond one gets the lock', as
 
 test('a lock says who has it, within a process too, and is free with its owner', async (t) => {
 	const path = freshPath('.lock');
+	await mkdir(dirname(path), { recursive: true });
 	await withLock(path, 'The run', async () => {
 		const error = await rejects(
 			t,

@@ -119,7 +119,7 @@ function freshSave(): string {
 }
 
 /** Methods that need no model: `dispose()` takes nothing from them. */
-const PLAIN = new Set(['constructor', 'dispose', 'fusedScores', 'tokenize']);
+const PLAIN = new Set(['constructor', 'dispose', 'fusedScores', 'fusedSteps', 'tokenize']);
 
 test('every public class with `dispose` and each of its methods is tried here', (t) => {
 	const disposable = Object.entries(api).filter(
