@@ -103,7 +103,7 @@ test('kill -9 in the middle of what is written: files, folders, renamings', asyn
 		trainings++;
 		for (;;) {
 			const disk = new FaultyDisk([out]);
-			disk.fail('KILL', 1 + random.int(times(120, 150)));
+			disk.fail('KILL', 1 + random.int(400));
 			const { code, err } = await command(trained.train(out), undefined, disk.env);
 			if (code === 0) break;
 			t.is(code, null, err);

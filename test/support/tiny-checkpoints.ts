@@ -64,6 +64,9 @@ export async function tinyLlm(changes: Partial<OptConfig> = {}): Promise<string>
 	);
 	const texts = [...tinyWorld().items.map(({ title }) => ` "${title}",`), ...template, ...template];
 	await writeByteLevelBpe(folder, trainByteLevelBpe(texts, { vocabSize: Math.min(500, config.vocabSize) }));
+	// A model has about as many rows as its tokenizer has ids.
+	if (config.vocabSize > 1000)
+		await writeFile(join(folder, 'added_tokens.json'), JSON.stringify({ '<last>': config.vocabSize - 1 }));
 	await writeJson(folder, huggingFaceOptConfig(config));
 	await writeRandomWeights(folder, (session) => new session.addon.Opt(session.engine, config));
 	return folder;
