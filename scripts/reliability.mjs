@@ -60,7 +60,7 @@ function writeTable(records) {
 		const shown = Object.entries(figures)
 			.map(([name, value]) => `${name}: ${value}`)
 			.join('; ');
-		rows.set(promise, `| ${subject} | ${promise} | \`${test}\` | ${shown} |`);
+		rows.set(promise, `| ${subject} | ${promise} | \`${test}\` | ${shown}${long ? '' : '; short run'} |`);
 	}
 	const subject = (line) => SUBJECTS.indexOf(line.slice(2, line.indexOf(' | ')));
 	const lines = [...rows.values()].sort((a, b) => subject(a) - subject(b) || a.localeCompare(b));
