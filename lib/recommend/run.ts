@@ -63,7 +63,8 @@ export interface TrainRunOptions extends LongCallOptions, DeviceOptions {
 /**
  * Trains a run: stage 0, 1 and 2 and the fusion, each in its folder, going on from what is there. A run is a folder
  * that can be copied and loaded anywhere. However a training is stopped, the same call goes on from the last checkpoint,
- * and the model comes out the same to the bit on the same device and thread count. An abort leaves a checkpoint.
+ * and the model comes out the same to the bit on the same device and thread count. An abort stops the computing
+ * at once and leaves a checkpoint; the call rejects when that is written.
  *
  * While it runs the folder is locked (`.lock`); reading from it is free, since every file is replaced whole.
  *
