@@ -48,6 +48,7 @@ function resume(): void {
 
 /** Takes steps in turns of the event loop. @throws the signal's reason */
 export async function inTurns<T>(steps: Steps<T>, signal?: AbortSignal | undefined): Promise<T> {
+	signal?.throwIfAborted();
 	for (;;) {
 		const { done, value } = steps.next();
 		if (done) return value;

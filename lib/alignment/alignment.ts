@@ -167,7 +167,8 @@ export class Alignment {
 						const sums: Record<string, number> = {};
 						const before = trainer.steps();
 						for (let made = 0; made < count && !signal?.aborted; made++) {
-							const rows = await examples.batch(first + made, stepsPerEpoch, o.batchSize, signal);
+							// To its end: an abort is looked for between steps, whose number has to be known.
+							const rows = await examples.batch(first + made, stepsPerEpoch, o.batchSize);
 							const losses = await runOrCancel((cancel) => trainer.step(batches.build(rows), cancel), signal);
 							if (!losses) break;
 							for (const [name, value] of Object.entries(losses)) sums[name] = (sums[name] ?? 0) + value;
@@ -407,12 +408,11 @@ class Examples {
 		step: number,
 		stepsPerEpoch: number,
 		batchSize: number,
-		signal: AbortSignal | undefined,
 	): Promise<{ example: Example; negative: number }[]> {
 		const epoch = Math.floor(step / stepsPerEpoch);
 		if (epoch !== this.#orderEpoch) {
 			this.#order = Int32Array.from(this.train.keys());
-			await inTurns(new SeededRandom(this.#seed, ORDER_STREAM, epoch).shuffleSteps(this.#order), signal);
+			await inTurns(new SeededRandom(this.#seed, ORDER_STREAM, epoch).shuffleSteps(this.#order));
 			this.#orderEpoch = epoch;
 		}
 		const first = (step % stepsPerEpoch) * batchSize;

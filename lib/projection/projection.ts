@@ -173,7 +173,8 @@ export class Projection {
 						let sum = 0;
 						let steps = 0;
 						while (steps < count && !signal?.aborted) {
-							const batch = await examples.batch(first + steps, stepsPerEpoch, o.batchSize, signal);
+							// To its end: an abort is looked for between steps, whose number has to be known.
+							const batch = await examples.batch(first + steps, stepsPerEpoch, o.batchSize);
 							const size = o.microBatchSize ?? batch.length;
 							const parts = Array.from({ length: Math.ceil(batch.length / size) }, (_, p) =>
 								batches.build(batch.slice(p * size, (p + 1) * size)),
@@ -486,17 +487,12 @@ class Examples {
 	}
 
 	/** Depends on the seed and the step alone. */
-	async batch(
-		step: number,
-		stepsPerEpoch: number,
-		batchSize: number,
-		signal: AbortSignal | undefined,
-	): Promise<CompleteExample[]> {
+	async batch(step: number, stepsPerEpoch: number, batchSize: number): Promise<CompleteExample[]> {
 		const epoch = Math.floor(step / stepsPerEpoch);
 		if (epoch !== this.#orderEpoch) {
 			this.#order = this.train.slice();
 			const random = new SeededRandom(this.#options.seed, ORDER_STREAM, epoch);
-			await inTurns(random.shuffleSteps(this.#order), signal);
+			await inTurns(random.shuffleSteps(this.#order));
 			this.#orderEpoch = epoch;
 		}
 		const first = (step % stepsPerEpoch) * batchSize;
