@@ -1,7 +1,8 @@
 // The tests of docs/reliability.md, one after another, in the short versions that `npm test` runs or in the long ones.
 // With --write, the figures they record go into the table of docs/reliability.md.
 // Usage: node scripts/reliability.mjs [--long] [--write] [words of a file's name …]
-import { spawnSync } from 'node:child_process';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -30,21 +31,24 @@ process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
 const env = { ...process.env, ALLMREC_FIGURES: folder, ...(long && { ALLMREC_LONG: '1' }) };
 
 const files = words.map((word) => `dist/test/reliability/**/*${word}*`);
-const run = spawnSync('npx', ['ava', '--config', 'ava.reliability.config.js', ...files], {
+const child = spawn('npx', ['ava', '--config', 'ava.reliability.config.js', ...files], {
 	cwd: root,
 	env,
-	encoding: 'utf8',
 	stdio: ['inherit', 'pipe', 'inherit'],
-	maxBuffer: 2 ** 28,
 });
-process.stdout.write(run.stdout);
-const count = (pattern) => [...run.stdout.matchAll(pattern)].reduce((sum, [, n]) => sum + Number(n), 0);
+let output = '';
+child.stdout.setEncoding('utf8').on('data', (text) => {
+	output += text;
+	process.stdout.write(text);
+});
+const [status] = await once(child, 'close');
+const count = (pattern) => [...output.matchAll(pattern)].reduce((sum, [, n]) => sum + Number(n), 0);
 const passed = count(/^ *(\d+) tests? passed/gm);
 const failed = count(/^ *(\d+) (?:tests?|uncaught exceptions?|unhandled rejections?) failed/gm);
 if (write)
 	writeTable(readdirSync(folder).map((name) => JSON.parse(readFileSync(join(folder, name), 'utf8'))));
-console.log(`reliability: ${passed} passed, ${run.status === 0 ? failed : Math.max(1, failed)} failed`);
-process.exitCode = run.status === 0 ? 0 : 1;
+console.log(`reliability: ${passed} passed, ${status === 0 ? failed : Math.max(1, failed)} failed`);
+process.exitCode = status === 0 ? 0 : 1;
 
 /** Rows that were measured now replace those of the same promise; the others stay. */
 function writeTable(records) {

@@ -84,8 +84,32 @@ export async function trainRun(dataset: Dataset, options: TrainRunOptions): Prom
 	const { out } = options;
 	await makeFolder(out);
 	await withLock(join(out, '.lock'), `The run folder ${out}`, () =>
-		trainStages(dataset, config, llmFolder, options),
+		inFolder(out, options.signal, () => trainStages(dataset, config, llmFolder, options)),
 	);
+}
+
+/** A folder that goes while it is worked in would be made again without what it held; that is an error. */
+async function inFolder(
+	path: string,
+	signal: AbortSignal | undefined,
+	work: () => Promise<void>,
+): Promise<void> {
+	const { ino } = await stat(path);
+	const expectIt = async (cause?: unknown) => {
+		if ((await stat(path).catch(() => undefined))?.ino === ino) return;
+		throw new ALLMRecError(
+			'ERR_ALLMREC_WRITE',
+			`${path} cannot be written: its folder is not there any more, or is another one; bring it back, then do the same again.`,
+			{ cause },
+		);
+	};
+	try {
+		await work();
+	} catch (error) {
+		if (!signal?.aborted) await expectIt(error);
+		throw error;
+	}
+	await expectIt();
 }
 
 async function trainStages(
