@@ -33,10 +33,11 @@ test('Ctrl-C and SIGTERM leave a checkpoint, of whatever stage, and a second Ctr
 	for (const [stage, signal, exit] of LONG ? all : all.slice(1, 3)) {
 		const { code, err } = await command(args, async (child) => {
 			await inStage(out, stage, child);
-			await sleep(150);
+			await sleep(20);
 			child.kill(signal);
 		});
-		if (code === 0) break; // faster than the signal
+		// Faster than the signal, which then finds a process that ends anyway.
+		if (code === 0 || (code === null && /^fusion: /m.test(err))) break;
 		t.is(code, exit, err);
 		t.regex(err, /stopped; the same command goes on from here\ninterrupted\n$/);
 		stops++;
