@@ -45,6 +45,7 @@ test('Ctrl-C and SIGTERM leave a checkpoint, of whatever stage, and a second Ctr
 		if (stage !== 'project')
 			t.true(state !== undefined && (state.step as number) > 0, `${stage} has a checkpoint`);
 	}
+	t.true(stops > 0, 'every training ended before its signal');
 	const rest = await command(args);
 	t.is(rest.code, 0, rest.err);
 	t.deepEqual(await runHashes(out), expected);

@@ -30,7 +30,9 @@ test('no finding of the sanitizers', async (t) => {
 	if (parts.length === 0) return; // skipped, and said so
 	held(
 		'Sanitizers',
-		'The native code and the addon pass their tests without a finding of the address, undefined-behaviour and thread sanitizers.',
+		LONG
+			? 'The native code and the addon pass their tests without a finding of the address, undefined-behaviour and thread sanitizers.'
+			: 'The executor passes its tests without a finding of the thread sanitizer, the readers of files without one of the address and undefined-behaviour sanitizers.',
 		{
 			'programs and suites': parts.length,
 			'checks under ASan and UBSan': sum('address'),
