@@ -27,7 +27,7 @@
   'targets': [
     {
       'target_name': 'allmrec',
-      'sources': ['<!@(node -p "require(\'./native/sources.json\').binding.join(\' \')")'],
+      'sources': ['<!@(node -p "(s => [...s.binding, ...s.backbones])(require(\'./native/sources.json\')).join(\' \')")'],
       'include_dirs': ['<!(node -p "require(\'node-addon-api\').include_dir")'],
       'defines': [
         'NAPI_VERSION=8',

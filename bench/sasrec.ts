@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { SeededRandom } from '../lib/data/random.js';
-import type { NativeSasRec, Ragged, SasRecConfig } from '../lib/native/addon.js';
+import type { NativeBackbone, Ragged, SasRecConfig } from '../lib/native/addon.js';
 import { addon, engineOf } from './devices.js';
 import { atLimit } from './limits.js';
 import { type Case, type Contender, type Goals, type Group, repeat, time } from './measure.js';
@@ -62,7 +62,7 @@ export function sasRecGroup(quick: boolean): Group {
 		},
 		async open(threads) {
 			const model = await newModel(config, threads);
-			const trainer = new (addon().SasRecTrainer)(model, data, data, {
+			const trainer = new (addon().BackboneTrainer)(model, data, data, {
 				batchSize,
 				loss: 'bce',
 				l2Embedding: 0,
@@ -141,8 +141,8 @@ export function sasRecGroup(quick: boolean): Group {
 	};
 }
 
-async function newModel(config: SasRecConfig, threads: number): Promise<NativeSasRec> {
-	const model = new (addon().SasRec)(engineOf(threads), config);
+async function newModel(config: SasRecConfig, threads: number): Promise<NativeBackbone> {
+	const model = new (addon().Backbone)(engineOf(threads), { kind: 'sasrec', ...config });
 	await model.initialise(1);
 	return model;
 }

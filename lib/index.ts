@@ -5,7 +5,17 @@ export {
 	type JointOptions,
 	jointEmbeddings,
 } from './alignment/alignment.js';
-export { type CollaborativeModel, SASRec, type SASRecOptions, type SASRecTrainOptions } from './cf/sasrec.js';
+export { Backbone, type BackboneLoadOptions, type BackboneTrainOptions } from './cf/backbone.js';
+export {
+	BACKBONES,
+	type BackboneKind,
+	type BackboneOptions,
+	loadBackbone,
+	trainBackbone,
+} from './cf/backbones.js';
+export type { CollaborativeModel } from './cf/collaborative-model.js';
+export type { GRU4RecOptions } from './cf/gru4rec.js';
+export { SASRec, type SASRecOptions, type SASRecTrainOptions } from './cf/sasrec.js';
 export {
 	type CatalogueItem,
 	Dataset,

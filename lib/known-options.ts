@@ -1,4 +1,5 @@
-import type { SASRecLoadOptions, SASRecTrainOptions } from './cf/sasrec.js';
+import type { BackboneLoadOptions, BackboneTrainOptions } from './cf/backbone.js';
+import type { SASRecLoadOptions } from './cf/sasrec.js';
 import type { OpenOptions } from './data/dataset.js';
 import { rejectUnknownOptions } from './data/options.js';
 import type { EvaluateModelsOptions, EvaluateRanksOptions } from './evaluation/evaluation.js';
@@ -45,14 +46,15 @@ const evaluation = {
 /** The options of each public call that takes an object of them; the compiler misses none. */
 const KNOWN = {
 	open: { signal: true } satisfies Names<OpenOptions>,
-	trainSASRec: {
+	trainBackbone: {
 		...call,
 		...device,
 		split: true,
 		folder: true,
 		checkpointSeconds: true,
 		session: true,
-	} satisfies Names<SASRecTrainOptions>,
+	} satisfies Names<BackboneTrainOptions>,
+	loadBackbone: { ...device, signal: true, session: true } satisfies Names<BackboneLoadOptions>,
 	loadSASRec: {
 		...device,
 		normFirst: true,

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import type { CollaborativeModel } from '../cf/sasrec.js';
+import type { CollaborativeModel } from '../cf/collaborative-model.js';
 import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';

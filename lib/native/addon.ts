@@ -149,16 +149,37 @@ export interface SasRecConfig {
 	variant: 'reference' | 'preNorm' | 'postNorm';
 }
 
-export interface NativeSasRec extends NativeModel {
+/** A backbone's kind, and the numbers and words that its native class reads. */
+export interface BackboneConfig {
+	kind: string;
+	numItems: number;
+	[name: string]: number | string;
+}
+
+/** A recommender of stage 0; d: the width of item and user vectors. */
+export interface NativeBackbone extends NativeModel {
 	initialise(seed: number, cancel?: NativeCancelFlag): Promise<void>;
-	/** Features at every packed position (T, C). */
+	/** E (numItems + 1, d). */
+	itemTable(cancel?: NativeCancelFlag): Promise<Float32Array>;
+	/** Features at every packed position (T, d), where the backbone knows an order. */
 	features(histories: Ragged): Promise<Float32Array>;
-	/** x^u (U, C). */
-	userVectors(histories: Ragged, cancel?: NativeCancelFlag): Promise<Float32Array>;
+	/** x^u (U, d). users: dense ids, −1 where not known. */
+	userVectors(
+		histories: Ragged,
+		users?: Int32Array | undefined,
+		cancel?: NativeCancelFlag,
+	): Promise<Float32Array>;
 	/** (U, perUser) for candidates (U · perUser). */
 	scoreCandidates(
 		users: Float32Array,
 		candidates: Int32Array,
+		perUser: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Float32Array>;
+	/** The same for item vectors (U · perUser, d). */
+	scoreVectors(
+		users: Float32Array,
+		items: Float32Array,
 		perUser: number,
 		cancel?: NativeCancelFlag,
 	): Promise<Float32Array>;
@@ -172,22 +193,32 @@ export interface NativeSasRec extends NativeModel {
 	): Promise<{ greater: Int32Array; ties: Int32Array; top: Int32Array; topScores: Float32Array }>;
 }
 
-export interface SasRecTrainOptions extends AdamOptions {
+/** Beside these, the numbers and words that the backbone reads. */
+export interface BackboneTrainOptions extends AdamOptions {
+	/** Users, or interactions. */
 	batchSize: number;
-	loss: 'bce' | 'softmax';
-	l2Embedding: number;
 	seed: number;
+	/** Default 0. */
+	l2Embedding?: number;
+	/** Of backbones that learn from sequences; default `bce`. */
+	loss?: 'bce' | 'softmax' | 'gbce';
+	/** Of `gbce`. */
+	negatives?: number;
+	/** Of `gbce`: t, from 0 to 1. */
+	calibration?: number;
+	[name: string]: number | string | undefined;
 }
 
-export interface NativeSasRecTrainer extends NativeTrainer {
+export interface NativeBackboneTrainer extends NativeTrainer {
 	stepsPerEpoch(): number;
-	sequencesPerEpoch(): number;
+	/** Users, or interactions. */
+	examplesPerEpoch(): number;
 	/** Mean loss over `steps` steps. */
 	run(steps: number, cancel?: NativeCancelFlag): Promise<number>;
-	/** One step on a given packed batch; positives and negatives (T). */
-	step(histories: Ragged, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
+	/** One step on given examples: histories (packed) or users, P positives, the negatives of the loss. */
+	step(examples: Ragged | Int32Array, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
 	/** Loss and gradients without a step. */
-	gradients(histories: Ragged, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
+	gradients(examples: Ragged | Int32Array, positives: Int32Array, negatives: Int32Array): Promise<Losses>;
 }
 
 export interface EncoderConfig {
@@ -546,14 +577,14 @@ export interface NativeAddon {
 		/** Print what every op took when the engine ends. */
 		profile?: boolean;
 	}) => NativeEngine;
-	SasRec: new (engine: NativeEngine, config: SasRecConfig) => NativeSasRec;
+	Backbone: new (engine: NativeEngine, config: BackboneConfig) => NativeBackbone;
 	/** known: every item of each user that is never drawn as a negative. */
-	SasRecTrainer: new (
-		model: NativeSasRec,
+	BackboneTrainer: new (
+		model: NativeBackbone,
 		train: Ragged,
 		known: Ragged,
-		options: SasRecTrainOptions,
-	) => NativeSasRecTrainer;
+		options: BackboneTrainOptions,
+	) => NativeBackboneTrainer;
 	SentenceEncoder: new (engine: NativeEngine, config: EncoderConfig) => NativeSentenceEncoder;
 	ContrastiveTrainer: new (
 		encoder: NativeSentenceEncoder,

@@ -1,5 +1,5 @@
 import type { Alignment, ItemLatents } from '../alignment/alignment.js';
-import type { CollaborativeModel } from '../cf/sasrec.js';
+import type { CollaborativeModel } from '../cf/collaborative-model.js';
 import { ALLMRecError, invalidArgument } from '../errors.js';
 import { atOnce, blocks, inTurns, nextTurn, type Steps, turnIsOver } from '../event-loop.js';
 import { expectKnown } from '../known-options.js';

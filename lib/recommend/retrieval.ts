@@ -1,5 +1,5 @@
 import { blocks, inTurns, type Steps } from '../event-loop.js';
-import type { NativeSasRec, Ragged } from '../native/addon.js';
+import type { NativeBackbone, Ragged } from '../native/addon.js';
 import { guard, raggedSteps, run, type Session, takeRowsSteps } from '../native/session.js';
 
 /** What a {@link Retriever} searches. */
@@ -97,13 +97,13 @@ function* others(items: Int32Array, size: number): Steps<Int32Array> {
 
 /** Some items of a table of vectors, searched natively. */
 class ItemIndex {
-	readonly #native: NativeSasRec | undefined;
+	readonly #native: NativeBackbone | undefined;
 	/** Dense id of each row, from row 1. */
 	readonly #items: Int32Array;
 	/** Row of each dense id; 0 for those that are elsewhere. */
 	readonly #rows: Int32Array;
 
-	private constructor(native: NativeSasRec | undefined, items: Int32Array, rows: Int32Array) {
+	private constructor(native: NativeBackbone | undefined, items: Int32Array, rows: Int32Array) {
 		this.#native = native;
 		this.#items = items;
 		this.#rows = rows;
@@ -119,23 +119,18 @@ class ItemIndex {
 		const rows = new Int32Array(table.length / size);
 		for (let i = 0; i < items.length; i++) rows[items[i]!] = i + 1;
 		if (items.length === 0) return new ItemIndex(undefined, items, rows);
-		// Ranking a catalogue needs SASRec's item table alone.
 		const native = guard(
 			() =>
-				new session.addon.SasRec(session.engine, {
+				new session.addon.Backbone(session.engine, {
+					kind: 'table',
 					numItems: items.length,
-					maxLength: 1,
 					hiddenUnits: size,
-					numBlocks: 0,
-					numHeads: 1,
-					dropoutRate: 0,
-					variant: 'reference',
 				}),
 		);
 		try {
 			const vectors = new Float32Array((items.length + 1) * size);
 			vectors.set(await inTurns(takeRowsSteps(table, size, items)), size);
-			await run(() => native.setParameter('item_emb.weight', vectors));
+			await run(() => native.setParameter('item_embedding.weight', vectors));
 			return new ItemIndex(native, items, rows);
 		} catch (error) {
 			native.dispose();

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { z } from 'zod';
 import { alignmentSchema } from '../alignment/alignment.js';
-import { sasRecSchema } from '../cf/sasrec.js';
+import { BACKBONES, type BackboneKind, type BackboneOptions, backbones } from '../cf/backbones.js';
 import { ALLMRecError } from '../errors.js';
 import { writeJson } from '../files/atomic.js';
 import { readSealed, sealed, sealSchema } from '../files/integrity.js';
@@ -28,8 +28,10 @@ export const runOptionsSchema = z.strictObject({
 	llmDtype: z.enum(['float32', 'bfloat16', 'float16', 'int8', 'int4']).default('float32'),
 	/** What the sentence encoder computes in. */
 	encoderDtype: z.enum(['float32', 'bfloat16']).default('float32'),
-	/** Stage 0. */
-	cf: sasRecSchema.prefault({}),
+	/** The recommender of stage 0. */
+	backbone: z.enum(BACKBONES as [BackboneKind, ...BackboneKind[]]).default('sasrec'),
+	/** Stage 0's options, those of the backbone. */
+	cf: z.record(z.string(), z.unknown()).prefault({}),
 	/** Stage 1. */
 	alignment: alignmentSchema.prefault({}),
 	/** Stage 2. */
@@ -52,7 +54,13 @@ export const runOptionsSchema = z.strictObject({
 	trainUsers: z.int().min(1).optional(),
 });
 
-export type RunOptions = z.input<typeof runOptionsSchema>;
+/** Stage 0 of a run. */
+type StageZero = {
+	[Kind in BackboneKind]: Kind extends 'sasrec'
+		? { backbone?: Kind | undefined; cf?: BackboneOptions[Kind] | undefined }
+		: { backbone: Kind; cf?: BackboneOptions[Kind] | undefined };
+}[BackboneKind];
+export type RunOptions = Omit<z.input<typeof runOptionsSchema>, 'backbone' | 'cf'> & StageZero;
 export type RunConfig = z.output<typeof runOptionsSchema>;
 
 /**
@@ -82,8 +90,12 @@ export function parseRunOptions(options: RunOptions): RunConfig {
 		const own: unknown = options[name] ?? {};
 		return typeof own === 'object' ? { seed, ...preset[name], ...own } : own; // the schema names what is no object
 	};
+	const kind = options.backbone ?? 'sasrec';
+	const schema = Object.hasOwn(backbones, kind)
+		? runOptionsSchema.extend({ cf: backbones[kind].schema })
+		: runOptionsSchema; // which names the kinds that there are
 	return parseOptions(
-		runOptionsSchema,
+		schema as unknown as typeof runOptionsSchema,
 		{
 			...options,
 			cf: stage('cf'),

@@ -1,7 +1,8 @@
 import { stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { Alignment, type ItemLatents } from '../alignment/alignment.js';
-import { SASRec } from '../cf/sasrec.js';
+import type { Backbone } from '../cf/backbone.js';
+import { loadBackbone, trainBackbone } from '../cf/backbones.js';
 import { Dataset } from '../data/dataset.js';
 import { isFolder } from '../data/folder.js';
 import {
@@ -144,14 +145,16 @@ async function trainStages(
 		const model = join(out, 'model');
 		await makeFolder(model);
 		const cfPath = join(model, 'cf.safetensors');
-		let cf: SASRec | undefined;
+		let cf: Backbone | undefined;
 		if (stages.includes('cf')) {
-			cf = keep(await SASRec.train(dataset, config.cf, { ...training, folder: join(out, 'cf') }));
+			cf = keep(
+				await trainBackbone(config.backbone, dataset, config.cf, { ...training, folder: join(out, 'cf') }),
+			);
 			const trained = cf;
 			await recorded(out, ['model/cf.safetensors'], () => trained.save(cfPath));
 		} else if (await isFile(cfPath)) {
 			await verifyRun(out, 'model/cf.safetensors', signal);
-			cf = keep(await SASRec.load(cfPath, { session, signal }));
+			cf = keep(await loadBackbone(cfPath, { session, signal }));
 		}
 		if (!stages.includes('align') && !stages.includes('project')) return;
 		if (!cf) throw missingStage(out, 'cf');
@@ -265,7 +268,7 @@ export async function loadRun(folder: string, settings: LoadRunOptions = {}): Pr
 		return part;
 	};
 	try {
-		const cf = keep(await SASRec.load(join(model, 'cf.safetensors'), { session, signal }));
+		const cf = keep(await loadBackbone(join(model, 'cf.safetensors'), { session, signal }));
 		const alignment = keep(await Alignment.load(join(model, 'alignment.safetensors'), session, signal));
 		const projection = keep(await Projection.load(join(model, 'projector.safetensors'), session, signal));
 		const encoder = keep(

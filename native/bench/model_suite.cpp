@@ -3,9 +3,10 @@
 
 #include <chrono>
 
+#include "../cpp/models/backbone_trainer.h"
+#include "../cpp/models/backbones/sas_rec.h"
 #include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/projector.h"
-#include "../cpp/models/sas_rec_trainer.h"
 #include "../cpp/models/sentence_encoder.h"
 #include "language_model.h"
 
@@ -53,9 +54,9 @@ void sasrec(Bench& bench, bool sparse) {
     }
     Sequences known = histories;
     known.sort();
-    SasRecTrainOptions options;
+    BackboneTrainOptions options;
     options.batch_size = static_cast<int>(batch), options.seed = 1;
-    auto trainer = std::make_shared<SasRecTrainer>(*model, histories, known, options);
+    auto trainer = std::make_shared<BackboneTrainer>(*model, histories, known, options);
     Work work;
     const auto c = static_cast<double>(hidden), tokens = static_cast<double>(batch * filled);
     const double pairs = static_cast<double>(batch) * total_of(static_cast<double>(filled));

@@ -13,10 +13,11 @@
 #include <vector>
 
 #include "../cpp/models/alignment.h"
+#include "../cpp/models/backbone_trainer.h"
+#include "../cpp/models/backbones/sas_rec.h"
 #include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/gru.h"
 #include "../cpp/models/projector.h"
-#include "../cpp/models/sas_rec_trainer.h"
 
 namespace {
 
@@ -121,15 +122,15 @@ void sasrec(const std::shared_ptr<Device>& device, Results& results) {
     config.dropout_rate = 0.2f, config.variant = variant;
     SasRec model(device, config);
     random.fill(model.parameters());
-    const SequenceBatch batch = histories(random, config.num_items);
-    std::vector<int32_t> positives, negatives;
-    for (size_t i = 0; i < batch.items.size(); ++i) {
-      positives.push_back(1 + random.below(config.num_items));
-      negatives.push_back(1 + random.below(config.num_items));
+    Examples examples;
+    examples.histories = histories(random, config.num_items);
+    for (size_t i = 0; i < examples.histories.items.size(); ++i) {
+      examples.positives.push_back(1 + random.below(config.num_items));
+      examples.negatives.push_back(1 + random.below(config.num_items));
     }
     Arena arena(device);
     Tape tape(*device, arena, false);
-    const Tensor last = model.last_features(tape, batch);
+    const Tensor last = model.user_vectors(tape, examples.histories, {});
     Values features(static_cast<size_t>(last.size()));
     device->download(features.data(), last.data, features.size() * sizeof(float));
     results.add(name + " features", features);
@@ -141,16 +142,15 @@ void sasrec(const std::shared_ptr<Device>& device, Results& results) {
     }
     Sequences known = users;
     known.sort();
-    SasRecTrainOptions options;
+    BackboneTrainOptions options;
     options.l2_embedding = 0.01f;
     // A key's bias has no gradient but for rounding, which Adam would blow up to a whole step.
     options.adam.eps = 1e-3f;
-    SasRecTrainer trainer(model, users, known, options);
-    results.add(name, trainer.gradients(batch, positives, negatives));
+    BackboneTrainer trainer(model, users, known, options);
+    results.add(name, trainer.gradients(examples));
     results.gradients(name, model.parameters());
     model.parameters().zero_grad();
-    for (int step = 0; step < 3; ++step)
-      results.add(name + " step", trainer.step(batch, positives, negatives));
+    for (int step = 0; step < 3; ++step) results.add(name + " step", trainer.step(examples));
     results.weights(name, model.parameters());
     const std::vector<float> vectors = user_vectors(model, users);
     results.add(name + " user vectors", vectors);

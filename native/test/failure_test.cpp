@@ -25,7 +25,8 @@
 #include "../cpp/models/generation/generator.h"
 #include "../cpp/models/generation/greedy.h"
 #include "../cpp/models/projector.h"
-#include "../cpp/models/sas_rec_trainer.h"
+#include "../cpp/models/backbone_trainer.h"
+#include "../cpp/models/backbones/sas_rec.h"
 #include "../cpp/nn/weight_loader.h"
 #include "check.h"
 
@@ -196,8 +197,8 @@ Sequences sequences() {
   return s;
 }
 
-SasRecTrainOptions sasrec_options() {
-  SasRecTrainOptions options;
+BackboneTrainOptions sasrec_options() {
+  BackboneTrainOptions options;
   options.batch_size = 3;
   options.adam.learning_rate = 1e-2f;
   return options;
@@ -214,19 +215,19 @@ LlmBatch prompts() {
 // A step that fails leaves weights, moments and the number of steps as they were, so that a training whose
 // every step failed once ends as one that was never disturbed.
 void training_test(const std::shared_ptr<Device>& device) {
-  const auto trained = [&](const std::function<void(SasRecTrainer&)>& step) {
+  const auto trained = [&](const std::function<void(BackboneTrainer&)>& step) {
     SasRec model(device, sasrec_config());
     model.initialise(5);
-    SasRecTrainer trainer(model, sequences(), sequences(), sasrec_options());
+    BackboneTrainer trainer(model, sequences(), sequences(), sasrec_options());
     step(trainer);
     return weights_of(model.parameters());
   };
-  const std::vector<float> expected = trained([](SasRecTrainer& t) { t.run(3); });
+  const std::vector<float> expected = trained([](BackboneTrainer& t) { t.run(3); });
   for (const bool all : {false, true}) {
     int64_t refused = 0;
     for (int64_t n = 0;; ++n) {
       bool reached = false, moved = false;
-      const std::vector<float> weights = trained([&](SasRecTrainer& t) {
+      const std::vector<float> weights = trained([&](BackboneTrainer& t) {
         t.run(2);
         const int64_t begin = allocations.load();
         moved = survives("training step", n, all ? INT64_MAX : n + 1, [&] { t.run(1); });
@@ -380,7 +381,7 @@ void leak_test(const std::shared_ptr<Device>& device) {
     survives("a model", n, n + 1, [&] {
       SasRec model(device, sasrec_config());
       model.initialise(2);
-      SasRecTrainer trainer(model, sequences(), sequences(), sasrec_options());
+      BackboneTrainer trainer(model, sequences(), sequences(), sasrec_options());
       trainer.run(1);
     });
   };
@@ -478,7 +479,7 @@ void finite_test(const std::shared_ptr<Device>& device) {
   {  // a loss that is not finite, found in the forward pass
     SasRec model(device, sasrec_config());
     model.initialise(5);
-    SasRecTrainer trainer(model, sequences(), sequences(), sasrec_options());
+    BackboneTrainer trainer(model, sequences(), sequences(), sasrec_options());
     trainer.run(2);
     make_huge(model.parameters(), "forward_layers.0.conv1.weight");
     const std::vector<float> before = weights_of(model.parameters());

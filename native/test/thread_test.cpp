@@ -13,8 +13,9 @@
 #include "../cpp/backend/registry.h"
 #include "../cpp/core/cancellation.h"
 #include "../cpp/io/safetensors.h"
+#include "../cpp/models/backbone_trainer.h"
+#include "../cpp/models/backbones/sas_rec.h"
 #include "../cpp/models/generation/shared_generator.h"
-#include "../cpp/models/sas_rec_trainer.h"
 #include "check.h"
 #include "tiny_opt.h"
 
@@ -123,19 +124,19 @@ struct Trained {
   }
 };
 
-Trained train(int threads, SequenceLoss loss) {
+Trained train(int threads, const char* loss) {
   const std::shared_ptr<Device> device = Device::open("cpu", threads);
   SasRec model(device, sas_rec_config());
   model.initialise(7);
-  SasRecTrainOptions options;
+  BackboneTrainOptions options;
   options.batch_size = 16;
-  options.loss = loss;
+  options.model.set("loss", std::string(loss));
   options.seed = 3;
   const Sequences all = histories(48, 60);
-  SasRecTrainer trainer(model, all, all, options);
+  BackboneTrainer trainer(model, all, all, options);
   Trained result;
   result.loss = trainer.run(12);
-  result.table = model.parameters().value_to_host(model.item_embedding());
+  result.table = model.parameters().value_to_host(*model.item_embedding());
   const std::vector<float> users = user_vectors(model, all);
   result.ranks = rank_catalogue(model, users, {}, all, 5).top;
   return result;
@@ -143,7 +144,7 @@ Trained train(int threads, SequenceLoss loss) {
 
 // Two engines train at once, each with a team; negatives, order and dropout follow from the seed alone.
 void training_tests() {
-  for (const SequenceLoss loss : {SequenceLoss::bce, SequenceLoss::softmax}) {
+  for (const char* loss : {"bce", "softmax"}) {
     const Trained alone = train(1, loss);
     CHECK(std::isfinite(alone.loss));
     std::vector<Trained> results(3);
@@ -158,7 +159,7 @@ void cancel_tests() {
   SasRec model(device, sas_rec_config());
   model.initialise(1);
   const Sequences all = histories(48, 60);
-  SasRecTrainer trainer(model, all, all, {});
+  BackboneTrainer trainer(model, all, all, {});
   for (int round = 0; round < 5; ++round) {
     std::atomic<bool> cancelled{false};
     std::thread other([&] {
@@ -241,7 +242,7 @@ void profile_tests() {
     SasRec model(device, sas_rec_config());
     model.initialise(1);
     const Sequences all = histories(48, 60);
-    SasRecTrainer(model, all, all, {}).run(3);
+    BackboneTrainer(model, all, all, {}).run(3);
   });
   computing.join();
   const std::string table = profile.table();

@@ -1,5 +1,5 @@
 import { SASRec } from '../../lib/cf/sasrec.js';
-import type { NativeSasRec, SasRecConfig } from '../../lib/native/addon.js';
+import type { NativeBackbone, SasRecConfig } from '../../lib/native/addon.js';
 import { guard, ragged, type Session } from '../../lib/native/session.js';
 import type { Fixture, Json, WeightSource } from './fixture.js';
 import { type Packed, pack, rowsAt } from './packing.js';
@@ -21,7 +21,7 @@ export async function checkSasRec(fixture: Fixture, report: Report, session: Ses
 	const config = readConfig(fixture);
 	let first: Map<string, Float32Array> | undefined;
 	for (const source of fixture.sources) {
-		const model = guard(() => new session.addon.SasRec(session.engine, config));
+		const model = guard(() => new session.addon.Backbone(session.engine, { kind: 'sasrec', ...config }));
 		try {
 			await model.load(source.paths);
 			const check = new SasRecCheck(fixture, report, session, config, source);
@@ -94,7 +94,7 @@ class SasRecCheck {
 	}
 
 	/** Features, logits, user representations and scores. */
-	async outputs(model: NativeSasRec): Promise<void> {
+	async outputs(model: NativeBackbone): Promise<void> {
 		const { fixture, report, histories, config } = this;
 		const source = this.source.name;
 		const { places, note } = histories;
@@ -117,7 +117,7 @@ class SasRecCheck {
 		await this.userVectors(model);
 	}
 
-	async userVectors(model: NativeSasRec): Promise<void> {
+	async userVectors(model: NativeBackbone): Promise<void> {
 		const users = await model.userVectors(this.histories);
 		await this.compareUsers(users, this.source.name, (candidates, perUser) =>
 			model.scoreCandidates(users, candidates, perUser),
@@ -184,7 +184,7 @@ class SasRecCheck {
 	}
 
 	/** Loss and gradients, then Adam's steps on the one batch. */
-	async training(model: NativeSasRec, first: ReadonlyMap<string, Float32Array>): Promise<void> {
+	async training(model: NativeBackbone, first: ReadonlyMap<string, Float32Array>): Promise<void> {
 		const { fixture, report, session, histories, config } = this;
 		const source = this.source.name;
 		if (!fixture.has('pos') || !fixture.has('neg')) return;
@@ -205,7 +205,7 @@ class SasRecCheck {
 		const unused = ragged([[1, 1]]);
 		const trainer = guard(
 			() =>
-				new session.addon.SasRecTrainer(model, unused, ragged([[]]), {
+				new session.addon.BackboneTrainer(model, unused, ragged([[]]), {
 					batchSize: 1,
 					loss: 'bce',
 					l2Embedding,
@@ -249,7 +249,7 @@ class SasRecCheck {
 	}
 
 	/** Parameters after step K as `adamK.<name>`, and the loss before each step. */
-	async steps(model: NativeSasRec, began: Beginning, step: () => Promise<number>): Promise<void> {
+	async steps(model: NativeBackbone, began: Beginning, step: () => Promise<number>): Promise<void> {
 		const { fixture, report } = this;
 		const source = this.source.name;
 		const expected = [...fixture.expectedTensors.keys()].filter((name) => /^adam\d+\./.test(name));

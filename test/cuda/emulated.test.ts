@@ -95,7 +95,8 @@ test('SASRec trains as on the CPU where a step takes more memory than one block'
 		Array.from({ length: 24 }, (_, u) => Array.from({ length: 21 }, (_, i) => 1 + ((7 * u + 11 * i) % 60))),
 	);
 	const pairs = await both(async (engine) => {
-		const model = new addon.SasRec(engine, {
+		const model = new addon.Backbone(engine, {
+			kind: 'sasrec',
 			numItems: 60,
 			maxLength: 20,
 			hiddenUnits: 32,
@@ -105,7 +106,7 @@ test('SASRec trains as on the CPU where a step takes more memory than one block'
 			variant: 'reference',
 		});
 		await model.initialise(3);
-		const trainer = new addon.SasRecTrainer(model, long, long, {
+		const trainer = new addon.BackboneTrainer(model, long, long, {
 			batchSize: 20,
 			loss: 'bce',
 			l2Embedding: 0,
@@ -127,7 +128,8 @@ test('SASRec trains as on the CPU where a step takes more memory than one block'
 for (const loss of ['bce', 'softmax'] as const)
 	test(`SASRec trains as on the CPU (${loss}), through recorded steps`, async (t) => {
 		const pairs = await both(async (engine) => {
-			const model = new addon.SasRec(engine, {
+			const model = new addon.Backbone(engine, {
+				kind: 'sasrec',
 				numItems: 9,
 				maxLength: 6,
 				hiddenUnits: 12,
@@ -137,7 +139,7 @@ for (const loss of ['bce', 'softmax'] as const)
 				variant: 'reference',
 			});
 			await model.initialise(3);
-			const trainer = new addon.SasRecTrainer(model, histories, histories, {
+			const trainer = new addon.BackboneTrainer(model, histories, histories, {
 				batchSize: 3,
 				loss,
 				l2Embedding: 0,

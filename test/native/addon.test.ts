@@ -35,9 +35,9 @@ const training = { batchSize: 16, loss: 'bce' as const, l2Embedding: 0, seed: 1,
 const FOREVER = 1e9;
 
 async function sasRec(engine: NativeEngine = new addon.Engine({ device: 'cpu', threads: 1 })) {
-	const model = new addon.SasRec(engine, config);
+	const model = new addon.Backbone(engine, { kind: 'sasrec', ...config });
 	await model.initialise(1);
-	const trainer = new addon.SasRecTrainer(model, pack(histories), pack(histories), training);
+	const trainer = new addon.BackboneTrainer(model, pack(histories), pack(histories), training);
 	return { engine, model, trainer };
 }
 
@@ -58,7 +58,7 @@ test('an engine tells what it runs on', (t) => {
 	engine.dispose();
 	engine.dispose();
 	t.throws(() => engine.info(), { code: 'ERR_ALLMREC_DISPOSED' });
-	t.throws(() => new addon.SasRec(engine, config), { code: 'ERR_ALLMREC_DISPOSED' });
+	t.throws(() => new addon.Backbone(engine, { kind: 'sasrec', ...config }), { code: 'ERR_ALLMREC_DISPOSED' });
 	t.throws(() => new addon.Engine({ device: 'tpu', threads: 0 }), { code: 'ERR_ALLMREC_INVALID_ARGUMENT' });
 });
 
@@ -90,21 +90,27 @@ test('wrong arguments are named', async (t) => {
 	const { engine, model, trainer } = await sasRec();
 	const invalid = { code: 'ERR_ALLMREC_INVALID_ARGUMENT' };
 	const any = (value: unknown) => value as never;
-	t.throws(() => new addon.SasRec(any({}), config), {
+	t.throws(() => new addon.Backbone(any({}), { kind: 'sasrec', ...config }), {
 		...invalid,
 		message: /^Expected `engine` to be an Engine/,
 	});
-	t.throws(() => new addon.SasRec(any(model), config), { ...invalid, message: /^Expected `engine`/ });
-	t.throws(() => new addon.SasRec(engine, any(undefined)), {
+	t.throws(() => new addon.Backbone(any(model), { kind: 'sasrec', ...config }), {
+		...invalid,
+		message: /^Expected `engine`/,
+	});
+	t.throws(() => new addon.Backbone(engine, any(undefined)), {
 		...invalid,
 		message: /`config` to be an object, got `undefined`/,
 	});
-	t.throws(() => new addon.SasRec(engine, { ...config, numItems: 1.5 }), {
+	t.throws(() => new addon.Backbone(engine, { kind: 'sasrec', ...config, numItems: 1.5 }), {
 		...invalid,
 		message: 'Expected `config.numItems` to be an integer from 1 to 2147483646, got `1.5`.',
 	});
-	t.throws(() => new addon.SasRec(engine, { ...config, numHeads: 3 }), { ...invalid, message: /numHeads/ });
-	t.throws(() => new addon.SasRec(engine, { ...config, variant: any('other') }), {
+	t.throws(() => new addon.Backbone(engine, { kind: 'sasrec', ...config, numHeads: 3 }), {
+		...invalid,
+		message: /numHeads/,
+	});
+	t.throws(() => new addon.Backbone(engine, { kind: 'sasrec', ...config, variant: any('other') }), {
 		...invalid,
 		message: 'Expected `config.variant` to be one of reference, preNorm, postNorm, got `other` (string).',
 	});
@@ -114,7 +120,10 @@ test('wrong arguments are named', async (t) => {
 	});
 	t.throws(() => addon.openTensorFile('/no/such/file'), { code: 'ERR_ALLMREC_FILE_NOT_FOUND' });
 	await t.throwsAsync(model.initialise(-1), { ...invalid, message: /^Expected `seed`/ });
-	await t.throwsAsync(model.getParameter('x'), { ...invalid, message: /a parameter of the SasRec, got `x`/ });
+	await t.throwsAsync(model.getParameter('x'), {
+		...invalid,
+		message: /a parameter of the Backbone, got `x`/,
+	});
 	await t.throwsAsync(model.setParameter('last_layernorm.bias', new Float32Array(3)), {
 		...invalid,
 		message: 'Expected `values` to hold 16 numbers, got 3.',
@@ -134,7 +143,7 @@ test('wrong arguments are named', async (t) => {
 	await t.throwsAsync(model.userVectors({ offsets: Int32Array.of(), values: Int32Array.of() }), invalid);
 	await t.throwsAsync(model.userVectors(pack([[1, 51]])), { code: 'ERR_ALLMREC_UNKNOWN_ITEM' });
 	await t.throwsAsync(model.userVectors(pack([[1, 0]])), { code: 'ERR_ALLMREC_UNKNOWN_ITEM' });
-	await t.throwsAsync(model.userVectors(pack([[1]]), any({ cancel() {} })), {
+	await t.throwsAsync(model.userVectors(pack([[1]]), undefined, any({ cancel() {} })), {
 		...invalid,
 		message: /a CancelFlag/,
 	});
@@ -143,11 +152,11 @@ test('wrong arguments are named', async (t) => {
 	await t.throwsAsync(model.load(['/no/such/file']), { code: 'ERR_ALLMREC_FILE_NOT_FOUND' });
 	await t.throwsAsync(trainer.step(pack([[1, 2]]), Int32Array.of(2), Int32Array.of(3, 4)), invalid);
 	t.throws(() => trainer.setLearningRate(Number.NaN), invalid);
-	t.throws(() => new addon.SasRecTrainer(model, pack([[1]]), pack([[1]]), training), {
+	t.throws(() => new addon.BackboneTrainer(model, pack([[1]]), pack([[1]]), training), {
 		...invalid,
 		message: /nothing to train/,
 	});
-	const method = addon.SasRec.prototype.parameters as () => unknown;
+	const method = addon.Backbone.prototype.parameters as () => unknown;
 	t.throws(() => method.call({}));
 });
 
@@ -203,9 +212,9 @@ test('training learns, and goes on from a saved optimizer as if never stopped', 
 	const second = await trainer.run(40);
 	t.true(second < first);
 
-	const other = new addon.SasRec(engine, config);
+	const other = new addon.Backbone(engine, { kind: 'sasrec', ...config });
 	await other.load([`${file}.model`]);
-	const resumed = new addon.SasRecTrainer(other, pack(histories), pack(histories), training);
+	const resumed = new addon.BackboneTrainer(other, pack(histories), pack(histories), training);
 	await resumed.loadOptimizer(`${file}.adam`);
 	t.is(resumed.steps(), 10);
 	t.is(await resumed.run(40), second);
@@ -270,9 +279,9 @@ const pack = ${pack.toString()};
 const rows = ${JSON.stringify(histories)};
 async function start() {
 	const engine = new addon.Engine({ device: 'cpu', threads: 2 });
-	const model = new addon.SasRec(engine, ${JSON.stringify(config)});
+	const model = new addon.Backbone(engine, ${JSON.stringify({ kind: 'sasrec', ...config })});
 	await model.initialise(1);
-	const trainer = new addon.SasRecTrainer(model, pack(rows), pack(rows), ${JSON.stringify(training)});
+	const trainer = new addon.BackboneTrainer(model, pack(rows), pack(rows), ${JSON.stringify(training)});
 	const first = await trainer.run(5);
 	return { engine, model, trainer, first };
 }

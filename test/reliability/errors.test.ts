@@ -163,11 +163,13 @@ const SITUATIONS: Record<ErrorCode, () => unknown> = {
 			dropoutRate: 0,
 			variant: 'reference' as const,
 		};
-		const model = new addon.SasRec(session.engine, shape);
+		const model = new addon.Backbone(session.engine, { kind: 'sasrec', ...shape });
 		const flag = new addon.CancelFlag();
 		flag.cancel();
 		try {
-			await model.userVectors(ragged([[1, 2, 3]]), flag).catch((error) => guard(() => raise(error)));
+			await model
+				.userVectors(ragged([[1, 2, 3]]), undefined, flag)
+				.catch((error) => guard(() => raise(error)));
 		} finally {
 			model.dispose();
 			session.release();

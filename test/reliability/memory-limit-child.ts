@@ -25,7 +25,8 @@ const session = Session.open(device);
 const { addon, engine } = session;
 const llm = await CausalLM.load(join(folder!, 'llm'), device);
 const encoder = await SentenceEncoder.load(join(folder!, 'encoder'), device);
-const sasrec = new addon.SasRec(engine, {
+const sasrec = new addon.Backbone(engine, {
+	kind: 'sasrec',
 	numItems: 20_000,
 	maxLength: 200,
 	hiddenUnits: 64,
@@ -38,7 +39,7 @@ await sasrec.initialise(1);
 const random = new SeededRandom(3);
 const rows = (count: number, length: number, most: number): Ragged =>
 	ragged(Array.from({ length: count }, () => Array.from({ length }, () => 1 + random.int(most))));
-const trainer = new addon.SasRecTrainer(sasrec, rows(256, 201, 20_000), rows(256, 1, 20_000), {
+const trainer = new addon.BackboneTrainer(sasrec, rows(256, 201, 20_000), rows(256, 1, 20_000), {
 	batchSize: 4,
 	loss: 'bce',
 	l2Embedding: 0,

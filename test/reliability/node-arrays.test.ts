@@ -46,7 +46,8 @@ test('arrays are copied before a call returns: what becomes of them afterwards d
 	const addon = loadAddon();
 	const engine = new addon.Engine({ device: 'cpu', threads: 1 });
 	const W = 8;
-	const cf = new addon.SasRec(engine, {
+	const cf = new addon.Backbone(engine, {
+		kind: 'sasrec',
 		numItems: 20,
 		maxLength: 6,
 		hiddenUnits: W,

@@ -64,9 +64,9 @@ const training = { batchSize: 16, loss: 'bce' as const, l2Embedding: 0, seed: 1,
 
 async function train(addon: NativeAddon, steps: number): Promise<number> {
 	const engine = new addon.Engine({ device: 'cpu', threads: 2 });
-	const model = new addon.SasRec(engine, config);
+	const model = new addon.Backbone(engine, { kind: 'sasrec', ...config });
 	await model.initialise(1);
-	const trainer = new addon.SasRecTrainer(model, rows, rows, training);
+	const trainer = new addon.BackboneTrainer(model, rows, rows, training);
 	const loss = await trainer.run(steps);
 	for (const each of [trainer, model, engine]) each.dispose();
 	return loss;
@@ -92,12 +92,12 @@ test('two copies of the addon in one process, and one loaded several times', asy
 	// Classes of two copies may differ in their layout: they do not take each other's objects.
 	const [own, other] = addons as [NativeAddon, NativeAddon];
 	const engine = new own.Engine({ device: 'cpu', threads: 1 });
-	t.throws(() => new other.SasRec(engine, config), {
+	t.throws(() => new other.Backbone(engine, { kind: 'sasrec', ...config }), {
 		code: 'ERR_ALLMREC_INVALID_ARGUMENT',
 		message: /^Expected `engine` to be an Engine/,
 	});
-	const model = new own.SasRec(engine, config);
-	t.throws(() => new other.SasRecTrainer(model, rows, rows, training), {
+	const model = new own.Backbone(engine, { kind: 'sasrec', ...config });
+	t.throws(() => new other.BackboneTrainer(model, rows, rows, training), {
 		code: 'ERR_ALLMREC_INVALID_ARGUMENT',
 	});
 	t.throws(() => other.Engine.prototype.info.call(engine));

@@ -3,7 +3,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import test from 'ava';
 import { CausalLM } from '../../lib/llm/causal-lm.js';
-import type { NativeEngine, NativeSasRec, Ragged } from '../../lib/native/addon.js';
+import type { NativeBackbone, NativeEngine, Ragged } from '../../lib/native/addon.js';
 import { loadAddon } from '../../lib/native/addon.js';
 import { ragged } from '../../lib/native/session.js';
 import { rejects } from '../data/folders.js';
@@ -20,7 +20,8 @@ const USERS: Ragged = ragged(
 );
 
 function training(engine: NativeEngine, learningRate: number) {
-	const model = new addon.SasRec(engine, {
+	const model = new addon.Backbone(engine, {
+		kind: 'sasrec',
 		numItems: 12,
 		maxLength: 6,
 		hiddenUnits: 16,
@@ -29,7 +30,7 @@ function training(engine: NativeEngine, learningRate: number) {
 		dropoutRate: 0.2,
 		variant: 'reference',
 	});
-	const trainer = new addon.SasRecTrainer(model, USERS, USERS, {
+	const trainer = new addon.BackboneTrainer(model, USERS, USERS, {
 		batchSize: 3,
 		loss: 'bce',
 		l2Embedding: 0,
@@ -39,7 +40,7 @@ function training(engine: NativeEngine, learningRate: number) {
 	return { model, trainer };
 }
 
-const weights = (model: NativeSasRec) =>
+const weights = (model: NativeBackbone) =>
 	Promise.all(model.parameters().map(({ name }) => model.getParameter(name)));
 
 emulated('recorded steps that diverge are taken back and name step and op', async (t) => {

@@ -11,12 +11,12 @@ Sequences read_sequences(Napi::Value value, const std::string& name, int64_t num
   return sequences;
 }
 
-SequenceBatch read_sequence_batch(Napi::Value value, const std::string& name, const SasRecConfig& config) {
+SequenceBatch read_sequence_batch(Napi::Value value, const std::string& name, const Backbone& model) {
   Ragged ragged = read_ragged(value, name);
-  expect_range(ragged.values, name + ".values", 1, config.num_items, ErrorCode::unknown_item);
+  expect_range(ragged.values, name + ".values", 1, model.num_items(), ErrorCode::unknown_item);
   for (int64_t r = 0; r < ragged.rows(); ++r)
-    if (ragged.offsets[r + 1] - ragged.offsets[r] > config.max_length)
-      fail("Expected every row of `" + name + "` to hold at most " + std::to_string(config.max_length) +
+    if (ragged.offsets[r + 1] - ragged.offsets[r] > model.max_length())
+      fail("Expected every row of `" + name + "` to hold at most " + std::to_string(model.max_length()) +
            " items (`maxLength`), got " + std::to_string(ragged.offsets[r + 1] - ragged.offsets[r]) + ".");
   SequenceBatch batch;
   batch.items = std::move(ragged.values);

@@ -7,10 +7,9 @@
 #include <utility>
 #include <vector>
 
+#include "../models/backbone.h"
 #include "../models/opt.h"
 #include "../models/projector.h"
-#include "../models/sas_rec.h"
-#include "../models/sas_rec_trainer.h"
 #include "../models/sentence_encoder.h"
 #include "convert.h"
 
@@ -20,7 +19,7 @@ namespace allmrec::binding {
 // Item ids are 1 … num_items.
 Sequences read_sequences(Napi::Value value, const std::string& name, int64_t num_items);
 // At most max_length items for each history.
-SequenceBatch read_sequence_batch(Napi::Value value, const std::string& name, const SasRecConfig& config);
+SequenceBatch read_sequence_batch(Napi::Value value, const std::string& name, const Backbone& model);
 TokenBatch to_token_batch(Ragged ragged);
 LlmBatch read_llm_batch(Napi::Value value, const std::string& name);
 TokenTargets read_targets(Napi::Value value, const std::string& name, int64_t tokens);

@@ -29,7 +29,8 @@ const targets = { rows: Int32Array.of(1, 2), tokens: Int32Array.of(3, 4) };
 const soft = { users: new Float32Array(0), items: new Float32Array(0) };
 
 const sasRec = (engine: NativeEngine) =>
-	new addon.SasRec(engine, {
+	new addon.Backbone(engine, {
+		kind: 'sasrec',
 		numItems: 2000,
 		maxLength: 10,
 		hiddenUnits: WIDTH,
@@ -111,7 +112,7 @@ const KINDS: Record<string, (engine: NativeEngine) => Promise<Disposable[]>> = {
 	},
 	async sasRecTrainer(engine) {
 		const model = await filled(sasRec(engine));
-		const trainer = new addon.SasRecTrainer(model, rows, rows, {
+		const trainer = new addon.BackboneTrainer(model, rows, rows, {
 			...adam,
 			batchSize: 4,
 			loss: 'bce',

@@ -12,9 +12,9 @@ const addon = require(${JSON.stringify(file)});
 const rows = { offsets: Int32Array.from({ length: 33 }, (_, i) => 8 * i), values: Int32Array.from({ length: 256 }, (_, i) => 1 + (i * 7) % 50) };
 (async () => {
 	const engine = new addon.Engine({ device: 'cpu', threads: 2 });
-	const model = new addon.SasRec(engine, { numItems: 50, maxLength: 10, hiddenUnits: 16, numBlocks: 2, numHeads: 2, dropoutRate: 0.1, variant: 'reference' });
+	const model = new addon.Backbone(engine, { kind: 'sasrec', numItems: 50, maxLength: 10, hiddenUnits: 16, numBlocks: 2, numHeads: 2, dropoutRate: 0.1, variant: 'reference' });
 	await model.initialise(1);
-	const trainer = new addon.SasRecTrainer(model, rows, rows, { batchSize: 16, loss: 'bce', l2Embedding: 0, seed: 1, learningRate: 1e-2 });
+	const trainer = new addon.BackboneTrainer(model, rows, rows, { batchSize: 16, loss: 'bce', l2Embedding: 0, seed: 1, learningRate: 1e-2 });
 	parentPort.postMessage(await trainer.run(5));
 	if (ENDLESS) await trainer.run(1e9);
 })();

@@ -5,8 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "../autograd/ops.h"
-#include "../nn/parameter_set.h"
+#include "../sequence_loss.h"
 
 namespace allmrec {
 
@@ -27,36 +26,33 @@ struct SasRecConfig {
   SasRecVariant variant = SasRecVariant::reference;
 };
 
-// Histories of a batch without their padding: sequence s holds items[offsets[s]] … items[offsets[s + 1] − 1],
-// at most max_length of them, oldest first.
-struct SequenceBatch {
-  std::vector<int32_t> items;
-  std::vector<int32_t> offsets{0};
-
-  int64_t size() const { return static_cast<int64_t>(offsets.size()) - 1; }
-  void add(const int32_t* history, int64_t length, int max_length);  // keeps the latest max_length
-};
-
 // SASRec (Kang and McAuley, 2018) over packed sequences. Left padding is never computed: in every layer all
 // padding positions hold one constant key and value, so each sequence sees one virtual key whose score gets +
 // log(n_pad).
-class SasRec {
+class SasRec : public Backbone {
  public:
   SasRec(std::shared_ptr<Device> device, const SasRecConfig& config);
+  // numItems, maxLength, hiddenUnits, numBlocks, numHeads, dropoutRate, variant
+  SasRec(std::shared_ptr<Device> device, const NamedOptions& config);
 
-  void initialise(
-      uint64_t seed);  // xavier-normal matrices, PyTorch's defaults elsewhere, row 0 of the items zero
-  void load(const std::vector<std::string>& paths);
+  const char* name() const override { return "SASRec"; }
+  int64_t size() const override { return config_.hidden_units; }
+  // Xavier-normal matrices, PyTorch's defaults elsewhere, row 0 of the items zero.
+  void initialise(uint64_t seed) override;
 
-  // Features at every packed position (T, C), after the last layer norm.
-  Tensor features(Tape& tape, const SequenceBatch& batch);
-  // Features at the last position of each sequence only (B, C): the user representations x^u. An empty
-  // sequence gives zeros. Cheaper than `features`: the last block is computed at those rows alone.
-  Tensor last_features(Tape& tape, const SequenceBatch& batch);
+  NegativeSampling negatives(const NamedOptions& options) const override;
+  void start_training(const NamedOptions& options, const Sequences& train) override;
+  void loss(Tape& tape, const Examples& examples) override;
+
+  // After the last layer norm.
+  Tensor features(Tape& tape, const SequenceBatch& batch) override;
+  // Features at the last position of each sequence only. Cheaper than `features`: the last block is computed
+  // at those rows alone.
+  Tensor user_vectors(Tape& tape, const SequenceBatch& histories, const std::vector<int32_t>& users) override;
+  Tensor item_table(Tape& tape) override;
 
   const SasRecConfig& config() const { return config_; }
-  ParameterSet& parameters() { return parameters_; }
-  Parameter& item_embedding() { return *item_embedding_; }
+  Parameter* item_embedding() override { return item_embedding_; }
 
  private:
   struct Block {
@@ -79,7 +75,7 @@ class SasRec {
   void advance_pad(Tape& tape, const Block& b, Packed& packed, const Tensor& pad_values);
 
   SasRecConfig config_;
-  ParameterSet parameters_;
+  SequenceLoss loss_;
   Parameter* item_embedding_;
   Parameter* position_embedding_;
   std::vector<Block> blocks_;

@@ -2,22 +2,34 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace allmrec {
 namespace {
 
 constexpr float kEps = 1e-8f;
 
-}  // namespace
-
-void SequenceBatch::add(const int32_t* history, int64_t length, int max_length) {
-  const int64_t kept = std::min<int64_t>(length, max_length);
-  items.insert(items.end(), history + (length - kept), history + length);
-  offsets.push_back(static_cast<int32_t>(items.size()));
+SasRecConfig read_config(const NamedOptions& options) {
+  SasRecConfig c;
+  c.num_items = options.integer("numItems", 1, std::numeric_limits<int32_t>::max() - 1);
+  c.max_length = options.size("maxLength");
+  c.hidden_units = options.size("hiddenUnits");
+  c.num_blocks = options.size("numBlocks", 0, 1024);
+  c.num_heads = options.size("numHeads");
+  c.dropout_rate = options.number("dropoutRate", 0, 1);
+  c.variant = static_cast<SasRecVariant>(options.choice("variant", {"reference", "preNorm", "postNorm"}));
+  return c;
 }
 
+const BackboneKind kSasRec("sasrec", construct_backbone<SasRec>);
+
+}  // namespace
+
+SasRec::SasRec(std::shared_ptr<Device> device, const NamedOptions& config)
+    : SasRec(std::move(device), read_config(config)) {}
+
 SasRec::SasRec(std::shared_ptr<Device> device, const SasRecConfig& config)
-    : config_(config), parameters_(std::move(device)) {
+    : Backbone(std::move(device), config.num_items, 0, config.max_length), config_(config) {
   const int64_t c = config.hidden_units;
   if (config.num_heads < 1 || c % config.num_heads != 0)
     throw Error(ErrorCode::invalid_argument, "Expected `hiddenUnits` (" + std::to_string(c) +
@@ -66,31 +78,39 @@ void SasRec::initialise(uint64_t seed) {
     device.fill(position_embedding_->value.f32(), config_.hidden_units, 0.0f);
 }
 
-void SasRec::load(const std::vector<std::string>& paths) {
-  parameters_.load(open_files(paths), [](const std::string& name) { return std::vector<std::string>{name}; });
+NegativeSampling SasRec::negatives(const NamedOptions& options) const {
+  if (config_.variant != SasRecVariant::reference)
+    throw Error(ErrorCode::unsupported,
+                "This SASRec layout can be used but not trained; train the reference's.");
+  return SequenceLoss::read(options).sampling();
+}
+
+void SasRec::start_training(const NamedOptions& options, const Sequences&) {
+  loss_ = SequenceLoss::read(options);
+}
+
+void SasRec::loss(Tape& tape, const Examples& examples) {
+  loss_.record(tape, features(tape, examples.histories), *item_embedding_, examples);
+}
+
+Tensor SasRec::item_table(Tape&) {
+  return item_embedding_->value;
 }
 
 Tensor SasRec::features(Tape& tape, const SequenceBatch& batch) {
   return run(tape, batch, false);
 }
 
-Tensor SasRec::last_features(Tape& tape, const SequenceBatch& batch) {
-  return run(tape, batch, true);
+Tensor SasRec::user_vectors(Tape& tape, const SequenceBatch& histories, const std::vector<int32_t>&) {
+  return run(tape, histories, true);
 }
 
 Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
-  for (int32_t item : batch.items)
-    if (item < 1 || item > config_.num_items)
-      throw Error(ErrorCode::unknown_item, "Item " + std::to_string(item) + " is outside 1 … " +
-                                               std::to_string(config_.num_items) + ".");
+  check(batch);
   std::vector<int32_t> positions(batch.items.size()), pads(static_cast<size_t>(batch.size()));
   const int first = config_.variant == SasRecVariant::reference ? 0 : 1;
   for (int64_t s = 0; s < batch.size(); ++s) {
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
-    if (length > config_.max_length)
-      throw Error(ErrorCode::invalid_argument, "A history of " + std::to_string(length) +
-                                                   " items exceeds the maximum of " +
-                                                   std::to_string(config_.max_length) + ".");
     pads[s] = config_.max_length - length;
     for (int32_t i = 0; i < length; ++i) positions[batch.offsets[s] + i] = first + pads[s] + i;
   }
@@ -104,9 +124,6 @@ Tensor SasRec::embed(Tape& tape, const SequenceBatch& batch, Packed& packed) {
   in.position_ids = tape.ints(positions);
   in.dropout_rate = config_.dropout_rate;
   if (config_.variant != SasRecVariant::reference) {
-    if (tape.recording())
-      throw Error(ErrorCode::unsupported,
-                  "This SASRec layout can be used but not trained; train the reference's.");
     ops::EmbeddingInput pad = in;
     pad.ids = tape.ints({0});
     pad.position_ids = tape.ints({0});
@@ -123,11 +140,10 @@ Tensor SasRec::run(Tape& tape, const SequenceBatch& batch, bool last_only) {
     return ops::layer_norm(tape, x, *last_norm_weight_, *last_norm_bias_, kEps);
   }
   // One query row for every sequence that is not empty.
-  std::vector<int32_t> rows, sequences, begin, end, query_offsets{0};
+  std::vector<int32_t> rows, begin, end, query_offsets{0};
   for (int64_t s = 0; s < batch.size(); ++s) {
     const int32_t length = batch.offsets[s + 1] - batch.offsets[s];
     if (length > 0) {
-      sequences.push_back(static_cast<int32_t>(s));
       rows.push_back(batch.offsets[s + 1] - 1);
       begin.push_back(0);
       end.push_back(length);
@@ -146,12 +162,7 @@ Tensor SasRec::run(Tape& tape, const SequenceBatch& batch, bool last_only) {
   }
   if (blocks_.empty()) x = ops::gather_rows(tape, x, row_ids);
   x = ops::layer_norm(tape, x, *last_norm_weight_, *last_norm_bias_, kEps);
-  if (static_cast<int64_t>(rows.size()) == batch.size()) return x;
-  const Tensor padded = tape.zeros(batch.size(), x.cols);
-  const IntTensor targets = tape.ints(sequences);
-  tape.device().scatter_add_rows(
-      {targets.size, x.cols, targets.data, x.data, x.cols, padded.data, x.cols, x.dtype});
-  return padded;
+  return spread(tape, x, batch);
 }
 
 // rows: the positions to go on with, or null for all. plan: which keys each of them sees.

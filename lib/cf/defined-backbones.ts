@@ -1,0 +1,3 @@
+// The backbones by their names in options and files: one line for each.
+export { gru4rec } from './gru4rec.js';
+export { sasrec } from './sasrec.js';
