@@ -32,7 +32,7 @@ export const backbones = { ...defined } as unknown as Record<BackboneKind, Backb
  * @throws ERR_ALLMREC_INVALID_ARGUMENT for unusable options, ERR_ALLMREC_EMPTY_DATASET without anything to learn,
  * ERR_ALLMREC_NUMERIC if the loss is not finite.
  */
-export function trainBackbone<Kind extends BackboneKind>(
+export async function trainBackbone<Kind extends BackboneKind>(
 	kind: Kind,
 	dataset: Dataset,
 	options: BackboneOptions[Kind] = {},

@@ -2,6 +2,7 @@ import { existsSync, readdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Session } from '../../lib/native/session.js';
 import { checkAlignment, isAlignment } from './alignment.js';
+import { checkBackbone, isBackbone } from './backbone.js';
 import { checkByteLevelBpe, isByteLevelBpe } from './byte-level-bpe.js';
 import { checkEncoder, isEncoder } from './encoder.js';
 import { Fixture } from './fixture.js';
@@ -24,6 +25,7 @@ const KINDS: readonly Kind[] = [
 	{ name: 'OPT', matches: isOpt, check: checkOpt },
 	{ name: 'stage 1', matches: isAlignment, check: checkAlignment },
 	{ name: 'sentence encoder', matches: isEncoder, check: checkEncoder },
+	{ name: 'backbone', matches: isBackbone, check: checkBackbone },
 	{ name: 'SASRec', matches: isSasRec, check: checkSasRec },
 	{ name: 'GRU', matches: isGru, check: checkGru },
 	{ name: 'stage 2 projections', matches: isProjector, check: checkProjector },

@@ -171,8 +171,8 @@ class SasRecCheck {
 				);
 				return;
 			}
-			const { dropoutRate: _, ...read } = model.config;
-			const { dropoutRate: __, ...expected } = config;
+			const { dropoutRate: _, kind: __, ...read } = model.config;
+			const { dropoutRate: ___, ...expected } = config;
 			report.equal('configuration', sorted(read), sorted(expected), { source: name });
 			const users = await model.userVectors(this.histories);
 			await this.compareUsers(users, name, (candidates, perUser) =>

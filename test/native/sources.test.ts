@@ -31,8 +31,9 @@ test('every C++ source is in native/sources.json, once', (t) => {
 });
 
 test('a source is in the group of its folder', (t) => {
+	const folders: Record<string, string> = { cpu_kernels: 'cpu/ops', backbones: 'models/backbones' };
 	for (const [group, files] of Object.entries(groups)) {
-		const folder = `native/cpp/${group === 'cpu_kernels' ? 'cpu/ops' : group}/`;
+		const folder = `native/cpp/${folders[group] ?? group}/`;
 		t.deepEqual(
 			files.filter((file) => !file.startsWith(folder)),
 			[],

@@ -21,6 +21,7 @@ test('every kind of folder is among our copies', async (t) => {
 		'GRU',
 		'OPT',
 		'SASRec',
+		'backbone',
 		'byte-level BPE',
 		'sentence encoder',
 		'sentence tokenizer',
