@@ -1,3 +1,5 @@
+import { shortened } from './markup.js';
+
 /** Maps a domain to a range of the picture, with round ticks. */
 export interface Scale {
 	(value: number): number;
@@ -14,11 +16,14 @@ export interface Scale {
  * @param count ticks wanted, about
  */
 export function linearScale(
-	[low, high]: readonly [number, number],
+	domain: readonly [number, number],
 	[from, to]: readonly [number, number],
 	count = 5,
 ): Scale {
-	const width = high > low ? high - low : Math.max(Math.abs(low), 1) / 2;
+	// A single value stands in the middle.
+	const around = domain[0] < domain[1] ? 0 : Math.abs(domain[0]) / 4 || 0.5;
+	const [low, high] = [domain[0] - around, domain[1] + around];
+	const width = high - low;
 	const rough = width / count;
 	const power = 10 ** Math.floor(Math.log10(rough));
 	const step = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
@@ -51,4 +56,18 @@ export function figure(value: number): string {
 	if (size >= 1e7 || size < 1e-4) return value.toExponential(2).replaceAll('-', '−');
 	if (Number.isInteger(value)) return decimal(value, 0);
 	return decimal(value, Math.max(0, 3 - Math.floor(Math.log10(size))));
+}
+
+/** As much of a label as `width` units hold at a font size of 12, by what characters take at most. */
+export function fitted(label: string, width: number): string {
+	const sizes = Array.from(label, (character) => {
+		if (character >= '\u2e80') return 13;
+		return /[A-Z@%&WMmw—]/.test(character) ? 10.5 : 7.5;
+	});
+	let taken = 0;
+	const over = sizes.findIndex((size) => {
+		taken += size;
+		return taken > width;
+	});
+	return over < 0 ? label : shortened(label, over);
 }

@@ -34,7 +34,7 @@ export function* popularitySection(groups: readonly ResultGroup[], resamples: nu
 				yLabel: 'Hit@1',
 				categories: bins.map(binName),
 				series,
-				range: [0, 0],
+				range: [0, 0.1],
 			}),
 		);
 	}

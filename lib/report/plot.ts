@@ -1,4 +1,4 @@
-import { decimal, figure, linearScale, type Scale, tickLabel } from './axis.js';
+import { decimal, figure, fitted, linearScale, type Scale, tickLabel } from './axis.js';
 import { type Content, type Markup, markup, shortened } from './markup.js';
 
 // Plots are static SVG: a description and numbers in, markup out. Colours are classes, so that a theme changes them;
@@ -137,7 +137,7 @@ export function barPlot(plot: BarPlot): Markup {
 		const [from, to] = [Math.min(x(0), x(value)), Math.max(x(0), x(value))];
 		const end = Math.max(to, high === undefined ? to : x(high));
 		return markup`<g class="s${color % COLORS}">${tip(`${label}: ${interval(value, { low, high })}`)}
-<text class="tick" x="${left - 8}" y="${px(middle + 4)}" text-anchor="end">${shortened(label, 28)}</text>
+<text class="tick" x="${left - 8}" y="${px(middle + 4)}" text-anchor="end">${fitted(label, left - 12)}</text>
 <rect class="bar" x="${px(from)}" y="${px(middle - 8)}" width="${px(Math.max(to - from, 0.5))}" height="16" rx="2"/>
 ${low !== undefined && high !== undefined && path(`M${px(x(low))} ${middle}H${px(x(high))}M${px(x(low))} ${middle - 4}v8M${px(x(high))} ${middle - 4}v8`, 'error')}
 <text class="value" x="${px(end + 6)}" y="${px(middle + 4)}">${figure(value)}</text></g>`;

@@ -107,7 +107,7 @@ function facts(groups: readonly ResultGroup[]): Markup {
 	);
 	return markup`<dl class="facts"><dt>Data</dt>${about}
 <dt>Models</dt><dd><bdi>${[...labels].join(', ')}</bdi></dd>
-<dt>Scenarios</dt><dd><bdi>${groups.map((group) => longTitle(group, groups)).join('; ')}</bdi></dd>
+<dt>Scenarios</dt>${groups.map((group) => markup`<dd><bdi>${longTitle(group, groups)}</bdi></dd>`)}
 <dt>Seeds</dt><dd>${[...seeds].sort((a, b) => a - b).join(', ')}</dd></dl>`;
 }
 

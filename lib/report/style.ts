@@ -36,11 +36,11 @@ main{min-width:0}
 table{border-collapse:collapse;font-size:.92rem;min-width:100%;margin:.2rem 0 .4rem}
 caption{text-align:left;padding:.5rem 0;color:var(--soft);caption-side:top}
 caption b{color:var(--ink)}
-th,td{padding:.38rem .8rem .38rem 0;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:baseline}
+th,td{padding:.38rem .55rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:baseline}
 th[scope=row],thead th:first-child,td.text{text-align:left}thead th{font-weight:600;border-bottom:2px solid var(--rule);color:var(--soft)}tbody th{font-weight:400}
 td.wrap,th.wrap{white-space:normal;min-width:11rem;text-align:left}
 th button{background:none;border:0;padding:0;cursor:pointer;font-weight:600;color:inherit}th button::after{content:" ↕";opacity:.45}th[aria-sort=ascending] button::after{content:" ↑";opacity:1}th[aria-sort=descending] button::after{content:" ↓";opacity:1}
-.best{font-weight:700;background:var(--best)}.interval{color:var(--soft);font-size:.85em;font-weight:400}
+.best{font-weight:700;background:var(--best)}.interval{display:block;color:var(--soft);font-size:.82rem;line-height:1.3;font-weight:400}.mark{display:inline-block;width:1em;text-align:center}
 .up{color:var(--up)}.down{color:var(--down)}.theirs{color:var(--theirs);background:var(--theirs-paper);font-style:italic}
 tr.reference th{font-weight:600}.family{color:var(--soft);font-size:.85em}
 tr.target{background:var(--best)}
@@ -58,10 +58,10 @@ ${Array.from({ length: 8 }, (_, at) => `.s${at}{fill:var(--s${at});stroke:var(--
 ${Array.from({ length: 5 }, (_, at) => `.p${at}{fill:var(--p${at})}`).join('')}.point{stroke:var(--raised);stroke-width:.6}.cold{fill:none;stroke:var(--cold);stroke-width:1.7}
 details{margin:.4rem 0}summary{cursor:pointer;color:var(--accent);font-size:.92rem;width:fit-content}
 pre{white-space:pre-wrap;background:var(--raised);border:1px solid var(--rule);border-radius:6px;padding:.8rem 1rem;font-size:.86rem;line-height:1.5;font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace}code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.88em}
-dl.facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1.4rem;margin:1rem 0}dl.facts dt{color:var(--soft)}dl.facts dd{margin:0}
+dl.facts{display:grid;grid-template-columns:max-content minmax(0,1fr);gap:.2rem 1.4rem;margin:1rem 0}dl.facts dt{color:var(--soft);grid-column:1}dl.facts dd{margin:0;grid-column:2}
 ol.history{columns:17rem;padding-left:1.4rem;margin:.3rem 0 .8rem;font-size:.95rem}
 footer{margin-top:3rem;border-top:1px solid var(--rule);padding-top:1rem;color:var(--soft);font-size:.9rem}
-@media (max-width:30rem){.page{padding:0 .9rem 3rem}header{padding-top:1.4rem}h1{font-size:1.55rem}dl.facts{grid-template-columns:1fr;gap:0}dl.facts dd{margin-bottom:.5rem}figure.plot{padding:.8rem}}
+@media (max-width:30rem){.page{padding:0 .9rem 3rem}header{padding-top:1.4rem}h1{font-size:1.55rem}dl.facts{grid-template-columns:minmax(0,1fr);gap:0}dl.facts dd{grid-column:1}dl.facts dd{margin-bottom:.5rem}figure.plot{padding:.8rem}}
 @media print{:root,:root[data-theme=dark]{${LIGHT}}nav,#theme,.skip{display:none}.columns{display:block}.page{max-width:none;padding:0}.scroll{overflow:visible}figure.plot,table,tr{break-inside:avoid}h2,h3,h4{break-after:avoid}a{color:inherit;text-decoration:none}details:not([open]){display:none}body{font-size:10pt}.drawing{min-width:0}}
 `;
 

@@ -97,11 +97,11 @@ function metricCell(
 	return markup`<td data-value="${value}"${best && markup` class="best"`}>${decimal(value, 4)}${mark(comparison)} <span class="interval">[${decimal(low, 3)}, ${decimal(high, 3)}]</span></td>`;
 }
 
-function mark(comparison: Comparison | undefined): Markup | false {
-	if (!comparison || !(comparison.adjusted < LEVEL)) return false;
+function mark(comparison: Comparison | undefined): Markup {
+	if (!comparison || !(comparison.adjusted < LEVEL)) return markup`<span class="mark"></span>`;
 	return comparison.difference > 0
-		? markup`<span class="up" title="significantly above the reference">▲</span>`
-		: markup`<span class="down" title="significantly below the reference">▼</span>`;
+		? markup`<span class="mark up" title="significantly above the reference">▲</span>`
+		: markup`<span class="mark down" title="significantly below the reference">▼</span>`;
 }
 
 function comparisonCells(comparison: Comparison | undefined): Markup {

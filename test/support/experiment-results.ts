@@ -27,7 +27,14 @@ const MODELS: Record<string, [ExperimentResult['models'][string]['family'], numb
 
 /** A small result with plausible numbers; the same for the same options. */
 export function sampleResult(options: SampleOptions = {}): ExperimentResult {
-	const { seed = 0, users = 240, dataset = 'Luxury_Beauty', kind = 'overall', bare = false, lift = 0 } = options;
+	const {
+		seed = 0,
+		users = 240,
+		dataset = 'Luxury_Beauty',
+		kind = 'overall',
+		bare = false,
+		lift = 0,
+	} = options;
 	const { name = kind } = options;
 	const random = new SeededRandom(1000 + seed);
 	const targetCounts = Array.from({ length: users }, () => Math.floor(300 * random.uniform() ** 4));
@@ -65,7 +72,14 @@ export function sampleResult(options: SampleOptions = {}): ExperimentResult {
 }
 
 function parts(random: SeededRandom, seed: number): Partial<ExperimentResult> {
-	const titles = [HOSTILE_TITLE, 'Rose Water Toner', 'Argan Oil, 50 ml', 'Cedar Soap', '檜のバスソルト', 'שמן זית'];
+	const titles = [
+		HOSTILE_TITLE,
+		'Rose Water Toner',
+		'Argan Oil, 50 ml',
+		'Cedar Soap',
+		'檜のバスソルト',
+		'שמן זית',
+	];
 	const points = Array.from({ length: 90 }, (_, at) => {
 		const cluster = at % 3;
 		return {
@@ -118,9 +132,9 @@ function parts(random: SeededRandom, seed: number): Partial<ExperimentResult> {
 				prompt: `[User] is a user representation. This user has bought "${HOSTILE_TITLE}"[History] in the previous.`,
 				list: titles.map((title, at) => ({
 					title,
-					score: -at / 2,
+					score: 0.25 - at / 2,
 					cf: 3 - at,
-					llm: at === 5 ? null : -at / 3,
+					llm: at === 5 ? null : 0.5 - at / 3,
 					fused: 1 / (at + 1),
 					isTarget: at === 1,
 				})),
