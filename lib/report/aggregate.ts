@@ -2,7 +2,7 @@ import { ALLMRecError, invalidArgument } from '../errors.js';
 import { type MetricName, metricValues } from '../evaluation/metrics.js';
 import { bootstrapMean, type Estimate, holm, pairedBootstrap } from '../evaluation/statistics.js';
 import type { Steps } from '../event-loop.js';
-import type { ExperimentResult, ModelFamily } from '../experiment/results.js';
+import { type ExperimentResult, type ModelFamily, SCENARIO_KINDS } from '../experiment/results.js';
 
 /** Cells that differ in their seed alone, or in the models they evaluate. */
 export interface ResultGroup {
@@ -21,6 +21,7 @@ export interface ResultGroup {
 /**
  * @param reference label of the model to compare with; default A-LLMRec, else the first aligned model, else the first
  * @throws ERR_ALLMREC_INVALID_ARGUMENT where two cells are the same, or no group has the reference
+ * @returns by experiment, data set and scenario
  */
 export function groupResults(results: readonly ExperimentResult[], reference?: string): ResultGroup[] {
 	const groups = new Map<string, ExperimentResult[]>();
@@ -38,7 +39,7 @@ export function groupResults(results: readonly ExperimentResult[], reference?: s
 	}
 	if (reference !== undefined && !results.some((result) => Object.hasOwn(result.models, reference)))
 		invalidArgument('reference', 'a model of the results', reference);
-	return [...groups.values()].map((cells) => {
+	const found = [...groups.values()].map((cells) => {
 		cells.sort((a, b) => a.seed - b.seed);
 		expectOnce(cells);
 		const { experiment, dataset, scenario, negatives } = cells[0]!;
@@ -46,6 +47,20 @@ export function groupResults(results: readonly ExperimentResult[], reference?: s
 		const group = { experiment, dataset, scenario, negatives, cells, labels, reference: labels[0]! };
 		return { ...group, reference: chooseReference(group, reference) };
 	});
+	return found.sort(inOrder);
+}
+
+/** By experiment and data set, the whole before its variants, and `K = 64` before `K = 128`. */
+function inOrder(a: ResultGroup, b: ResultGroup): number {
+	const names = new Intl.Collator('en', { numeric: true });
+	const kind = ({ scenario }: ResultGroup) => SCENARIO_KINDS.indexOf(scenario.kind);
+	return (
+		names.compare(a.experiment, b.experiment) ||
+		names.compare(a.dataset.name, b.dataset.name) ||
+		kind(a) - kind(b) ||
+		names.compare(a.scenario.name, b.scenario.name) ||
+		(a.negatives ?? Number.MAX_SAFE_INTEGER) - (b.negatives ?? Number.MAX_SAFE_INTEGER)
+	);
 }
 
 function expectOnce(cells: readonly ExperimentResult[]): void {

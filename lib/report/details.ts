@@ -29,7 +29,7 @@ function exampleUser({ user, history, prompt, list, explanation }: Example): Mar
 	return markup`<section class="example"><h4>User <bdi>${user}</bdi></h4>
 <p class="note">History, oldest first:</p><ol class="history">${history.map((title) => markup`<li><bdi>${title}</bdi></li>`)}</ol>
 <div class="scroll" tabindex="0" role="region" aria-label="List of user ${user}"><table class="sortable"><caption>Recommended, best first</caption>
-<thead><tr><th scope="col">#</th><th scope="col">title</th><th scope="col">score</th><th scope="col">CF</th><th scope="col">LLM</th><th scope="col">fused</th></tr></thead><tbody>${rows}</tbody></table></div>
+<thead><tr><th scope="col">#</th><th scope="col" class="text">title</th><th scope="col">score</th><th scope="col">CF</th><th scope="col">LLM</th><th scope="col">fused</th></tr></thead><tbody>${rows}</tbody></table></div>
 <details><summary>Prompt</summary><pre><bdi>${prompt}</bdi></pre></details>
 ${explanation && explanation.length > 0 && explanationPlots(user, explanation)}</section>
 `;
@@ -103,7 +103,7 @@ export function provenanceSection(groups: readonly ResultGroup[]): Section {
 	const row = (group: ResultGroup, cell: ExperimentResult) =>
 		markup`<tr><th scope="row"><code>${cell.key}</code></th><td class="text"><bdi>${longTitle(group, groups)}</bdi></td><td>${cell.seed}</td><td>${decimal(cell.users.length, 0)}</td><td class="wrap"><code>${shortened(JSON.stringify(cell.scenario.options), 200)}</code></td><td class="wrap">${cell.command && markup`<code>${cell.command}</code>`}</td></tr>`;
 	const body = markup`<div class="scroll" tabindex="0" role="region" aria-label="Table: results"><table class="sortable"><caption>One file for each row</caption>
-<thead><tr>${['result', 'group', 'seed', 'users', 'options', 'command'].map((name) => markup`<th scope="col">${name}</th>`)}</tr></thead>
+<thead><tr>${['result', 'group', 'seed', 'users', 'options', 'command'].map((name, at) => markup`<th scope="col"${![2, 3].includes(at) && markup` class="text"`}>${name}</th>`)}</tr></thead>
 <tbody>${groups.flatMap((group) => group.cells.map((cell) => row(group, cell)))}</tbody></table></div>`;
 	return { id: 'provenance', title: 'What was run', body };
 }
@@ -115,10 +115,10 @@ function table(
 ): Markup {
 	const cell = (value: string | number | undefined) =>
 		typeof value === 'string'
-			? markup`<td>${value}</td>`
+			? markup`<td class="text"><bdi>${value}</bdi></td>`
 			: markup`<td data-value="${value}">${value === undefined ? '–' : figure(value)}</td>`;
 	return markup`<div class="scroll" tabindex="0" role="region" aria-label="Table: ${title}"><table class="sortable"><caption><bdi>${title}</bdi></caption>
-<thead><tr>${head.map((name) => markup`<th scope="col"><bdi>${name}</bdi></th>`)}</tr></thead>
+<thead><tr>${head.map((name, at) => markup`<th scope="col"${typeof rows[0]?.[at] === 'string' && markup` class="text"`}><bdi>${name}</bdi></th>`)}</tr></thead>
 <tbody>${rows.map(([name, ...cells]) => markup`<tr><th scope="row"><bdi>${name}</bdi></th>${cells.map(cell)}</tr>`)}</tbody></table></div>
 `;
 }

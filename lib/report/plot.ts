@@ -140,7 +140,7 @@ export function barPlot(plot: BarPlot): Markup {
 <text class="tick" x="${left - 8}" y="${px(middle + 4)}" text-anchor="end">${fitted(label, left - 12)}</text>
 <rect class="bar" x="${px(from)}" y="${px(middle - 8)}" width="${px(Math.max(to - from, 0.5))}" height="16" rx="2"/>
 ${low !== undefined && high !== undefined && path(`M${px(x(low))} ${middle}H${px(x(high))}M${px(x(low))} ${middle - 4}v8M${px(x(high))} ${middle - 4}v8`, 'error')}
-<text class="value" x="${px(end + 6)}" y="${px(middle + 4)}">${figure(value)}</text></g>`;
+<text class="value" x="${px(end + 6)}" y="${px(middle + 4)}">${low === undefined ? figure(value) : decimal(value, 3)}</text></g>`;
 	});
 	const ticks = x.ticks.map(
 		(tick) =>

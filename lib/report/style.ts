@@ -37,17 +37,17 @@ table{border-collapse:collapse;font-size:.92rem;min-width:100%;margin:.2rem 0 .4
 caption{text-align:left;padding:.5rem 0;color:var(--soft);caption-side:top}
 caption b{color:var(--ink)}
 th,td{padding:.38rem .55rem;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:baseline}
-th[scope=row],thead th:first-child,td.text{text-align:left}thead th{font-weight:600;border-bottom:2px solid var(--rule);color:var(--soft)}tbody th{font-weight:400}
+th[scope=row],thead th:first-child,.text{text-align:left!important}thead th{font-weight:600;border-bottom:2px solid var(--rule);color:var(--soft)}tbody th{font-weight:400}
 td.wrap,th.wrap{white-space:normal;min-width:11rem;text-align:left}
 th button{background:none;border:0;padding:0;cursor:pointer;font-weight:600;color:inherit}th button::after{content:" ↕";opacity:.45}th[aria-sort=ascending] button::after{content:" ↑";opacity:1}th[aria-sort=descending] button::after{content:" ↓";opacity:1}
 .best{font-weight:700;background:var(--best)}.interval{display:block;color:var(--soft);font-size:.82rem;line-height:1.3;font-weight:400}.mark{display:inline-block;width:1em;text-align:center}
 .up{color:var(--up)}.down{color:var(--down)}.theirs{color:var(--theirs);background:var(--theirs-paper);font-style:italic}
-tr.reference th{font-weight:600}.family{color:var(--soft);font-size:.85em}
+tr.reference th{font-weight:600}.family{display:block;color:var(--soft);font-size:.82rem;line-height:1.3;font-weight:400}
 tr.target{background:var(--best)}
 figure.plot{margin:1rem 0 1.6rem;padding:1rem 1.1rem .8rem;background:var(--raised);border:1px solid var(--rule);border-radius:8px;max-width:46rem}
 figcaption{font-weight:600;margin-bottom:.5rem}
 .drawing{display:block;width:100%;min-width:31rem;height:auto}.square .drawing{min-width:15rem}
-.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,19rem),1fr));gap:1rem}.maps .plot{margin:0;min-width:0}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,23rem),1fr));gap:1rem}.maps .plot{margin:0;min-width:0}
 .legend{list-style:none;display:flex;flex-wrap:wrap;gap:.15rem 1.2rem;padding:0;margin:.5rem 0;font-size:.9rem}
 .swatch{width:1.6rem;height:.8rem;vertical-align:-.05em}.swatch.point{width:.8rem}
 svg text{font-family:inherit;fill:var(--ink)}.tick{font-size:12px;fill:var(--soft)!important}.label{font-size:13px;fill:var(--soft)!important}.value{font-size:12px}

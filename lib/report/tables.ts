@@ -26,7 +26,7 @@ const METRIC_NAMES: Record<TableMetric, string> = {
 /** A plot of each group and a table of each of its slices. */
 export function* resultsSection(groups: readonly ResultGroup[], resamples: number): Steps<Section> {
 	const body: Markup[] = [
-		markup`<p class="note">A value is the mean over users, each user being the mean of the seeds. In brackets: 95 % bootstrap interval over users. <span class="up">▲</span> and <span class="down">▼</span>: significantly above or below the reference, which is set in heavier type (paired bootstrap over users, Holm’s adjustment over the models of a table, p &lt; ${LEVEL}). Best values are <b class="best">bold</b>. <span class="theirs">Slanted</span> figures are not ours but those of the paper, ${PAPER}.</p>`,
+		markup`<p class="note">A value is the mean over users, each user being the mean of the seeds. In brackets: 95 % bootstrap interval over users. <span class="up">▲</span> and <span class="down">▼</span>: significantly above or below the reference, which is set in heavier type (paired bootstrap over users, Holm’s adjustment over the models of a table, p &lt; ${LEVEL}). <em>Over seeds</em> is the mean of the seeds’ means with their standard deviation; Δ is the difference to the reference. Best values are <b class="best">bold</b>. <span class="theirs">Slanted</span> figures are not ours but those of the paper, ${PAPER}.</p>`,
 	];
 	for (const group of groups) {
 		const title = longTitle(group, groups);
@@ -78,13 +78,13 @@ function sliceTable(
 		const theirs = published[at];
 		return markup`<tr${label === reference && markup` class="reference"`}><th scope="row"><bdi>${label}</bdi> <span class="family">${family}</span></th>${cells}
 <td data-value="${mean}">${decimal(mean, 4)}${deviation === undefined ? markup` <span class="interval">one seed</span>` : markup` ± ${decimal(deviation, 4)} <span class="interval">${count} seeds</span>`}</td>
-${comparisonCells(comparisons?.['hit@1'])}
+${comparisonCell(comparisons?.['hit@1'])}
 ${anyPublished && markup`<td class="theirs" data-value="${theirs}">${theirs === undefined ? '' : decimal(theirs, 4)}</td>`}</tr>`;
 	});
 	const against = negatives === null ? 'the whole catalogue' : `${negatives} negatives`;
 	return markup`<div class="scroll" tabindex="0" role="region" aria-label="Table: ${title}, ${slice}"><table class="sortable">
 <caption><b><bdi>${slice}</bdi></b>: <bdi>${description}</bdi>; ${users} users, ${seeds} ${seeds === 1 ? 'seed' : 'seeds'}, target against ${against}; reference <bdi>${reference}</bdi></caption>
-<thead><tr><th scope="col">model</th>${TABLE_METRICS.map((metric) => markup`<th scope="col">${METRIC_NAMES[metric]}</th>`)}<th scope="col">Hit@1 over seeds</th><th scope="col">Δ Hit@1</th><th scope="col">p (Holm)</th>${anyPublished && markup`<th scope="col">Hit@1, paper’s</th>`}</tr></thead>
+<thead><tr><th scope="col">model</th>${TABLE_METRICS.map((metric) => markup`<th scope="col">${METRIC_NAMES[metric]}</th>`)}<th scope="col">over seeds</th><th scope="col">Δ Hit@1</th>${anyPublished && markup`<th scope="col">paper’s</th>`}</tr></thead>
 <tbody>${rows}</tbody></table></div>
 `;
 }
@@ -104,10 +104,11 @@ function mark(comparison: Comparison | undefined): Markup {
 		: markup`<span class="mark down" title="significantly below the reference">▼</span>`;
 }
 
-function comparisonCells(comparison: Comparison | undefined): Markup {
-	if (!comparison) return markup`<td data-value=""></td><td data-value=""></td>`;
+function comparisonCell(comparison: Comparison | undefined): Markup {
+	if (!comparison) return markup`<td data-value=""></td>`;
 	const { difference, adjusted } = comparison;
-	return markup`<td data-value="${difference}">${difference > 0 && '+'}${decimal(difference, 4)}</td><td data-value="${adjusted}">${adjusted < 0.0005 ? '< 0.001' : decimal(adjusted, 3)}</td>`;
+	const p = adjusted < 0.0005 ? 'p < 0.001' : `p = ${decimal(adjusted, 3)}`;
+	return markup`<td data-value="${difference}">${difference > 0 && '+'}${decimal(difference, 4)} <span class="interval">${p}</span></td>`;
 }
 
 /** Variants of one experiment against each other: ablations, sweeps, shuffles, few-shot sizes. */
@@ -123,12 +124,24 @@ export function* variantsSection(
 	const body: Markup[] = [];
 	for (const variants of families.values()) {
 		if (variants.length < 2) continue;
-		const [{ dataset, scenario, reference }] = variants as [ResultGroup];
+		const [{ experiment, dataset, scenario, negatives, reference }] = variants as [ResultGroup];
+		const whole = groups.filter(
+			(group) =>
+				group.scenario.kind === 'overall' &&
+				group.experiment === experiment &&
+				group.dataset.name === dataset.name &&
+				group.negatives === negatives,
+		);
 		const bars = [];
-		for (const group of variants) {
+		for (const group of scenario.kind === 'overall' ? variants : [...whole, ...variants]) {
 			const rows = slicesOf(group)[0]!.rows;
 			const row = (yield* aggregateTable({ ...group, labels: [group.reference] }, rows, resamples))[0];
-			if (row) bars.push({ label: group.scenario.name, ...row.metrics['hit@1'] });
+			if (row)
+				bars.push({
+					label: group.scenario.name,
+					color: whole.includes(group) ? 3 : 0,
+					...row.metrics['hit@1'],
+				});
 		}
 		const models = new Set(variants.map((group) => group.reference));
 		body.push(

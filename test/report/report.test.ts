@@ -190,6 +190,35 @@ test('the paper’s figures stand beside ours where the data set is the same, an
 	t.true(page.includes('<td class="theirs" data-value="0.5809">0.5809</td>'));
 });
 
+test('groups come by data set and scenario, the whole first, numbers by size', (t) => {
+	const cells = [
+		sampleResult({ kind: 'fewShot', name: 'K = 128', bare: true }),
+		sampleResult({ kind: 'ablation', name: 'no matching', bare: true }),
+		sampleResult({ kind: 'fewShot', name: 'K = 64', bare: true }),
+		sampleResult({ dataset: 'Aa', bare: true }),
+		sampleResult({ seed: 1, bare: true }),
+		sampleResult({ bare: true }),
+	];
+	const groups = groupResults(cells);
+	t.deepEqual(
+		groups.map(({ dataset, scenario }) => `${dataset.name} ${scenario.name}`),
+		['Aa', ...Array(4).fill('Luxury_Beauty')].map(
+			(name, at) => `${name} ${['overall', 'overall', 'K = 64', 'K = 128', 'no matching'][at]}`,
+		),
+	);
+	t.deepEqual(
+		groups[1]!.cells.map(({ seed }) => seed),
+		[0, 1],
+	);
+	const { page } = render(cells);
+	const few = page.slice(page.indexOf('A-LLMRec by variant, Luxury_Beauty, fewShot'));
+	const labels = [...few.slice(0, few.indexOf('</figure>')).matchAll(/text-anchor="end">([^<]+)/g)];
+	t.deepEqual(
+		labels.map(([, label]) => label),
+		['overall', 'K = 64', 'K = 128'],
+	);
+});
+
 test('the same cell twice is refused, as is a reference nobody knows', async (t) => {
 	const again = { ...sampleResult(), key: 'again' };
 	await rejects(
