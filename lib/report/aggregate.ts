@@ -91,55 +91,83 @@ export function familyOf({ cells }: ResultGroup, label: string): ModelFamily {
 /** Which rows of a cell count. */
 export type Rows = (cell: ExperimentResult) => readonly number[];
 
-/** Seed → user → value of a metric. */
-type SeedValues = Map<number, Map<number, number>>;
+/** Seed → (users of the group) value of a metric; NaN where the seed does not have the user. */
+type SeedValues = Map<number, Float64Array>;
 
-/** A metric of one model, by seed and user. */
-function seedValues(group: ResultGroup, label: string, metric: MetricName, rows: Rows): SeedValues {
+/** Users of a group's cells, numbered; by cell, which number the user of each row has. */
+interface Numbering {
+	users: number;
+	numbers: Map<ExperimentResult, Int32Array>;
+}
+
+const numberings = new WeakMap<readonly ExperimentResult[], Numbering>();
+
+function numberUsers(cells: readonly ExperimentResult[]): Numbering {
+	const known = numberings.get(cells);
+	if (known) return known;
+	const found = new Map<number, number>();
+	const numbers = new Map<ExperimentResult, Int32Array>();
+	for (const cell of cells) {
+		for (const user of cell.users) if (!found.has(user)) found.set(user, found.size);
+		numbers.set(
+			cell,
+			Int32Array.from(cell.users, (user) => found.get(user)!),
+		);
+	}
+	const numbering = { users: found.size, numbers };
+	numberings.set(cells, numbering);
+	return numbering;
+}
+
+/** A metric of one model, by seed and user. Seeds without any of the rows are left out. */
+function* seedValues(group: ResultGroup, label: string, metric: MetricName, rows: Rows): Steps<SeedValues> {
 	const seeds: SeedValues = new Map();
+	const { users, numbers } = numberUsers(group.cells);
 	for (const cell of group.cells) {
 		if (!Object.hasOwn(cell.models, label)) continue;
 		const { greater, ties } = cell.models[label]!.ranks;
-		const chosen = rows(cell);
+		const chosen = Int32Array.from(rows(cell));
 		if (chosen.length === 0) continue;
-		const values = metricValues(
-			{
-				greater: Int32Array.from(chosen, (row) => greater[row]!),
-				ties: Int32Array.from(chosen, (row) => ties[row]!),
-			},
-			metric,
-		);
-		seeds.set(cell.seed, new Map(chosen.map((row, at) => [cell.users[row]!, values[at]!])));
+		const ranks = { greater: chosen.map((row) => greater[row]!), ties: chosen.map((row) => ties[row]!) };
+		yield;
+		const values = metricValues(ranks, metric);
+		const byUser = new Float64Array(users).fill(Number.NaN);
+		const numbered = numbers.get(cell)!;
+		for (const [at, row] of chosen.entries()) byUser[numbered[row]!] = values[at]!;
+		seeds.set(cell.seed, byUser);
+		yield;
 	}
 	return seeds;
 }
 
-/** Each user's mean over the seeds that have this user. */
-function userMeans(seeds: SeedValues): Map<number, number> {
-	const sums = new Map<number, { sum: number; count: number }>();
-	for (const users of seeds.values())
-		for (const [user, value] of users) {
-			const before = sums.get(user) ?? { sum: 0, count: 0 };
-			sums.set(user, { sum: before.sum + value, count: before.count + 1 });
+/** Each user's mean over the seeds that have this user; without the users that none has. */
+function userMeans(seeds: readonly Float64Array[]): Float64Array {
+	const means = new Float64Array(seeds[0]?.length ?? 0);
+	for (let user = 0; user < means.length; user++) {
+		let [sum, count] = [0, 0];
+		for (const values of seeds) {
+			if (Number.isNaN(values[user]!)) continue;
+			sum += values[user]!;
+			count++;
 		}
-	return new Map([...sums].map(([user, { sum, count }]) => [user, sum / count]));
+		means[user] = sum / count;
+	}
+	return present(means);
+}
+
+function present(values: Float64Array): Float64Array {
+	return values.filter((value) => !Number.isNaN(value));
 }
 
 /** Two models' means of the same users over the same seeds. */
 function pairs(a: SeedValues, b: SeedValues): [Float64Array, Float64Array] {
-	const common = (from: SeedValues, other: SeedValues): SeedValues =>
-		new Map(
-			[...from]
-				.filter(([seed]) => other.has(seed))
-				.map(([seed, users]) => [seed, new Map([...users].filter(([user]) => other.get(seed)!.has(user)))]),
-		);
-	const first = userMeans(common(a, b));
-	const second = userMeans(common(b, a));
-	const users = [...first.keys()];
-	return [
-		Float64Array.from(users, (user) => first.get(user)!),
-		Float64Array.from(users, (user) => second.get(user)!),
-	];
+	const common = [...a.keys()].filter((seed) => b.has(seed));
+	const among = (from: SeedValues, other: SeedValues) =>
+		common.map((seed) => {
+			const others = other.get(seed)!;
+			return from.get(seed)!.map((value, user) => (Number.isNaN(others[user]!) ? Number.NaN : value));
+		});
+	return [userMeans(among(a, b)), userMeans(among(b, a))];
 }
 
 /** A metric of one model over users and seeds. */
@@ -181,8 +209,8 @@ export function* aggregateTable(group: ResultGroup, rows: Rows, resamples: numbe
 		const metrics = {} as Record<TableMetric, Aggregate>;
 		const comparisons = {} as Record<TableMetric, Comparison>;
 		for (const metric of TABLE_METRICS) {
-			const seeds = seedValues(group, label, metric, rows);
-			const means = Float64Array.from(userMeans(seeds).values());
+			const seeds = yield* seedValues(group, label, metric, rows);
+			const means = userMeans([...seeds.values()]);
 			if (means.length === 0) break;
 			const estimate = yield* bootstrapMean(means, options);
 			metrics[metric] = { ...estimate, users: means.length, seeds: overSeeds(seeds) };
@@ -211,15 +239,17 @@ function adjust(table: readonly TableRow[]): void {
 }
 
 function overSeeds(seeds: SeedValues): Aggregate['seeds'] {
-	const means = [...seeds.values()].map((users) => mean([...users.values()]));
+	const means = [...seeds.values()].map((values) => mean(present(values)));
 	const centre = mean(means);
 	const squares = means.reduce((sum, value) => sum + (value - centre) ** 2, 0);
 	const deviation = means.length > 1 ? Math.sqrt(squares / (means.length - 1)) : undefined;
 	return { count: means.length, mean: centre, deviation };
 }
 
-export function mean(values: readonly number[]): number {
-	return values.reduce((sum, value) => sum + value, 0) / values.length;
+export function mean(values: readonly number[] | Float64Array): number {
+	let sum = 0;
+	for (const value of values) sum += value;
+	return sum / values.length;
 }
 
 /** Hit@1 of one model among some rows; undefined without any. */
@@ -229,8 +259,8 @@ export function* hit1(
 	rows: Rows,
 	resamples: number,
 ): Steps<Aggregate | undefined> {
-	const seeds = seedValues(group, label, 'hit@1', rows);
-	const means = Float64Array.from(userMeans(seeds).values());
+	const seeds = yield* seedValues(group, label, 'hit@1', rows);
+	const means = userMeans([...seeds.values()]);
 	if (means.length === 0) return undefined;
 	const estimate = yield* bootstrapMean(means, { resamples });
 	return { ...estimate, users: means.length, seeds: overSeeds(seeds) };

@@ -1,6 +1,6 @@
 import type { Steps } from '../event-loop.js';
 import type { CalibrationBin, ExperimentResult, ItemMap, TrainingCurve } from '../experiment/results.js';
-import { hit1, type ResultGroup, type Rows } from './aggregate.js';
+import { hit1, type ResultGroup } from './aggregate.js';
 import { type Markup, markup } from './markup.js';
 import { barPlot, type LineSeries, linePlot, scatterPlot } from './plot.js';
 import { longTitle, type Section } from './section.js';
@@ -14,14 +14,16 @@ export function* popularitySection(groups: readonly ResultGroup[], resamples: nu
 		markup`<p class="note">Users are binned by the training interactions of their target; bars are 95 % bootstrap intervals over users. Bins without users are left out.</p>`,
 	];
 	for (const group of groups) {
-		const bins = BINS.map((from, at) => ({ from, to: BINS[at + 1] ?? null })).filter((bin) =>
-			group.cells.some((cell) => rowsIn(bin)(cell).length > 0),
-		);
+		const bins = BINS.map((from, at) => {
+			const bin = { from, to: BINS[at + 1] ?? null };
+			return { ...bin, rows: new Map(group.cells.map((cell) => [cell, rowsIn(bin, cell)])) };
+		}).filter(({ rows }) => [...rows.values()].some(({ length }) => length > 0));
+		yield;
 		const series: LineSeries[] = [];
 		for (const label of group.labels) {
 			const points = [];
 			for (const [x, bin] of bins.entries()) {
-				const found = yield* hit1(group, label, rowsIn(bin), resamples);
+				const found = yield* hit1(group, label, (cell) => bin.rows.get(cell)!, resamples);
 				if (found) points.push({ x, y: found.value, low: found.low, high: found.high });
 			}
 			series.push({ name: label, points });
@@ -47,9 +49,11 @@ interface Bin {
 	to: number | null;
 }
 
-function rowsIn({ from, to }: Bin): Rows {
-	return ({ targetCounts }) =>
-		targetCounts.flatMap((count, row) => (count >= from && (to === null || count < to) ? [row] : []));
+function rowsIn({ from, to }: Bin, { targetCounts }: ExperimentResult): number[] {
+	const rows: number[] = [];
+	for (const [row, count] of targetCounts.entries())
+		if (count >= from && (to === null || count < to)) rows.push(row);
+	return rows;
 }
 
 function binName({ from, to }: Bin): string {
