@@ -26,7 +26,9 @@ export const MODEL_FAMILIES = ['floor', 'cf', 'text', 'llm', 'aligned', 'fused']
 const KEY = /^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$/;
 
 const count = z.int().min(0).max(0x7fff_ffff);
-const numbers = z.record(z.string(), z.number());
+/** Numbers whose differences and squares are finite too. */
+const measure = z.number().min(-1e100).max(1e100);
+const numbers = z.record(z.string(), measure);
 
 const modelSchema = z.object({
 	/** What kind of model it is: a rule without learning, CF, item text, the language model alone, A-LLMRec, a fusion. */
@@ -34,13 +36,13 @@ const modelSchema = z.object({
 	/** (users), candidates above the target and others with its score, as `TargetRanks`. */
 	ranks: z.object({ greater: z.array(count), ties: z.array(count) }),
 	/** Of scoring all users. */
-	seconds: z.number().min(0),
+	seconds: measure.min(0),
 });
 
 const curveSchema = z.object({
 	stage: z.string(),
 	model: z.string(),
-	points: z.array(z.object({ epoch: z.number(), losses: numbers, metrics: numbers })),
+	points: z.array(z.object({ epoch: measure, losses: numbers, metrics: numbers })),
 });
 
 const calibrationSchema = z.object({
@@ -49,11 +51,11 @@ const calibrationSchema = z.object({
 	to: count.nullable(),
 	users: count,
 	/** Mean weight of CF in the fusion, 0 … 1. */
-	weight: z.number(),
+	weight: measure,
 	/** Hit@1. */
-	cf: z.number(),
-	llm: z.number(),
-	fused: z.number(),
+	cf: measure,
+	llm: measure,
+	fused: measure,
 });
 
 const mapSchema = z.object({
@@ -61,8 +63,8 @@ const mapSchema = z.object({
 	points: z.array(
 		z.object({
 			item: z.string(),
-			x: z.number(),
-			y: z.number(),
+			x: measure,
+			y: measure,
 			/** Training interactions. */
 			count,
 			cold: z.boolean(),
@@ -78,20 +80,20 @@ const exampleSchema = z.object({
 	list: z.array(
 		z.object({
 			title: z.string(),
-			score: z.number(),
-			cf: z.number().nullable(),
-			llm: z.number().nullable(),
-			fused: z.number().nullable(),
+			score: measure,
+			cf: measure.nullable(),
+			llm: measure.nullable(),
+			fused: measure.nullable(),
 			isTarget: z.boolean(),
 		}),
 	),
 	/** What each part of the prompt did for the first item's score. */
 	explanation: z
-		.array(z.object({ part: z.string(), leaveOneOut: z.number(), gradientTimesInput: z.number() }))
+		.array(z.object({ part: z.string(), leaveOneOut: measure, gradientTimesInput: measure }))
 		.optional(),
 });
 
-const genreSchema = z.object({ value: z.number(), low: z.number(), high: z.number(), users: count });
+const genreSchema = z.object({ value: measure, low: measure, high: measure, users: count });
 
 export const resultSchema = z
 	.object({
@@ -124,7 +126,7 @@ export const resultSchema = z
 		examples: z.array(exampleSchema).optional(),
 		genres: z.record(z.string(), genreSchema).optional(),
 		/** Seconds of each stage. */
-		timings: z.record(z.string(), z.number().min(0)).optional(),
+		timings: z.record(z.string(), measure.min(0)).optional(),
 		/** What made the file, as typed. */
 		command: z.string().optional(),
 	})

@@ -20,8 +20,9 @@ export function linearScale(
 	[from, to]: readonly [number, number],
 	count = 5,
 ): Scale {
-	// A single value stands in the middle.
-	const around = domain[0] < domain[1] ? 0 : Math.abs(domain[0]) / 4 || 0.5;
+	// A single value stands in the middle, and so do values that rounding alone tells apart.
+	const size = Math.max(Math.abs(domain[0]), Math.abs(domain[1]), 1e-100);
+	const around = domain[1] - domain[0] > 1e-12 * size ? 0 : Math.abs(domain[0]) / 4 || 0.5;
 	const [low, high] = [domain[0] - around, domain[1] + around];
 	const width = high - low;
 	const rough = width / count;
@@ -37,7 +38,8 @@ export function linearScale(
 /** A tick's label: as many digits as its neighbours need, and short however large or small the numbers are. */
 export function tickLabel(value: number, digits: number): string {
 	const size = Math.abs(value);
-	if (value !== 0 && (size >= 1e6 || digits > 5)) return value.toExponential(1).replace('-', '−');
+	if (value === 0) return digits > 5 ? '0' : decimal(0, digits);
+	if (size >= 1e6 || digits > 5) return value.toExponential(1).replaceAll('-', '−');
 	return decimal(value, digits);
 }
 

@@ -190,6 +190,29 @@ test('the paper’s figures stand beside ours where the data set is the same, an
 	t.true(page.includes('<td class="theirs" data-value="0.5809">0.5809</td>'));
 });
 
+test('numbers of any size are drawn', (t) => {
+	for (const sizes of [
+		[-1e100, 1e100],
+		[0, 5e-324],
+		[1e15, 1e15 + 0.125],
+		[-3e-9, -3e-9],
+		[0, 0],
+	] as const) {
+		const result = sampleResult();
+		const point = { item: 'x', count: 1, cold: false };
+		result.maps = [{ name: 'CF', points: sizes.map((x, at) => ({ ...point, x, y: sizes[1 - at]! })) }];
+		result.curves![0]!.points = sizes.map((loss, epoch) => ({ epoch, losses: { loss }, metrics: {} }));
+		result.latents = { full: { size: sizes[0] } };
+		result.examples![0]!.explanation = sizes.map((leaveOneOut) => ({
+			part: 'x',
+			leaveOneOut,
+			gradientTimesInput: leaveOneOut,
+		}));
+		const { page } = render([result]);
+		t.false(/NaN|Infinity/.test(page.replace(/<script>.*<\/script>/s, '')), String(sizes));
+	}
+});
+
 test('groups come by data set and scenario, the whole first, numbers by size', (t) => {
 	const cells = [
 		sampleResult({ kind: 'fewShot', name: 'K = 128', bare: true }),
