@@ -53,6 +53,13 @@ export {
 	type RunEvaluation,
 } from './evaluation/protocol.js';
 export {
+	type ExperimentResult,
+	readResult,
+	readResults,
+	type ScenarioKind,
+	writeResult,
+} from './experiment/results.js';
+export {
 	type CandidateLikelihoods,
 	CausalLM,
 	type CausalLMOptions,
@@ -112,6 +119,13 @@ export {
 export { type RunFile, type RunOptions, readRunFile } from './recommend/run-config.js';
 export { type ScoreFileOptions, type ScoreSummary, scoreFile } from './recommend/score-all/score-file.js';
 export type { BatchUser, ScoreAllOptions, ScoredUser } from './recommend/score-all/score-users.js';
+export { type PlaneProjection, projectToPlane } from './report/projection-2d.js';
+export {
+	type ReportOptions,
+	type ReportSummary,
+	type WriteReportOptions,
+	writeReport,
+} from './report/report.js';
 export { resolveCheckpoint } from './text/hub.js';
 export {
 	ENCODER_DTYPES,

@@ -18,6 +18,7 @@ import type { BatchOptions } from './recommend/score-all/pipeline.js';
 import type { ScoreFileOptions } from './recommend/score-all/score-file.js';
 import type { ScoreAllOptions } from './recommend/score-all/score-users.js';
 import type { UserFileOptions } from './recommend/score-all/user-files.js';
+import type { WriteReportOptions } from './report/report.js';
 import type { ResolveCheckpointOptions } from './text/hub.js';
 import type { SentenceEncoderOptions } from './text/sentence-encoder.js';
 
@@ -180,6 +181,14 @@ const KNOWN = {
 		session: true,
 	} satisfies Names<SentenceEncoderOptions>,
 	longCall: call,
+	writeReport: {
+		...call,
+		folders: true,
+		out: true,
+		title: true,
+		reference: true,
+		resamples: true,
+	} satisfies Names<WriteReportOptions>,
 	resolveCheckpoint: {
 		...call,
 		files: true,

@@ -7,7 +7,17 @@ const run = (...args: string[]) => command(args);
 test('help is printed for the command and for its verbs', async (t) => {
 	const main = await run('--help');
 	t.is(main.code, 0);
-	const verbs = ['prepare', 'train', 'evaluate', 'recommend', 'score', 'quantize', 'inspect', 'demo'];
+	const verbs = [
+		'prepare',
+		'train',
+		'evaluate',
+		'report',
+		'recommend',
+		'score',
+		'quantize',
+		'inspect',
+		'demo',
+	];
 	for (const verb of verbs) t.regex(main.out, new RegExp(`^  ${verb} `, 'm'));
 	for (const verb of ['train', 'score']) {
 		const { code, out, err } = await run(verb, '--help');
