@@ -5,6 +5,9 @@ export {
 	type JointOptions,
 	jointEmbeddings,
 } from './alignment/alignment.js';
+export { MlpLlm, type MlpLlmTrainOptions } from './baselines/mlp-llm.js';
+export type { BaselineRequest } from './baselines/request.js';
+export { TALLRec, type TALLRecOptions, type TALLRecTrainOptions } from './baselines/tallrec.js';
 export { Backbone, type BackboneLoadOptions, type BackboneTrainOptions } from './cf/backbone.js';
 export {
 	BACKBONES,

@@ -124,6 +124,8 @@ const KNOWN = {
 		dtype: true,
 		otherwise: true,
 		generationSlots: true,
+		adapter: true,
+		mergeAdapter: true,
 		session: true,
 	} satisfies Names<CausalLMOptions>,
 	scoreCandidates: { soft: true, tokensPerBatch: true, signal: true } satisfies Names<ScoreCandidatesOptions>,

@@ -22,6 +22,7 @@ import {
 } from './generation.js';
 import { GenerationQueue } from './generation-queue.js';
 import { tokenBytes } from './generation-text.js';
+import { LoraAdapter } from './lora.js';
 import { openOptCheckpoint } from './opt-checkpoint.js';
 import { TokenTrie } from './token-trie.js';
 import { loadLanguageTokenizer } from './tokenizer.js';
@@ -40,6 +41,13 @@ export interface CausalLMOptions extends DeviceOptions, LongCallOptions {
 	 * Bounds the memory of the key-value cache. Default 32.
 	 */
 	generationSlots?: number | undefined;
+	/** Folder of a LoRA of the query and value projections, in PEFT's layout. */
+	adapter?: string | undefined;
+	/**
+	 * Whether the adapter becomes part of the weights, which costs nothing later, or stays beside them. Default: true
+	 * but for int8 and int4, where it cannot.
+	 */
+	mergeAdapter?: boolean | undefined;
 	/** @internal */
 	session?: Session | undefined;
 }
@@ -98,7 +106,17 @@ export class CausalLM {
 	 */
 	static async load(source: string, options: CausalLMOptions = {}): Promise<CausalLM> {
 		expectKnown('causalLM', options);
-		const { signal, onProgress, session: given, dtype, otherwise, generationSlots = 32, ...device } = options;
+		const {
+			signal,
+			onProgress,
+			session: given,
+			dtype,
+			otherwise,
+			generationSlots = 32,
+			adapter,
+			mergeAdapter,
+			...device
+		} = options;
 		const folder = await resolveCheckpoint(source, { signal, onProgress });
 		const tokenizer = await loadLanguageTokenizer(folder);
 		const { config, files } = await openOptCheckpoint(folder, {
@@ -114,6 +132,11 @@ export class CausalLM {
 				() => new session.addon.Opt(session.engine, config),
 			);
 			const native = await loaded(await described, files, signal);
+			if (adapter !== undefined)
+				await adapt(native, config, session, adapter, mergeAdapter, signal).catch((error) => {
+					native.dispose();
+					throw error;
+				});
 			return new CausalLM(session, native, config, tokenizer, source, generationSlots);
 		} catch (error) {
 			session.release();
@@ -139,8 +162,13 @@ export class CausalLM {
 		pairRows: Int32Array,
 		pairTargets: Int32Array,
 		signal?: AbortSignal,
+		adapter: LoraAdapter | null = null,
 	): Promise<Float32Array> {
-		return run((cancel) => this.native.logProbs(batch, soft, rows, pairRows, pairTargets, cancel), signal);
+		return run(
+			(cancel) =>
+				this.native.logProbs(batch, soft, rows, pairRows, pairTargets, cancel, adapter?.native ?? null),
+			signal,
+		);
 	}
 
 	/**
@@ -293,6 +321,25 @@ export class CausalLM {
 
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
+	}
+}
+
+/** Merges an adapter's folder into the weights, or lets the model compute with it. */
+async function adapt(
+	native: NativeOpt,
+	config: OptConfig,
+	session: Session,
+	folder: string,
+	merge: boolean | undefined,
+	signal: AbortSignal | undefined,
+): Promise<void> {
+	const adapter = await LoraAdapter.load(folder, session, config, signal);
+	try {
+		const quantized = config.dtype === 'int8' || config.dtype === 'int4';
+		if (merge ?? !quantized) await run(() => adapter.native.mergeInto(native), signal);
+		else await run(() => native.setAdapter(adapter.native), signal);
+	} finally {
+		adapter.dispose();
 	}
 }
 

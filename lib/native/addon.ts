@@ -349,7 +349,10 @@ export interface NativeOpt extends NativeModel {
 		pairRows: Int32Array,
 		pairTargets: Int32Array,
 		cancel?: NativeCancelFlag,
+		adapter?: NativeLora | null,
 	): Promise<Float32Array>;
+	/** From now on every call computes with it, unmerged; null = none. It stays alive as long as the model. */
+	setAdapter(adapter: NativeLora | null): Promise<void>;
 	/** Of answers (each at least a token) behind one prompt, in passes of about tokensPerPass tokens. */
 	scoreAnswers(
 		prompt: Int32Array,
@@ -544,6 +547,49 @@ export interface NativeProjectionTrainer extends NativeTrainer {
 	gradients(batch: LlmBatch, soft: SoftInputs, targets: TokenTargets): Promise<Losses>;
 }
 
+export interface LoraConfig {
+	rank: number;
+	/** What B·A is multiplied with is alpha / rank. */
+	alpha: number;
+	/** Of the adapter's input, in training. */
+	dropout: number;
+	hiddenSize: number;
+	numLayers: number;
+}
+
+/** Low-rank adapters of the query and value projections; names are PEFT's. */
+export interface NativeLora extends NativeModel {
+	/** A uniform, B zero. */
+	initialise(seed: number, cancel?: NativeCancelFlag): Promise<void>;
+	/** Adds the adapter to the model's weights for good; not for int8 and int4. */
+	mergeInto(llm: NativeOpt, cancel?: NativeCancelFlag): Promise<void>;
+}
+
+/** As NativeProjectionTrainer, with soft tokens (S · embedSize) as they are. */
+export interface NativeLoraTrainer extends NativeTrainer {
+	step(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		totalTargets?: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
+	accumulate(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		totalTargets: number,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
+	evaluate(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		cancel?: NativeCancelFlag,
+	): Promise<Losses>;
+	gradients(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
+}
+
 /** PyTorch's GRU, for the parity of its op. */
 export interface NativeGru extends NativeModel {
 	/** x (B, S, I), h0 (L, B, H) → y (B, S, H) and hn (L, B, H), with the gradients of Σ y·wy + Σ hn·wh. */
@@ -615,6 +661,12 @@ export interface NativeAddon {
 		llm: NativeOpt,
 		options: AdamOptions & { seed: number },
 	) => NativeProjectionTrainer;
+	Lora: new (engine: NativeEngine, config: LoraConfig) => NativeLora;
+	LoraTrainer: new (
+		lora: NativeLora,
+		llm: NativeOpt,
+		options: AdamOptions & { seed: number },
+	) => NativeLoraTrainer;
 	Gru: new (
 		engine: NativeEngine,
 		config: { inputSize: number; hiddenSize: number; numLayers: number },

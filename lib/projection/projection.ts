@@ -4,7 +4,7 @@ import type { CollaborativeModel } from '../cf/collaborative-model.js';
 import type { Dataset } from '../data/dataset.js';
 import { NegativeSampler, SeededRandom, unseenItems } from '../data/sampling.js';
 import type { Split } from '../data/split.js';
-import { ALLMRecError } from '../errors.js';
+import { ALLMRecError, invalidArgument } from '../errors.js';
 import { blocks, inTurns, type Steps } from '../event-loop.js';
 import { parseJson } from '../files/read.js';
 import type { CausalLM } from '../llm/causal-lm.js';
@@ -75,8 +75,8 @@ export interface ProjectionTrainOptions extends LongCallOptions {
 	joint: Float32Array;
 	/** Writes the prompts. */
 	prompts: PromptBuilder;
-	/** Of stage 1; `shared` starts from its decoder. */
-	alignment: Alignment;
+	/** Of stage 1; `shared` starts from its decoder, or, without one, from the recommender's own items. */
+	alignment?: Alignment | undefined;
 	folder?: string | undefined;
 	/** Seconds between checkpoints. Default 60. */
 	checkpointSeconds?: number | undefined;
@@ -292,7 +292,7 @@ export class Projection {
 
 /**
  * Starts F_I as F_U of the item's reconstruction: its first layer is F_U's times stage 1's item decoder, the layers
- * after it are F_U's. And F_U starts near an isometry: orthonormal layers, and a layer-norm bias that keeps the
+ * after it are F_U's. Without stage 1 the items are the recommender's own and the decoder is the identity. And F_U starts near an isometry: orthonormal layers, and a layer-norm bias that keeps the
  * activation in its straight part. So O_u and O_i are as near each other as user and item are in the recommender's
  * space, and training begins from there instead of having to find two maps that agree.
  *
@@ -301,7 +301,7 @@ export class Projection {
 async function shareMap(
 	native: NativeProjector,
 	{ kind, userSize, jointSize, tokenSize }: ProjectorConfig,
-	alignment: Alignment,
+	alignment: Alignment | undefined,
 	{ seed, vectors, length }: { seed: number; vectors: Float32Array; length: number },
 ): Promise<void> {
 	const get = (name: string) => run(() => native.getParameter(name));
@@ -310,8 +310,15 @@ async function shareMap(
 	const first = await inTurns(orthonormal(random, tokenSize, userSize));
 	const layer = kind === 'mlp' ? '.0' : '';
 	await set(`log_emb_proj${layer}.weight`, first);
-	const decoder = await run(() => alignment.native.getParameter('mlp.fc2.weight')); // (d, d')
-	const decoderBias = await run(() => alignment.native.getParameter('mlp.fc2.bias'));
+	if (!alignment && jointSize !== userSize)
+		invalidArgument('joint', `as wide as the recommender's items (${userSize}) without stage 1`, jointSize);
+	// (d, d')
+	const decoder = alignment
+		? await run(() => alignment.native.getParameter('mlp.fc2.weight'))
+		: identity(userSize);
+	const decoderBias = alignment
+		? await run(() => alignment.native.getParameter('mlp.fc2.bias'))
+		: new Float32Array(userSize);
 	const composed = new Float32Array(tokenSize * jointSize);
 	const bias = new Float32Array(tokenSize);
 	const compose = (h: number) => {
@@ -350,6 +357,10 @@ async function shareMap(
 
 /** Where GELU and LeakyReLU are straight for all that a layer norm gives. */
 const STRAIGHT = 3;
+
+function identity(size: number): Float32Array {
+	return Float32Array.from({ length: size * size }, (_, i) => (i % (size + 1) === 0 ? 1 : 0));
+}
 
 /** (rows, cols): orthonormal columns, or rows where there are fewer of them. */
 function* orthonormal(random: SeededRandom, rows: number, cols: number): Steps<Float32Array> {

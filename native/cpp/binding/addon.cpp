@@ -43,6 +43,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"LlmTrainer", define_llm_trainer(env)},
       {"Projector", define_projector(env)},
       {"ProjectionTrainer", define_projection_trainer(env)},
+      {"Lora", define_lora(env)},
+      {"LoraTrainer", define_lora_trainer(env)},
       {"Gru", define_gru(env)},
   };
   for (const auto& [name, value] : values) exports.Set(name, value);

@@ -8,6 +8,7 @@
 #include "../models/opt_memory.h"
 #include "batches.h"
 #include "classes.h"
+#include "lora_wrap.h"
 
 namespace allmrec::binding {
 namespace {
@@ -104,7 +105,8 @@ Napi::Function define_opt(Napi::Env env) {
 Napi::Function OptWrap::define(Napi::Env env) {
   return define_class(
       env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
-            method("scoreAnswers", &OptWrap::score_answers), method("generate", &OptWrap::generate)});
+            method("scoreAnswers", &OptWrap::score_answers), method("generate", &OptWrap::generate),
+            method("setAdapter", &OptWrap::set_adapter)});
 }
 
 OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
@@ -132,13 +134,28 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
     expect_range(rows, "pairRows", 0, static_cast<int64_t>(in.rows.size()) - 1);
     expect_length(targets.size(), static_cast<int64_t>(rows.size()), "pairTargets");
     expect_range(targets, "pairTargets", 0, model->core.config().vocab_size - 1);
+    std::shared_ptr<Lora> adapter = LoraWrap::read_optional(info[6], "adapter");
+    if (adapter) adapter->expect_fits(model->core.config());
     return run_job(info.Env(), model->engine->executor, read_cancel(info[5]),
-                   [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets)] {
+                   [model, in = std::move(in), rows = std::move(rows), targets = std::move(targets),
+                    adapter = std::move(adapter)] {
+                     const WithAdapter with(model->core, adapter);
                      Arena arena(model->engine->device);
                      Tape tape(*model->engine->device, arena, false);
                      const WithPrecision fixed(tape, kScorePrecision);
                      return allmrec::log_probs(model->core, tape, in.batch, in.soft, in.rows, rows, targets);
                    });
+  });
+}
+
+Napi::Value OptWrap::set_adapter(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    std::shared_ptr<Lora> adapter = LoraWrap::read_optional(info[0], "adapter");
+    if (adapter) adapter->expect_fits(model->core.config());
+    return run_job(info.Env(), model->engine->executor, [model, adapter = std::move(adapter)] {
+      model->core.set_adapter(adapter);
+      return Nothing{};
+    });
   });
 }
 

@@ -18,6 +18,7 @@ class OptWrap : public ModelWrap<OptWrap, Opt> {
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value log_probs(const Napi::CallbackInfo& info);
   Napi::Value score_answers(const Napi::CallbackInfo& info);
+  Napi::Value set_adapter(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);
 };
 

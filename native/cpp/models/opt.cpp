@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "lora.h"
 #include "opt_memory.h"
 
 namespace allmrec {
@@ -263,11 +264,17 @@ Tensor Opt::attention(Tape& tape, const Layer& l, const Tensor& input, const Ten
                       int index, bool last, const KvCache* cache) {
   const int64_t c = config_.hidden_size;
   ops::AttentionInput a;
-  if (last && plans.last_rows.data) {
-    const Tensor query_input = config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : rows;
+  const bool some_rows = last && plans.last_rows.data;
+  if (some_rows || adapter_) {
+    Tensor query_input = input;
+    if (some_rows) query_input = config_.norm_before ? ops::gather_rows(tape, input, plans.last_rows) : rows;
     a.q = ops::linear(tape, query_input, l.q_weight, l.q_bias);
     a.kv = ops::projections(tape, {{input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});
     a.v_column = c;
+    if (adapter_) {
+      a.q = adapter_->query(tape, index, query_input, a.q);
+      a.kv = adapter_->value(tape, index, input, a.kv);
+    }
   } else {
     a.q = a.kv = ops::projections(
         tape, {{input, l.q_weight, l.q_bias}, {input, l.k_weight, l.k_bias}, {input, l.v_weight, l.v_bias}});

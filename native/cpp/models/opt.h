@@ -11,6 +11,8 @@
 
 namespace allmrec {
 
+class Lora;
+
 constexpr int kOptPositionOffset = 2;  // rows of the position table before position 0
 
 struct OptConfig {
@@ -96,6 +98,11 @@ class Opt {
   ParameterSet& parameters() { return parameters_; }
   // What hidden states are multiplied with for logits (V, embed): the token embedding, unless untied.
   Parameter& head() { return *head_; }
+  // What queries and values are computed with besides the weights; null = nothing.
+  void set_adapter(std::shared_ptr<Lora> adapter) { adapter_ = std::move(adapter); }
+  const std::shared_ptr<Lora>& adapter() const { return adapter_; }
+  Parameter& query_weight(int layer) { return *layers_[static_cast<size_t>(layer)].q_weight; }
+  Parameter& value_weight(int layer) { return *layers_[static_cast<size_t>(layer)].v_weight; }
   int32_t activation_dtype() const { return activation_dtype_; }
   // Of keys and values in a cache.
   int32_t cache_dtype() const;
@@ -137,6 +144,7 @@ class Opt {
   Parameter *project_in_ = nullptr, *project_out_ = nullptr;
   Parameter *final_norm_weight_ = nullptr, *final_norm_bias_ = nullptr;
   std::vector<Layer> layers_;
+  std::shared_ptr<Lora> adapter_;
 };
 
 }  // namespace allmrec

@@ -8,8 +8,10 @@ namespace {
 
 constexpr float kEps = 1e-5f;
 
+}  // namespace
+
 void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets,
-                 int64_t total_targets = 0) {
+                 int64_t total_targets) {
   const auto own = static_cast<int64_t>(targets.rows.size());
   const float scale =
       1.0f / static_cast<float>(std::max<int64_t>(1, total_targets > 0 ? total_targets : own));
@@ -28,8 +30,6 @@ void expect_targets(const TokenTargets& targets, const OptConfig& config) {
                                                    " is outside the vocabulary of " +
                                                    std::to_string(config.vocab_size) + ".");
 }
-
-}  // namespace
 
 Projector::Projector(std::shared_ptr<Device> device, const ProjectorConfig& config)
     : config_(config), parameters_(std::move(device)) {

@@ -65,6 +65,13 @@ struct TokenTargets {
   std::vector<int32_t> tokens;
 };
 
+// Throws ErrorCode::invalid_argument for targets that are none, or outside the vocabulary.
+void expect_targets(const TokenTargets& targets, const OptConfig& config);
+// The target tokens' losses over `total_targets` (0 = their number), of the final hidden states of their
+// rows.
+void target_loss(Tape& tape, Opt& llm, const Tensor& hidden, const TokenTargets& targets,
+                 int64_t total_targets = 0);
+
 // Stage 2: the projector learns through the frozen language model.
 class ProjectionTrainer {
  public:
