@@ -320,7 +320,7 @@ test('what a killed run wrote behind its checkpoint is cut off', async (t) => {
 	const path = await fixture('users.jsonl', jsonl(makeUsers(model, 600)));
 	const whole = await score(model, path);
 	const out = await newOut('out.jsonl');
-	await stopAfter(t, 300, (calls) => scoreFile(model, { users: path, out, ...calls }));
+	await stopAfter(t, 300, (calls) => scoreFile(model, { users: path, out, batchSize: 64, ...calls }));
 	const part = await readFile(`${out}.part`);
 	await writeFile(`${out}.part`, Buffer.concat([part, Buffer.from('{"user": "half')]));
 	await scoreFile(model, { users: path, out });
