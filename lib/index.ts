@@ -16,8 +16,11 @@ export {
 	loadBackbone,
 	trainBackbone,
 } from './cf/backbones.js';
+export type { BPRMFOptions } from './cf/bpr-mf.js';
 export type { CollaborativeModel } from './cf/collaborative-model.js';
 export type { GRU4RecOptions } from './cf/gru4rec.js';
+export type { LightGCNOptions } from './cf/light-gcn.js';
+export type { NCFOptions } from './cf/ncf.js';
 export { SASRec, type SASRecOptions, type SASRecTrainOptions } from './cf/sasrec.js';
 export {
 	type CatalogueItem,

@@ -45,6 +45,98 @@ class GRU4Rec(nn.Module):
 
 SEQUENCE_MODELS = {"gru4rec": GRU4Rec}
 
+USERS = 11
+D = 6
+
+
+def table(out: nn.Module, rows: int, width: int, name: str) -> None:
+    setattr(out, f"{name}_embedding", nn.Embedding(rows, width))
+
+
+def bpr(user, liked, other):
+    return F.softplus(-(user * (liked - other)).sum(-1)).mean()
+
+
+class BprMf(nn.Module):
+    """Embeddings of users and items; score = their product."""
+
+    config = {"kind": "bprmf", "numItems": ITEMS, "numUsers": USERS, "hiddenUnits": D}
+    options = {}
+    negatives = 1
+
+    def __init__(self, train):
+        super().__init__()
+        table(self, USERS, D, "user")
+        table(self, ITEMS + 1, D, "item")
+
+    def tables(self):
+        return self.user_embedding.weight, self.item_embedding.weight
+
+    def loss(self, users, positives, negatives):
+        u, i = self.tables()
+        return bpr(u[users], i[positives], i[negatives])
+
+
+class Ncf(nn.Module):
+    """Two towers over embeddings; binary cross-entropy with drawn negatives."""
+
+    config = {"kind": "ncf", "numItems": ITEMS, "numUsers": USERS, "hiddenUnits": D, "embeddingSize": 5,
+              "towerUnits": 7}
+    options = {"negatives": 3}
+    negatives = 3
+
+    def __init__(self, train):
+        super().__init__()
+        table(self, USERS, 5, "user")
+        table(self, ITEMS + 1, 5, "item")
+        self.user_tower = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, D))
+        self.item_tower = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, D))
+
+    def tables(self):
+        items = self.item_tower(self.item_embedding.weight)
+        return self.user_tower(self.user_embedding.weight), items * (torch.arange(ITEMS + 1) > 0)[:, None]
+
+    def loss(self, users, positives, negatives):
+        u, i = self.tables()
+        up = (u[users] * i[positives]).sum(-1)
+        down = (u[users][:, None] * i[negatives.view(len(users), -1)]).sum(-1)
+        return F.binary_cross_entropy_with_logits(torch.cat([up[:, None], down], 1),
+                                                  torch.tensor([1.0] + [0.0] * self.negatives).expand(len(users), -1))
+
+
+class LightGcn(nn.Module):
+    """Propagation by the dense normalised adjacency, mean over layers; BPR and ½ λ‖e⁰‖² a mean over examples."""
+
+    config = {"kind": "lightgcn", "numItems": ITEMS, "numUsers": USERS, "hiddenUnits": D, "numLayers": 3}
+    options = {"regularisation": 0.05}
+    negatives = 1
+
+    def __init__(self, train):
+        super().__init__()
+        self.embedding = nn.Embedding(USERS + ITEMS + 1, D)
+        a = torch.zeros(USERS + ITEMS + 1, USERS + ITEMS + 1)
+        for user, items in enumerate(train):
+            for item in items.tolist():
+                a[user, USERS + item] = a[USERS + item, user] = 1
+        degrees = a.sum(1).clamp(min=1)
+        self.adjacency = a / (degrees[:, None] * degrees[None]).sqrt()
+
+    def tables(self):
+        powers = [self.embedding.weight]
+        for _ in range(self.config["numLayers"]):
+            powers.append(self.adjacency @ powers[-1])
+        u, i = torch.stack(powers).mean(0).split([USERS, ITEMS + 1])
+        return u, i * (torch.arange(ITEMS + 1) > 0)[:, None]
+
+    def loss(self, users, positives, negatives):
+        u, i = self.tables()
+        e = self.embedding.weight
+        begun = sum((e[rows] ** 2).sum() for rows in (users, USERS + positives, USERS + negatives))
+        return bpr(u[users], i[positives], i[negatives]) + self.options["regularisation"] * begun / 2 / len(users)
+
+
+INTERACTION_MODELS = {"bprmf": BprMf, "ncf": Ncf, "lightgcn": LightGcn}
+
 
 def sequence_losses(calibration: float):
     """Losses of features (P, d), item table, next items (P) and negatives, as their papers have them."""
@@ -118,6 +210,54 @@ def write_sequence_model(out: pathlib.Path, name: str, make) -> None:
     (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
+def write_interaction_model(out: pathlib.Path, name: str, make) -> None:
+    folder = out / f"backbone_{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    train = [torch.randint(1, ITEMS + 1, (int(torch.randint(1, 7, ())),)) for _ in range(USERS)]
+    model = make(train)
+    for p in model.parameters():
+        nn.init.normal_(p, std=0.4)
+    with torch.no_grad():
+        (model.embedding.weight[USERS] if name == "lightgcn" else model.item_embedding.weight[0]).zero_()
+    users = torch.randint(0, USERS, (9,))
+    positives = torch.randint(1, ITEMS + 1, (9,))
+    negatives = torch.randint(1, ITEMS + 1, (9 * make.negatives,))
+    first = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    expected = {
+        "in.train.offsets": torch.tensor([0, *map(len, train)]).cumsum(0),
+        "in.train.values": torch.cat(train),
+        "in.users": users,
+        "in.positives": positives,
+        "in.loss.negatives": negatives,
+    }
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, **ADAM)
+    for step in range(STEPS):
+        optimizer.zero_grad()
+        loss = model.loss(users, positives, negatives)
+        loss.backward()
+        if step == 0:
+            expected["loss.loss"] = loss.detach()[None]
+            for key, p in model.named_parameters():
+                expected[f"loss.grad.{key}"] = p.grad.clone()
+        optimizer.step()
+    for key, p in model.named_parameters():
+        expected[f"loss.adam{STEPS}.{key}"] = p.detach().clone()
+    user_table, item_table = (t.detach() for t in model.tables())
+    expected["after.users"], expected["after.items"] = user_table, item_table
+    expected["after.scores"] = user_table @ item_table[1:].T
+    # W · mean of the history's items + b, by ridge regression over the users as they are after training.
+    means = torch.stack([item_table[items].double().mean(0) for items in train])
+    x = torch.cat([means, torch.ones(USERS, 1, dtype=torch.float64)], 1)
+    a = x.T @ x
+    a += torch.diag(torch.tensor([1e-3 * a.diagonal()[:D].sum() / D] * D + [0.0], dtype=torch.float64))
+    expected["after.folded"] = (x @ torch.linalg.solve(a, x.T @ user_table.double())).float()
+    save_file(first, str(folder / "model.safetensors"), metadata={"a-llmrec.backbone": json.dumps(model.config)})
+    save_file({k: v.contiguous() for k, v in expected.items()}, str(folder / "expected.safetensors"))
+    about = {"torch": torch.__version__, "learningRate": LEARNING_RATE, "beta1": ADAM["betas"][0],
+             "beta2": ADAM["betas"][1], "eps": ADAM["eps"], "steps": STEPS, "training": {"loss": make.options}}
+    (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
@@ -126,6 +266,9 @@ def main() -> None:
     for name, make in SEQUENCE_MODELS.items():
         torch.manual_seed(arguments.seed)
         write_sequence_model(arguments.out, name, make)
+    for name, make in INTERACTION_MODELS.items():
+        torch.manual_seed(arguments.seed)
+        write_interaction_model(arguments.out, name, make)
 
 
 main()

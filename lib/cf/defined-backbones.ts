@@ -1,3 +1,6 @@
 // The backbones by their names in options and files: one line for each.
+export { bprmf } from './bpr-mf.js';
 export { gru4rec } from './gru4rec.js';
+export { lightgcn } from './light-gcn.js';
+export { ncf } from './ncf.js';
 export { sasrec } from './sasrec.js';

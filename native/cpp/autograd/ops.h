@@ -100,6 +100,17 @@ Tensor row_dot(Tape& tape, const Tensor& a, const Tensor& b, float scale = 1.0f)
 Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& w_ih, Parameter& w_hh,
                  Parameter& b_ih, Parameter& b_hh, const Tensor& h0);
 
+// A square sparse matrix in rows (CSR) on the device.
+struct SparseMatrix {
+  int64_t rows = 0;
+  const int32_t* offsets = nullptr;  // (rows + 1)
+  const int32_t* columns = nullptr;
+  const float* values = nullptr;
+};
+// The mean of x, A·x, …, A^layers·x over a symmetric A: LightGCN's propagation of all nodes' embeddings x (N,
+// C).
+Tensor propagate(Tape& tape, const SparseMatrix& a, Parameter& x, int layers);
+
 // Loss terms. Each adds weight · loss to the tape's total and leaves its gradient at once.
 // scale · Σ w_i · BCE(logit_i, target); row_weights (T) or empty.
 void bce_loss(Tape& tape, const std::string& name, const Tensor& logits, float target, float scale,

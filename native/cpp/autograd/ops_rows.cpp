@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "ops.h"
 
 namespace allmrec::ops {
@@ -164,6 +166,40 @@ Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Para
     tape.device().gru_backward(b);
     if (tape.wants_grad(gates)) tape.give_grad(gates, d_gates);
     if (tape.wants_grad(h0)) tape.give_grad(h0, d_h0);
+  });
+  return y;
+}
+
+Tensor propagate(Tape& tape, const SparseMatrix& a, Parameter& x, int layers) {
+  const int64_t c = x.value.cols;
+  const float share = 1.0f / static_cast<float>(layers + 1);
+  const auto multiply = [&tape, a, c](const float* from, float* to) {
+    tape.device().spmm({a.rows, c, a.offsets, a.columns, a.values, from, to, 0});
+  };
+  const auto add = [&tape, n = x.value.size()](float alpha, const float* from, float beta, const float* other,
+                                               float* to, int32_t accumulate) {
+    tape.device().add({n, alpha, from, beta, other, to, accumulate, ALLMREC_F32});
+  };
+  Tensor y = tape.tensor(a.rows, c), power = tape.tensor(a.rows, c), next = tape.tensor(a.rows, c);
+  add(share, x.value.f32(), 0.0f, nullptr, y.f32(), 0);
+  for (int layer = 0; layer < layers; ++layer) {
+    multiply(layer == 0 ? x.value.f32() : power.f32(), next.f32());
+    add(share, next.f32(), 0.0f, nullptr, y.f32(), 1);
+    std::swap(power, next);
+  }
+  if (!tape.recording() || !x.trainable()) return y;
+  y = tape.variable(y);
+  tape.record([&tape, multiply, add, share, layers, &x, y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
+    // share · (g + A(g + A(g + …))): A is its own transpose.
+    Tensor sum = tape.tensor(y.rows, y.cols), product = tape.tensor(y.rows, y.cols);
+    add(1.0f, dy.f32(), 0.0f, nullptr, sum.f32(), 0);
+    for (int layer = 0; layer < layers; ++layer) {
+      multiply(sum.f32(), product.f32());
+      add(1.0f, dy.f32(), 1.0f, product.f32(), sum.f32(), 0);
+    }
+    add(share, sum.f32(), 0.0f, nullptr, x.grad, 1);
   });
   return y;
 }

@@ -18,6 +18,7 @@ struct Parameter {
   Tensor value;
   void* scales = nullptr;
   float* grad = nullptr;
+  bool derived = false;  // follows from other weights and is never trained
 
   bool trainable() const { return grad != nullptr; }
   int32_t dtype() const { return value.dtype; }

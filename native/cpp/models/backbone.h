@@ -74,8 +74,8 @@ class Backbone {
   virtual void start_training(const NamedOptions& options, const Sequences& train) = 0;
   // Records forward and loss terms of a step.
   virtual void loss(Tape& tape, const Examples& examples) = 0;
-  // Brings up to date what follows from the weights, after steps.
-  virtual void end_training_steps() {}
+  // Brings up to date what follows from the weights, before they are saved or used.
+  virtual void end_epoch() {}
 
   // Features at every packed position (T, d). Throws unsupported where a backbone knows no order.
   virtual Tensor features(Tape& tape, const SequenceBatch& batch);

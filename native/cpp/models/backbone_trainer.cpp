@@ -215,7 +215,7 @@ double BackboneTrainer::run(int64_t steps) {
       options_.l2_embedding > 0.0f || adam_.options().clip_norm > 0.0f;  // for a norm, each step
   const double mean =
       !waits && model_.parameters().device()->has_graphs() ? run_recorded(steps) : run_watched(steps);
-  model_.end_training_steps();
+  if (adam_.steps() % steps_per_epoch() == 0) model_.end_epoch();
   return mean;
 }
 

@@ -119,7 +119,8 @@ void ParameterSet::set_trainable(Parameter& parameter, bool trainable) {
 }
 
 void ParameterSet::set_trainable(bool trainable) {
-  for (auto& parameter : parameters_) set_trainable(*parameter, trainable);
+  for (auto& parameter : parameters_)
+    if (!parameter->derived) set_trainable(*parameter, trainable);
 }
 
 std::vector<Parameter*> ParameterSet::trainable() const {
