@@ -21,6 +21,8 @@ export type { CollaborativeModel } from './cf/collaborative-model.js';
 export type { GRU4RecOptions } from './cf/gru4rec.js';
 export type { LightGCNOptions } from './cf/light-gcn.js';
 export type { NCFOptions } from './cf/ncf.js';
+export type { NeuMFOptions } from './cf/neu-mf.js';
+export type { NextItNetOptions } from './cf/next-it-net.js';
 export { SASRec, type SASRecOptions, type SASRecTrainOptions } from './cf/sasrec.js';
 export {
 	type CatalogueItem,

@@ -43,7 +43,43 @@ class GRU4Rec(nn.Module):
         return self.dense(self.gru_layers(self.item_embedding(history[None]))[0])[0]
 
 
-SEQUENCE_MODELS = {"gru4rec": GRU4Rec}
+class NextItNet(nn.Module):
+    """Residual blocks of two dilated causal convolutions, linear."""
+
+    config = {"kind": "nextitnet", "numItems": ITEMS, "maxLength": MAX_LENGTH, "hiddenUnits": 6, "numBlocks": 3,
+              "kernelSize": 3}
+
+    def __init__(self):
+        super().__init__()
+        c, taps = 6, 3
+        self.item_embedding = nn.Embedding(ITEMS + 1, c, padding_idx=0)
+        self.blocks = nn.ModuleList()
+        for i in range(self.config["numBlocks"]):
+            block = nn.Module()
+            for part in (1, 2):
+                conv = nn.Module()
+                conv.weight = nn.Parameter(torch.empty(taps, c, c))  # (taps, out, in)
+                conv.bias = nn.Parameter(torch.empty(c))
+                conv.dilation = (1, 4)[i % 2] * part
+                setattr(block, f"conv{part}", conv)
+                setattr(block, f"norm{part}", nn.LayerNorm(c, eps=1e-8))
+            self.blocks.append(block)
+        self.dense = nn.Linear(c, c)
+
+    def features(self, history: torch.Tensor) -> torch.Tensor:
+        x = self.item_embedding(history)
+        for block in self.blocks:
+            y = x
+            for part in (1, 2):
+                conv = getattr(block, f"conv{part}")
+                past = F.pad(y.T[None], ((conv.weight.shape[0] - 1) * conv.dilation, 0))
+                y = F.conv1d(past, conv.weight.permute(1, 2, 0), conv.bias, dilation=conv.dilation)[0].T
+                y = F.relu(getattr(block, f"norm{part}")(y))
+            x = x + y
+        return self.dense(x)
+
+
+SEQUENCE_MODELS = {"gru4rec": GRU4Rec, "nextitnet": NextItNet}
 
 USERS = 11
 D = 6
@@ -135,7 +171,52 @@ class LightGcn(nn.Module):
         return bpr(u[users], i[positives], i[negatives]) + self.options["regularisation"] * begun / 2 / len(users)
 
 
-INTERACTION_MODELS = {"bprmf": BprMf, "ncf": Ncf, "lightgcn": LightGcn}
+class NeuMf(nn.Module):
+    """Matrix factorisation and a perceptron side by side, one linear layer over both."""
+
+    config = {"kind": "neumf", "numItems": ITEMS, "numUsers": USERS, "hiddenUnits": D, "towerUnits": 7}
+    options = {"negatives": 3}
+    negatives = 3
+
+    def __init__(self, train):
+        super().__init__()
+        half = D // 2
+        table(self, USERS, D, "user")
+        table(self, ITEMS + 1, D, "item")
+        first = nn.Module()
+        first.user_weight = nn.Parameter(torch.empty(7, half))
+        first.item_weight = nn.Parameter(torch.empty(7, half))
+        first.bias = nn.Parameter(torch.empty(7))
+        self.mlp = nn.ModuleList([first, nn.ReLU(), nn.Linear(7, half)])
+        self.predict = nn.Module()
+        self.predict.gmf_weight = nn.Parameter(torch.empty(1, half))
+        self.predict.mlp_weight = nn.Parameter(torch.empty(1, half))
+        self.predict.bias = nn.Parameter(torch.empty(1))
+
+    def tables(self):
+        return self.user_embedding.weight, self.item_embedding.weight
+
+    def logits(self, u, i):
+        half = D // 2
+        first = self.mlp[0]
+        joined = torch.cat([u[..., half:], i[..., half:]], -1)
+        hidden = F.relu(F.linear(joined, torch.cat([first.user_weight, first.item_weight], 1), first.bias))
+        both = torch.cat([u[..., :half] * i[..., :half], F.relu(self.mlp[2](hidden))], -1)
+        return F.linear(both, torch.cat([self.predict.gmf_weight, self.predict.mlp_weight], 1),
+                        self.predict.bias)[..., 0]
+
+    def scores(self, u, i):
+        return self.logits(u[:, None].expand(-1, len(i), -1), i[None].expand(len(u), -1, -1))
+
+    def loss(self, users, positives, negatives):
+        u, i = self.tables()
+        items = torch.cat([positives[:, None], negatives.view(len(users), -1)], 1)
+        logits = self.logits(u[users][:, None].expand(-1, items.shape[1], -1), i[items])
+        labels = torch.tensor([1.0] + [0.0] * self.negatives).expand(len(users), -1)
+        return F.binary_cross_entropy_with_logits(logits, labels)
+
+
+INTERACTION_MODELS = {"bprmf": BprMf, "ncf": Ncf, "lightgcn": LightGcn, "neumf": NeuMf}
 
 
 def sequence_losses(calibration: float):
@@ -244,7 +325,8 @@ def write_interaction_model(out: pathlib.Path, name: str, make) -> None:
         expected[f"loss.adam{STEPS}.{key}"] = p.detach().clone()
     user_table, item_table = (t.detach() for t in model.tables())
     expected["after.users"], expected["after.items"] = user_table, item_table
-    expected["after.scores"] = user_table @ item_table[1:].T
+    scores = getattr(model, "scores", lambda u, i: u @ i.T)
+    expected["after.scores"] = scores(user_table, item_table[1:]).detach()
     # W · mean of the history's items + b, by ridge regression over the users as they are after training.
     means = torch.stack([item_table[items].double().mean(0) for items in train])
     x = torch.cat([means, torch.ones(USERS, 1, dtype=torch.float64)], 1)

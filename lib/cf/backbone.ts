@@ -69,6 +69,8 @@ export interface BackboneDefinition<Options extends TrainingOptions = TrainingOp
 	training(options: Options): Record<string, number | string>;
 	/** What an epoch goes through. Default `sequences`. */
 	unit?: 'sequences' | 'interactions';
+	/** What scores are: products of a user's and an item's vector (default), or the backbone's own. */
+	scoring?: 'product' | 'own';
 }
 
 export interface BackboneTrainOptions extends LongCallOptions, DeviceOptions {
@@ -89,6 +91,9 @@ export interface BackboneLoadOptions extends DeviceOptions {
 	session?: Session | undefined;
 }
 
+/** Name of the item table in a backbone whose scores are its own, and in a plain table. */
+const ITEMS = 'item_embedding.weight';
+
 /** Key of a file's metadata with the backbone's configuration. */
 export const BACKBONE_METADATA = 'a-llmrec.backbone';
 
@@ -96,6 +101,7 @@ export const BACKBONE_METADATA = 'a-llmrec.backbone';
 export class Backbone implements CollaborativeModel {
 	readonly config: Readonly<BackboneConfig>;
 	readonly size: number;
+	readonly #scoring: 'product' | 'own';
 	/** How training went; undefined for a loaded model. */
 	readonly training: LoopResult | undefined;
 	readonly #native: NativeBackbone;
@@ -108,13 +114,18 @@ export class Backbone implements CollaborativeModel {
 		session: Session,
 		native: NativeBackbone,
 		config: BackboneConfig,
-		{ training, metadata }: { training?: LoopResult; metadata?: Record<string, string> } = {},
+		{
+			training,
+			metadata,
+			scoring = 'product',
+		}: { training?: LoopResult; metadata?: Record<string, string>; scoring?: 'product' | 'own' } = {},
 	) {
 		this.#session = session;
 		this.#native = native;
 		this.config = config;
 		this.size = Number(config.hiddenUnits);
 		this.training = training;
+		this.#scoring = scoring;
 		this.#metadata = metadata ?? { [BACKBONE_METADATA]: JSON.stringify(config) };
 	}
 
@@ -137,6 +148,39 @@ export class Backbone implements CollaborativeModel {
 
 	scoreCandidates(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array> {
 		return run(() => this.#native.scoreCandidates(users, candidates, perUser));
+	}
+
+	scoreVectors(users: Float32Array, items: Float32Array, perUser: number): Promise<Float32Array> {
+		return run(() => this.#native.scoreVectors(users, items, perUser));
+	}
+
+	async withItems(items: Float32Array): Promise<Backbone> {
+		if (this.#scoring === 'product') return Backbone.ofTable(this.#session, items, this.size);
+		const config = { ...this.config, numItems: items.length / this.size - 1 };
+		const native = guard(() => new this.#session.addon.Backbone(this.#session.engine, config));
+		try {
+			for (const { name } of native.parameters())
+				await run(async () =>
+					native.setParameter(name, name === ITEMS ? items : await this.#native.getParameter(name)),
+				);
+			return new Backbone(this.#session.share(), native, config, { scoring: this.#scoring });
+		} catch (error) {
+			native.dispose();
+			throw error;
+		}
+	}
+
+	/** Item vectors (count + 1, size) that are scored by products; it knows no users. @internal */
+	static async ofTable(session: Session, items: Float32Array, size: number): Promise<Backbone> {
+		const config = { kind: 'table', numItems: items.length / size - 1, hiddenUnits: size };
+		const native = guard(() => new session.addon.Backbone(session.engine, config));
+		try {
+			await run(() => native.setParameter(ITEMS, items));
+			return new Backbone(session.share(), native, config);
+		} catch (error) {
+			native.dispose();
+			throw error;
+		}
 	}
 
 	async retrieve(
@@ -321,7 +365,8 @@ export async function loadDefined(
 			{ weights: definition.weights(config), files: [path], rules: { code } },
 			() => new session.addon.Backbone(session.engine, config),
 		);
-		return new Backbone(session, await loaded(await described, [path], signal), config);
+		const native = await loaded(await described, [path], signal);
+		return new Backbone(session, native, config, { scoring: definition.scoring ?? 'product' });
 	} catch (error) {
 		session.release();
 		throw error;

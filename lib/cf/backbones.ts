@@ -42,7 +42,11 @@ export async function trainBackbone<Kind extends BackboneKind>(
 	if (!Object.hasOwn(backbones, kind)) invalidArgument('kind', `one of ${BACKBONES.join(', ')}`, kind);
 	return trainDefined(
 		backbones[kind],
-		(session, native, config, training) => new Backbone(session, native, config, training && { training }),
+		(session, native, config, training) =>
+			new Backbone(session, native, config, {
+				...(training && { training }),
+				scoring: backbones[kind].scoring ?? 'product',
+			}),
 		dataset,
 		options as never,
 		settings,

@@ -22,6 +22,14 @@ export interface CollaborativeModel {
 	): Promise<Float32Array>;
 	/** Scores of candidates (users × perUser): <x^u, E_i>, unless the backbone says otherwise. */
 	scoreCandidates(users: Float32Array, candidates: Int32Array, perUser: number): Promise<Float32Array>;
+	/** Scores of item vectors (users · perUser, d), of the table's space, that need not be in the table. */
+	scoreVectors(users: Float32Array, items: Float32Array, perUser: number): Promise<Float32Array>;
+	/**
+	 * A model that scores as this one does, of other items: for searching them. Its users are this one's vectors.
+	 *
+	 * @param items (count + 1, d), row 0 is padding
+	 */
+	withItems(items: Float32Array): Promise<CollaborativeModel>;
 	/** Best items of the whole catalogue, those of `exclude` left out; −1 where there are fewer than k. */
 	retrieve(
 		users: Float32Array,

@@ -185,7 +185,7 @@ export class ALLMRec {
 				lists.push(own);
 				continue;
 			}
-			const cf = await inTurns(dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items), signal);
+			const cf = await this.#pairScores(vectors.subarray(u * d, (u + 1) * d), table, items, signal);
 			const fused = llm ? await inTurns(this.fusedSteps(cf, own, items, items.length), signal) : cf;
 			const scores = { cf, llm: own, fused };
 			lists.push(await inTurns(rankedList(this.catalogue, items, scores, { by, topK }), signal));
@@ -209,7 +209,7 @@ export class ALLMRec {
 		const scores = new Float32Array(rows.length);
 		for (let u = 0; u * perUser < rows.length; u++) {
 			const items = rows.subarray(u * perUser, (u + 1) * perUser);
-			const own = await inTurns(dotProducts(vectors.subarray(u * d, (u + 1) * d), table, items));
+			const own = await this.#pairScores(vectors.subarray(u * d, (u + 1) * d), table, items);
 			scores.set(own, u * perUser);
 		}
 		return scores;
@@ -530,6 +530,19 @@ export class ALLMRec {
 		return cold.slice(0, count);
 	}
 
+	/** The recommender's scores of rows of a table of item vectors for one user x (d). */
+	async #pairScores(
+		x: Float32Array,
+		table: Float32Array,
+		rows: Int32Array,
+		signal?: AbortSignal,
+	): Promise<Float32Array> {
+		const { cf } = this.parts;
+		if (rows.length === 0) return new Float32Array(0);
+		const items = await inTurns(takeRowsSteps(table, cf.size, rows), signal);
+		return cf.scoreVectors(x, items, rows.length);
+	}
+
 	/** Each user's own candidates, or retrieved ones. */
 	async #candidates(
 		users: readonly DenseUser[],
@@ -557,11 +570,11 @@ export class ALLMRec {
 	}
 
 	async #createRetriever(): Promise<Retriever> {
-		const { session, cf } = this.parts;
+		const { cf } = this.parts;
 		const table = await this.#cfTable();
 		const size = table.length / cf.size;
 		const cold = (await inTurns(this.#coldItems())).filter((item) => item < size);
-		return Retriever.create({ session, table, size: cf.size, cold });
+		return Retriever.create({ cf, table, cold });
 	}
 
 	/** The catalogue has changed, or goes. */
@@ -617,18 +630,4 @@ function* upTo(histories: readonly ArrayLike<number>[], last: number): Steps<Rag
 		if (u % 64 === 0) yield;
 	}
 	return { offsets, values: values.slice(0, count) };
-}
-
-/** <x, row> for rows of a table. */
-function* dotProducts(x: Float32Array, table: Float32Array, rows: Int32Array): Steps<Float32Array> {
-	const products = new Float32Array(rows.length);
-	yield* blocks(rows.length, CELLS, (from, to) => {
-		for (let i = from; i < to; i++) {
-			const row = rows[i]! * x.length;
-			let dot = 0;
-			for (let c = 0; c < x.length; c++) dot += x[c]! * table[row + c]!;
-			products[i] = dot;
-		}
-	});
-	return products;
 }

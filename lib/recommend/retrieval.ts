@@ -1,14 +1,13 @@
+import type { CollaborativeModel } from '../cf/collaborative-model.js';
 import { blocks, inTurns, type Steps } from '../event-loop.js';
-import type { NativeBackbone, Ragged } from '../native/addon.js';
-import { guard, raggedSteps, run, type Session, takeRowsSteps } from '../native/session.js';
+import { takeRowsSteps } from '../native/session.js';
 
 /** What a {@link Retriever} searches. */
 export interface RetrieverOptions {
-	session: Session;
+	/** Whose scores they are found by. */
+	cf: CollaborativeModel;
 	/** Item vectors (size, d) by dense id; row 0 is padding. */
 	table: Float32Array;
-	/** d */
-	size: number;
 	/** Dense ids of the items found by their texts, ascending; the others are found by the recommender. */
 	cold: Int32Array;
 }
@@ -26,11 +25,11 @@ export class Retriever {
 		this.#cold = cold;
 	}
 
-	static async create({ session, table, size, cold }: RetrieverOptions): Promise<Retriever> {
-		const warm = await inTurns(others(cold, table.length / size));
-		const warmIndex = await ItemIndex.create(session, table, size, warm);
+	static async create({ cf, table, cold }: RetrieverOptions): Promise<Retriever> {
+		const warm = await inTurns(others(cold, table.length / cf.size));
+		const warmIndex = await ItemIndex.create(cf, table, warm);
 		try {
-			return new Retriever(warmIndex, await ItemIndex.create(session, table, size, cold));
+			return new Retriever(warmIndex, await ItemIndex.create(cf, table, cold));
 		} catch (error) {
 			warmIndex.dispose();
 			throw error;
@@ -97,45 +96,27 @@ function* others(items: Int32Array, size: number): Steps<Int32Array> {
 
 /** Some items of a table of vectors, searched natively. */
 class ItemIndex {
-	readonly #native: NativeBackbone | undefined;
+	readonly #model: CollaborativeModel | undefined;
 	/** Dense id of each row, from row 1. */
 	readonly #items: Int32Array;
 	/** Row of each dense id; 0 for those that are elsewhere. */
 	readonly #rows: Int32Array;
 
-	private constructor(native: NativeBackbone | undefined, items: Int32Array, rows: Int32Array) {
-		this.#native = native;
+	private constructor(model: CollaborativeModel | undefined, items: Int32Array, rows: Int32Array) {
+		this.#model = model;
 		this.#items = items;
 		this.#rows = rows;
 	}
 
 	/** @param items dense ids, ascending */
-	static async create(
-		session: Session,
-		table: Float32Array,
-		size: number,
-		items: Int32Array,
-	): Promise<ItemIndex> {
+	static async create(cf: CollaborativeModel, table: Float32Array, items: Int32Array): Promise<ItemIndex> {
+		const { size } = cf;
 		const rows = new Int32Array(table.length / size);
 		for (let i = 0; i < items.length; i++) rows[items[i]!] = i + 1;
 		if (items.length === 0) return new ItemIndex(undefined, items, rows);
-		const native = guard(
-			() =>
-				new session.addon.Backbone(session.engine, {
-					kind: 'table',
-					numItems: items.length,
-					hiddenUnits: size,
-				}),
-		);
-		try {
-			const vectors = new Float32Array((items.length + 1) * size);
-			vectors.set(await inTurns(takeRowsSteps(table, size, items)), size);
-			await run(() => native.setParameter('item_embedding.weight', vectors));
-			return new ItemIndex(native, items, rows);
-		} catch (error) {
-			native.dispose();
-			throw error;
-		}
+		const vectors = new Float32Array((items.length + 1) * size);
+		vectors.set(await inTurns(takeRowsSteps(table, size, items)), size);
+		return new ItemIndex(await cf.withItems(vectors), items, rows);
 	}
 
 	/** Dense ids of each user's best items, best first: `count` of them, or all that are not in the history. */
@@ -145,33 +126,29 @@ class ItemIndex {
 		count: number,
 		signal: AbortSignal | undefined,
 	): Promise<Int32Array[]> {
-		const native = this.#native;
-		if (!native) return histories.map(() => new Int32Array(0));
+		if (!this.#model) return histories.map(() => new Int32Array(0));
 		const k = Math.min(count, this.#items.length);
 		const exclude = await inTurns(this.#rowsOf(histories), signal);
-		const { top } = await run(
-			(cancel) => native.rankCatalogue(users, new Int32Array(0), exclude, k, cancel),
-			signal,
-		);
+		const { items } = await this.#model.retrieve(users, exclude, k, signal);
 		return histories.map((_, u) => {
 			const found = new Int32Array(k);
 			let n = 0;
-			for (let i = u * k; i < (u + 1) * k && top[i]! > 0; i++) found[n++] = this.#items[top[i]! - 1]!;
+			for (let i = u * k; i < (u + 1) * k && items[i]! > 0; i++) found[n++] = this.#items[items[i]! - 1]!;
 			return found.subarray(0, n);
 		});
 	}
 
-	*#rowsOf(histories: readonly Int32Array[]): Steps<Ragged> {
+	*#rowsOf(histories: readonly Int32Array[]): Steps<Int32Array[]> {
 		const rows: Int32Array[] = [];
 		yield* blocks(histories.length, 64, (from, to) => {
 			for (let u = from; u < to; u++)
 				// An item added after the index was made has no row.
 				rows.push(histories[u]!.map((item) => this.#rows[item] ?? 0).filter((row) => row > 0));
 		});
-		return yield* raggedSteps(rows);
+		return rows;
 	}
 
 	dispose(): void {
-		this.#native?.dispose();
+		this.#model?.dispose();
 	}
 }

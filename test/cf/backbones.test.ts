@@ -26,9 +26,11 @@ const tiny: { [Kind in BackboneKind]: BackboneOptions[Kind] } = {
 	gru4rec: { ...common, gruUnits: 24, dropoutRate: 0.1 },
 	lightgcn: { ...common, batchSize: 64 },
 	ncf: { ...common, batchSize: 64, embeddingSize: 16, towerUnits: 24, negatives: 2 },
+	neumf: { ...common, batchSize: 64, towerUnits: 24, negatives: 2, epochs: 30 },
+	nextitnet: { ...common, numBlocks: 2 },
 	sasrec: { ...common, numHeads: 2, dropoutRate: 0.1 },
 };
-const sequential: readonly BackboneKind[] = ['gru4rec', 'sasrec'];
+const sequential: readonly BackboneKind[] = ['gru4rec', 'nextitnet', 'sasrec'];
 
 const mean = (values: Float64Array) => values.reduce((a, b) => a + b, 0) / values.length;
 
@@ -141,6 +143,6 @@ test('a file that is none, of an unknown kind, or that promises more than it hol
 		t,
 		() => trainBackbone('gru5rec' as never, dataset),
 		'ERR_ALLMREC_INVALID_ARGUMENT',
-		/bprmf, gru4rec, lightgcn, ncf, sasrec/,
+		/bprmf, gru4rec, lightgcn, ncf, neumf, nextitnet, sasrec/,
 	);
 });

@@ -1,4 +1,5 @@
 import test from 'ava';
+import { Backbone } from '../../lib/cf/backbone.js';
 import { SeededRandom } from '../../lib/data/random.js';
 import { atOnce } from '../../lib/event-loop.js';
 import { Session } from '../../lib/native/session.js';
@@ -34,9 +35,11 @@ function expected(u: number, cold: Set<number>, count: number, share: number): n
 for (const cold of [[], [10, 11, 30, 50], Array.from({ length: ITEMS }, (_, i) => i + 1)])
 	test(`the best of ${ITEMS - cold.length} warm and ${cold.length} cold items, ties by the lower id`, async (t) => {
 		const session = Session.open(CPU);
-		const retriever = await Retriever.create({ session, table, size: SIZE, cold: Int32Array.from(cold) });
+		const cf = await Backbone.ofTable(session, table, SIZE);
+		const retriever = await Retriever.create({ cf, table, cold: Int32Array.from(cold) });
 		t.teardown(() => {
 			retriever.dispose();
+			cf.dispose();
 			session.release();
 		});
 		for (const [count, share] of [

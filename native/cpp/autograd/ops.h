@@ -36,6 +36,8 @@ Tensor layer_norm(Tape& tape, const Tensor& x, Parameter& gamma, Parameter& beta
 Tensor activation(Tape& tape, int kind, const Tensor& x);
 Tensor add(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor scale(Tape& tape, const Tensor& x, float factor);
+// Element by element.
+Tensor mul(Tape& tape, const Tensor& a, const Tensor& b);
 // x · mask / (1 − p) + residual
 Tensor dropout(Tape& tape, const Tensor& x, float p, const Tensor* residual = nullptr);
 Tensor cast(Tape& tape, const Tensor& x, int32_t dtype);
@@ -89,6 +91,8 @@ Tensor attention(Tape& tape, const AttentionInput& input);
 
 Tensor gather_rows(Tape& tape, const Tensor& x, const IntTensor& rows);
 Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows, int32_t dtype = ALLMREC_F32);
+// Columns [first, first + count) of x.
+Tensor columns(Tape& tape, const Tensor& x, int64_t first, int64_t count);
 // The rows of a, then those of b; either may be empty.
 Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets);
@@ -99,6 +103,11 @@ Tensor row_dot(Tape& tape, const Tensor& a, const Tensor& b, float scale = 1.0f)
 // x (B·S, I) → all hidden states (B·S, H), PyTorch's weights and gate order.
 Tensor gru_layer(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& w_ih, Parameter& w_hh,
                  Parameter& b_ih, Parameter& b_hh, const Tensor& h0);
+
+// x (B·S, in) → (B·S, out): a dilated causal convolution along each of B sequences of `steps`. weight (taps,
+// out, in): the last tap is the present.
+Tensor causal_conv(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& weight,
+                   Parameter& bias, int dilation);
 
 // A square sparse matrix in rows (CSR) on the device.
 struct SparseMatrix {

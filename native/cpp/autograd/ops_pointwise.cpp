@@ -1,3 +1,5 @@
+#include <utility>
+
 #include "ops.h"
 
 namespace allmrec::ops {
@@ -168,6 +170,23 @@ Tensor row_dot(Tape& tape, const Tensor& a, const Tensor& b, float scale) {
       args.accumulate_b = db.accumulate;
     }
     tape.device().row_dot_backward(args);
+  });
+  return y;
+}
+
+Tensor mul(Tape& tape, const Tensor& a, const Tensor& b) {
+  Tensor y = tape.tensor(a.rows, a.cols);
+  tape.device().mul({a.size(), a.f32(), b.f32(), y.f32(), 0});
+  if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, a, b, y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
+    for (const auto& [to, other] : {std::pair(&a, &b), std::pair(&b, &a)}) {
+      if (!tape.wants_grad(*to)) continue;
+      const Tape::Grad target = tape.grad_target(*to);
+      tape.device().mul({to->size(), dy.f32(), other->f32(), target.f32(), target.accumulate});
+    }
   });
   return y;
 }

@@ -204,4 +204,58 @@ Tensor propagate(Tape& tape, const SparseMatrix& a, Parameter& x, int layers) {
   return y;
 }
 
+Tensor columns(Tape& tape, const Tensor& x, int64_t first, int64_t count) {
+  Tensor y = tape.tensor(x.rows, count, x.dtype);
+  tape.device().copy_2d({x.rows, count, x.at(0, first), x.cols, y.data, count, 0, x.dtype});
+  if (!tape.wants_grad(x)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, first, x = x.outline(), y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
+    const Tape::Grad dx = tape.grad_target(x);
+    if (!dx.accumulate) tape.clear(x, dx.data);
+    Tensor part = x;
+    part.data = dx.data;
+    tape.device().copy_2d({y.rows, y.cols, dy.data, y.cols, part.at(0, first), x.cols, 1, x.dtype});
+  });
+  return y;
+}
+
+Tensor causal_conv(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& weight,
+                   Parameter& bias, int dilation) {
+  allmrec_conv_args forward{};
+  forward.batch = batch;
+  forward.steps = steps;
+  forward.taps = static_cast<int32_t>(weight.shape[0]);
+  forward.c_out = weight.shape[1];
+  forward.c_in = weight.shape[2];
+  forward.dilation = dilation;
+  forward.w = weight.value.f32();
+  forward.bias = bias.value.f32();
+  Tensor y = tape.tensor(x.rows, forward.c_out);
+  forward.x = x.f32();
+  forward.y = y.f32();
+  tape.device().conv(forward);
+  const bool wanted = tape.wants_grad(x) || (tape.recording() && weight.trainable());
+  if (!wanted) return y;
+  y = tape.variable(y);
+  tape.record([&tape, forward, x, y = y.outline(), &weight, &bias]() mutable {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
+    forward.x = x.f32();
+    allmrec_conv_backward_args a{};
+    a.forward = forward;
+    a.dy = dy.f32();
+    if (tape.wants_grad(x)) {
+      const Tape::Grad dx = tape.grad_target(x);
+      a.dx = dx.f32();
+      a.accumulate = dx.accumulate;
+    }
+    a.d_w = weight.grad;
+    a.d_bias = bias.grad;
+    tape.device().conv_backward(a);
+  });
+  return y;
+}
+
 }  // namespace allmrec::ops

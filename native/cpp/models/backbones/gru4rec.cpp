@@ -1,7 +1,7 @@
-#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "../padded_sequences.h"
 #include "../sequence_loss.h"
 
 namespace allmrec {
@@ -56,15 +56,15 @@ class Gru4Rec final : public Backbone {
   }
 
   Tensor features(Tape& tape, const SequenceBatch& batch) override {
-    std::vector<int32_t> rows;
-    const Tensor states = run(tape, batch, &rows, nullptr);
-    return output(tape, ops::gather_rows(tape, states, tape.ints(rows)));
+    check(batch);
+    const PaddedSequences padded(batch);
+    return at(tape, run(tape, padded), padded.rows);
   }
 
   Tensor user_vectors(Tape& tape, const SequenceBatch& histories, const std::vector<int32_t>&) override {
-    std::vector<int32_t> last;
-    const Tensor states = run(tape, histories, nullptr, &last);
-    return spread(tape, output(tape, ops::gather_rows(tape, states, tape.ints(last))), histories);
+    check(histories);
+    const PaddedSequences padded(histories);
+    return spread(tape, at(tape, run(tape, padded), padded.last), histories);
   }
 
   Tensor item_table(Tape&) override { return table_->value; }
@@ -75,37 +75,21 @@ class Gru4Rec final : public Backbone {
     Parameter *w_ih, *w_hh, *b_ih, *b_hh;
   };
 
-  // Hidden states (B · S, units) of the histories, each padded behind its end to the longest. rows: of the
-  // items; last: of the last item of each history that is not empty.
-  Tensor run(Tape& tape, const SequenceBatch& batch, std::vector<int32_t>* rows,
-             std::vector<int32_t>* last) const {
-    check(batch);
-    int32_t steps = 1;
-    for (int64_t s = 0; s < batch.size(); ++s)
-      steps = std::max(steps, batch.offsets[s + 1] - batch.offsets[s]);
-    std::vector<int32_t> ids(static_cast<size_t>(batch.size() * steps), 0);
-    for (int64_t s = 0; s < batch.size(); ++s) {
-      const int32_t begin = batch.offsets[s], length = batch.offsets[s + 1] - begin;
-      const auto first = static_cast<int32_t>(s * steps);
-      for (int32_t i = 0; i < length; ++i) {
-        ids[static_cast<size_t>(first + i)] = batch.items[begin + i];
-        if (rows) rows->push_back(first + i);
-      }
-      if (last && length > 0) last->push_back(first + length - 1);
-    }
+  // Hidden states (B · S, units).
+  Tensor run(Tape& tape, const PaddedSequences& padded) const {
     ops::EmbeddingInput in;
-    in.ids = tape.ints(ids);
+    in.ids = tape.ints(padded.ids);
     in.table = table_;
     in.dropout_rate = dropout_rate_;
     Tensor x = ops::embedding(tape, in);
-    const Tensor start = tape.zeros(batch.size(), units_);
+    const Tensor start = tape.zeros(padded.batch, units_);
     for (const Layer& l : layers_)
-      x = ops::gru_layer(tape, x, batch.size(), steps, *l.w_ih, *l.w_hh, *l.b_ih, *l.b_hh, start);
+      x = ops::gru_layer(tape, x, padded.batch, padded.steps, *l.w_ih, *l.w_hh, *l.b_ih, *l.b_hh, start);
     return x;
   }
 
-  Tensor output(Tape& tape, const Tensor& states) const {
-    return ops::linear(tape, states, dense_weight_, dense_bias_);
+  Tensor at(Tape& tape, const Tensor& states, const std::vector<int32_t>& rows) const {
+    return ops::linear(tape, ops::gather_rows(tape, states, tape.ints(rows)), dense_weight_, dense_bias_);
   }
 
   int64_t size_, units_;
