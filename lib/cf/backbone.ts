@@ -155,11 +155,12 @@ export class Backbone implements CollaborativeModel {
 	}
 
 	async withItems(items: Float32Array): Promise<Backbone> {
+		const parameters = guard(() => this.#native.parameters());
 		if (this.#scoring === 'product') return Backbone.ofTable(this.#session, items, this.size);
 		const config = { ...this.config, numItems: items.length / this.size - 1 };
 		const native = guard(() => new this.#session.addon.Backbone(this.#session.engine, config));
 		try {
-			for (const { name } of native.parameters())
+			for (const { name } of parameters)
 				await run(async () =>
 					native.setParameter(name, name === ITEMS ? items : await this.#native.getParameter(name)),
 				);

@@ -40,17 +40,45 @@ test.before(async () => {
 	const all = async (generator: AsyncIterable<unknown>) => {
 		for await (const _ of generator);
 	};
+	const backbone: Subject['calls'] = {
+		itemTable: (m) => m.itemTable(),
+		userVectors: (m) => m.userVectors(histories),
+		scoreCandidates: (m) => m.scoreCandidates(x, items, 2),
+		scoreVectors: (m) => m.scoreVectors(x, x, 1),
+		withItems: (m) => m.withItems(x),
+		retrieve: (m) => m.retrieve(x, histories, 5),
+		rankTargets: (m) => m.rankTargets(x, items.subarray(50), histories),
+		save: (m) => m.save(freshSave()),
+	};
+	const gru = freshSave();
+	const trained = await api.trainBackbone('gru4rec', dataset, { hiddenUnits: cf.size, epochs: 1 }, CPU);
+	await trained.save(gru);
+	trained.dispose();
+	const request = {
+		users: Int32Array.from(histories.keys()),
+		histories,
+		candidates: items,
+		width: 2,
+	};
+	const prompts = await createPrompts(parts.llm, parts.catalogue, api.recommendationTemplate('game'), {
+		historyLength: 4,
+	});
+	const direct = { epochs: 0, candidates: 4 };
+	const calls = { split: api.leaveLastOut(dataset), session };
+	const tallrec = freshPath('tallrec');
+	const lora = await api.TALLRec.train(dataset, parts.llm, { epochs: 0 }, calls);
+	await lora.save(tallrec);
+	lora.dispose();
 	subjects = {
-		SASRec: {
-			make: () => api.SASRec.load(model('cf'), CPU),
-			calls: {
-				itemTable: (m) => m.itemTable(),
-				userVectors: (m) => m.userVectors(histories),
-				scoreCandidates: (m) => m.scoreCandidates(x, items, 2),
-				retrieve: (m) => m.retrieve(x, histories, 5),
-				rankTargets: (m) => m.rankTargets(x, items.subarray(50), histories),
-				save: (m) => m.save(freshSave()),
-			},
+		SASRec: { make: () => api.SASRec.load(model('cf'), CPU), calls: backbone },
+		Backbone: { make: () => api.loadBackbone(gru, CPU), calls: backbone },
+		MlpLlm: {
+			make: () => api.MlpLlm.train(dataset, cf, parts.llm, direct, { ...calls, prompts }),
+			calls: { score: (m) => m.score(request) },
+		},
+		TALLRec: {
+			make: () => api.TALLRec.load(tallrec, dataset, parts.llm, { session }),
+			calls: { score: (m) => m.score(request), save: (m) => m.save(freshPath('saved')) },
 		},
 		Alignment: {
 			make: () => api.Alignment.load(model('alignment'), session),
@@ -127,12 +155,18 @@ test('every public class with `dispose` and each of its methods is tried here', 
 	) as [string, { prototype: object }][];
 	t.deepEqual(disposable.map(([name]) => name).sort(), Object.keys(subjects).sort());
 	for (const [name, { prototype }] of disposable) {
-		const methods = Object.entries(Object.getOwnPropertyDescriptors(prototype))
-			.filter(([method, { value }]) => typeof value === 'function' && !PLAIN.has(method))
-			.map(([method]) => method);
-		t.deepEqual(methods.sort(), Object.keys(subjects[name]!.calls).sort(), name);
+		t.deepEqual(methodsOf(prototype).sort(), Object.keys(subjects[name]!.calls).sort(), name);
 	}
 });
+
+/** Names of the methods of a class and of those it extends. */
+function methodsOf(prototype: object): string[] {
+	if (prototype === Object.prototype) return [];
+	const own = Object.entries(Object.getOwnPropertyDescriptors(prototype))
+		.filter(([method, { value }]) => typeof value === 'function' && !PLAIN.has(method))
+		.map(([method]) => method);
+	return [...new Set([...own, ...methodsOf(Object.getPrototypeOf(prototype))])];
+}
 
 /** What a call came to. */
 async function outcome(call: () => unknown): Promise<{ ok: boolean; error?: unknown }> {
@@ -193,7 +227,8 @@ test('`dispose()` in the middle of every call: it ends, well or with ERR_ALLMREC
 	});
 });
 
-test('a training or a loading that fails leaves no native memory behind', async (t) => {
+// Alone, since the others' models are on the same engine.
+test.serial('a training or a loading that fails leaves no native memory behind', async (t) => {
 	const { folder, dataset, options } = run;
 	const session = Session.open(CPU);
 	const split = api.leaveLastOut(dataset);

@@ -23,8 +23,9 @@ class BackboneTrainerWrap : public TrainerWrap<BackboneTrainerWrap, BackboneTrai
 
   explicit BackboneTrainerWrap(const Napi::CallbackInfo& info) : TrainerWrap(info) {
     guarded(info.Env(), [&] {
-      model_ = BackboneWrap::read(info[0], "model");
-      const Backbone& backbone = *model_->core;
+      const BackboneWrap::State model = BackboneWrap::read(info[0], "model");
+      model_ = model;
+      const Backbone& backbone = *model->core;
       Sequences train = read_sequences(info[1], "train", backbone.num_items());
       Sequences known = read_sequences(info[2], "known", backbone.num_items());
       expect_length(known.offsets.size(), train.users() + 1, "known.offsets");
@@ -40,7 +41,7 @@ class BackboneTrainerWrap : public TrainerWrap<BackboneTrainerWrap, BackboneTrai
       sampling_ = backbone.negatives(o.model);
       examples_ = static_cast<int64_t>(BackboneTrainer::examples_of(backbone, o.model, train, known).size());
       steps_per_epoch_ = (examples_ + o.batch_size - 1) / o.batch_size;
-      create({model_}, {}, [model = model_, train = std::move(train), known = std::move(known), o]() mutable {
+      create({model}, {}, [model, train = std::move(train), known = std::move(known), o]() mutable {
         known.sort();  // here, and not in the event loop
         return std::make_unique<BackboneTrainer>(*model->core, std::move(train), std::move(known), o);
       });
@@ -48,9 +49,10 @@ class BackboneTrainerWrap : public TrainerWrap<BackboneTrainerWrap, BackboneTrai
   }
 
  private:
-  // histories or users, positives, negatives.
+  // histories or users, positives, negatives; of a trainer that is not disposed of.
   Examples read_examples(const Napi::CallbackInfo& info) const {
-    const Backbone& backbone = *model_->core;
+    const BackboneWrap::State model = model_.lock();
+    const Backbone& backbone = *model->core;
     Examples examples;
     int64_t positives = 0;
     if (backbone.examples() == ExampleKind::sequences) {
@@ -104,7 +106,7 @@ class BackboneTrainerWrap : public TrainerWrap<BackboneTrainerWrap, BackboneTrai
     });
   }
 
-  BackboneWrap::State model_;
+  BackboneWrap::State::weak_type model_;  // the trainer's, so that dispose() frees it
   NegativeSampling sampling_;
   int64_t examples_ = 0, steps_per_epoch_ = 0;
 };

@@ -6,17 +6,17 @@
 namespace allmrec {
 namespace {
 
-// NeuMF (He et al., 2017): logit = hᵀ[g_u ∘ g_i ; MLP(m_u, m_i)] + b, with a vector for matrix factorisation and
-// one for the perceptron of each user and item, side by side: x^u = [g_u | m_u], E_i = [g_i | m_i]. Its scores are
-// no products, so `scores` and `catalogue_scores` are its own.
+// NeuMF (He et al., 2017): logit = hᵀ[g_u ∘ g_i ; MLP(m_u, m_i)] + b, with a vector for matrix factorisation
+// and one for the perceptron of each user and item, side by side: x^u = [g_u | m_u], E_i = [g_i | m_i]. Its
+// scores are no products, so `scores` and `catalogue_scores` are its own.
 class NeuMf final : public UserTable {
  public:
   // beside UserTable's, whose hiddenUnits is even: towerUnits
   NeuMf(std::shared_ptr<Device> device, const NamedOptions& config)
       : UserTable(std::move(device), config), half_(size_ / 2) {
     if (size_ % 2 != 0)
-      throw Error(ErrorCode::invalid_argument, "Expected `config.hiddenUnits` to be even, got `" +
-                                                   std::to_string(size_) + "`.");
+      throw Error(ErrorCode::invalid_argument,
+                  "Expected `config.hiddenUnits` to be even, got `" + std::to_string(size_) + "`.");
     const int64_t units = config.size("towerUnits");
     users_ = &parameters_.add("user_embedding.weight", {num_users_, size_});
     items_ = &parameters_.add("item_embedding.weight", {num_items_ + 1, size_});
@@ -37,7 +37,8 @@ class NeuMf final : public UserTable {
   void initialise(uint64_t seed) override {
     const auto bound = [](int64_t in) { return 1.0f / std::sqrt(static_cast<float>(in)); };
     for (Parameter* p : {users_, items_}) parameters_.normal(*p, seed, 0.01f);
-    for (Parameter* p : {user_weight_, item_weight_, hidden_bias_}) parameters_.uniform(*p, seed, bound(size_));
+    for (Parameter* p : {user_weight_, item_weight_, hidden_bias_})
+      parameters_.uniform(*p, seed, bound(size_));
     for (Parameter* p : {second_weight_, second_bias_})
       parameters_.uniform(*p, seed, bound(second_weight_->value.cols));
     for (Parameter* p : {gmf_, mlp_, bias_}) parameters_.uniform(*p, seed, bound(size_));
@@ -53,7 +54,8 @@ class NeuMf final : public UserTable {
   }
 
   void loss(Tape& tape, const Examples& examples) override {
-    const float scale = 1.0f / static_cast<float>(examples.users.size() * static_cast<size_t>(1 + negatives_));
+    const float scale =
+        1.0f / static_cast<float>(examples.users.size() * static_cast<size_t>(1 + negatives_));
     std::vector<int32_t> repeated;
     for (size_t i = 0; i < examples.negatives.size(); ++i)
       repeated.push_back(examples.users[i / static_cast<size_t>(negatives_)]);
@@ -70,8 +72,8 @@ class NeuMf final : public UserTable {
         ops::mul(tape, ops::columns(tape, users, 0, half_), ops::columns(tape, items, 0, half_));
     // The first layer over [m_u | m_i], in two products.
     const Tensor of_items = ops::linear(tape, ops::columns(tape, items, half_, half_), item_weight_);
-    const Tensor hidden = ops::linear(tape, ops::columns(tape, users, half_, half_), user_weight_, hidden_bias_,
-                                      ALLMREC_ACT_RELU, &of_items);
+    const Tensor hidden = ops::linear(tape, ops::columns(tape, users, half_, half_), user_weight_,
+                                      hidden_bias_, ALLMREC_ACT_RELU, &of_items);
     const Tensor deep = ops::linear(tape, hidden, second_weight_, second_bias_, ALLMREC_ACT_RELU);
     const Tensor of_product = ops::linear(tape, product, gmf_);
     return ops::linear(tape, deep, mlp_, bias_, ALLMREC_ACT_NONE, &of_product);

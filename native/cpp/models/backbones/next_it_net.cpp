@@ -10,8 +10,8 @@ namespace {
 constexpr float kEps = 1e-8f;
 constexpr int kDilations[] = {1, 4};  // of the blocks in turn
 
-// NextItNet (Yuan et al., 2019): residual blocks of two dilated causal convolutions, each with layer norm and ReLU,
-// the second one twice as dilated; a linear layer at the end. Score = <state, E_i>.
+// NextItNet (Yuan et al., 2019): residual blocks of two dilated causal convolutions, each with layer norm and
+// ReLU, the second one twice as dilated; a linear layer at the end. Score = <state, E_i>.
 class NextItNet final : public Backbone {
  public:
   // numItems, maxLength, hiddenUnits (d, the channels too), numBlocks, kernelSize
