@@ -14,7 +14,7 @@ import { INTERRUPTED, interrupted } from '../support/interruption.js';
 import { CPU, tinyDataset } from '../support/tiny-world.js';
 import { maxDifference } from '../support/weights.js';
 
-const dataset = tinyDataset();
+const dataset = tinyDataset({ numUsers: 240 });
 const split = leaveLastOut(dataset);
 const users = split.users('test');
 const histories = Array.from(users, (user) => split.history(user, 'test'));
@@ -27,7 +27,7 @@ const tiny: { [Kind in BackboneKind]: BackboneOptions[Kind] } = {
 	lightgcn: { ...common, batchSize: 64 },
 	ncf: { ...common, batchSize: 64, embeddingSize: 16, towerUnits: 24, negatives: 2 },
 	neumf: { ...common, batchSize: 64, towerUnits: 24, negatives: 2, epochs: 30 },
-	nextitnet: { ...common, numBlocks: 2 },
+	nextitnet: { ...common, numBlocks: 1 },
 	sasrec: { ...common, numHeads: 2, dropoutRate: 0.1 },
 };
 const sequential: readonly BackboneKind[] = ['gru4rec', 'nextitnet', 'sasrec'];
@@ -107,7 +107,7 @@ for (const kind of sequential)
 			await using model = await trainBackbone(
 				kind,
 				dataset,
-				{ ...tiny[kind], loss, negatives: 16, epochs: 120, validateEvery: 20 },
+				{ ...tiny[kind], loss, negatives: 16, epochs: 40, validateEvery: 10 },
 				{ ...CPU, split },
 			);
 			const vectors = await model.userVectors(histories);
