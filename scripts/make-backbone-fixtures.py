@@ -237,7 +237,12 @@ def sequence_losses(calibration: float):
         down = F.softplus(x @ table[negatives].T) * (negatives[None] != positives[:, None])
         return ((up + down.sum(-1)) / (k + 1)).mean()
 
-    return {"bce": bce, "softmax": softmax, "gbce": gbce}
+    def sampled_softmax(x, table, positives, negatives):
+        others = (x @ table[negatives].T).masked_fill(negatives[None] == positives[:, None], float("-inf"))
+        logits = torch.cat([(x * table[positives]).sum(-1, keepdim=True), others], 1)
+        return F.cross_entropy(logits, torch.zeros_like(positives))
+
+    return {"bce": bce, "softmax": softmax, "gbce": gbce, "sampledSoftmax": sampled_softmax}
 
 
 def write_sequence_model(out: pathlib.Path, name: str, make) -> None:
@@ -264,9 +269,9 @@ def write_sequence_model(out: pathlib.Path, name: str, make) -> None:
     calibration = 0.75
     training = {}
     for loss_name, loss_of in sequence_losses(calibration).items():
-        count = {"bce": total, "softmax": 0, "gbce": SHARED_NEGATIVES}[loss_name]
+        count = {"bce": total, "softmax": 0}.get(loss_name, SHARED_NEGATIVES)
         negatives = torch.randint(1, ITEMS + 1, (count,))
-        if loss_name == "gbce":
+        if count == SHARED_NEGATIVES:
             negatives[0] = positives[0]  # drawn by accident
         expected[f"in.{loss_name}.negatives"] = negatives
         training[loss_name] = {"loss": loss_name, "negatives": max(count, 1), "calibration": calibration}

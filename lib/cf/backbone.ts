@@ -34,10 +34,11 @@ export const trainingOptions = {
 export const sequenceLossOptions = {
 	/**
 	 * `bce`: one uniform negative per position, as SASRec's reference; `softmax`: cross-entropy over the whole catalogue;
-	 * `gbce`: generalised binary cross-entropy (gSASRec), with negatives that all positions of a step share.
+	 * `sampledSoftmax`: the same over the next item and uniform negatives that all positions of a step share;
+	 * `gbce`: generalised binary cross-entropy (gSASRec), with negatives shared likewise.
 	 */
-	loss: z.enum(['bce', 'softmax', 'gbce']).default('bce'),
-	/** Negatives of `gbce`. */
+	loss: z.enum(['bce', 'softmax', 'sampledSoftmax', 'gbce']).default('bce'),
+	/** Negatives of `sampledSoftmax` and `gbce`. */
 	negatives: z.int().min(1).default(256),
 	/** t of `gbce`: 0 = scores of the plain loss, 1 = scores that estimate probabilities. */
 	calibration: z.number().min(0).max(1).default(0.75),

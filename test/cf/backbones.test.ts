@@ -102,7 +102,7 @@ for (const kind of BACKBONES) {
 }
 
 for (const kind of sequential)
-	for (const loss of ['softmax', 'gbce'] as const)
+	for (const loss of ['softmax', 'sampledSoftmax', 'gbce'] as const)
 		test(`${kind} learns with ${loss}`, async (t) => {
 			await using model = await trainBackbone(
 				kind,

@@ -95,6 +95,8 @@ Tensor gather_rows(Tape& tape, Parameter& table, const IntTensor& rows, int32_t 
 Tensor columns(Tape& tape, const Tensor& x, int64_t first, int64_t count);
 // The rows of a, then those of b; either may be empty.
 Tensor concat_rows(Tape& tape, const Tensor& a, const Tensor& b);
+// (T, A) beside (T, B)
+Tensor concat_columns(Tape& tape, const Tensor& a, const Tensor& b);
 Tensor segment_mean(Tape& tape, const Tensor& x, const IntTensor& offsets);
 Tensor l2_normalize(Tape& tape, const Tensor& x, float eps = 1e-12f);
 // (T, 1): scale · <a_i, b_i>

@@ -221,6 +221,28 @@ Tensor columns(Tape& tape, const Tensor& x, int64_t first, int64_t count) {
   return y;
 }
 
+Tensor concat_columns(Tape& tape, const Tensor& a, const Tensor& b) {
+  Tensor y = tape.tensor(a.rows, a.cols + b.cols, a.dtype);
+  Device& device = tape.device();
+  device.copy_2d({a.rows, a.cols, a.data, a.cols, y.data, y.cols, 0, a.dtype});
+  device.copy_2d({b.rows, b.cols, b.data, b.cols, y.at(0, a.cols), y.cols, 0, a.dtype});
+  if (!tape.wants_grad(a) && !tape.wants_grad(b)) return y;
+  y = tape.variable(y);
+  tape.record([&tape, a = a.outline(), b = b.outline(), y = y.outline()] {
+    const Tensor dy = tape.take_grad(y);
+    if (dy.data == nullptr) return;
+    auto part = [&](const Tensor& t, int64_t first) {
+      if (!tape.wants_grad(t)) return;
+      const Tape::Grad to = tape.grad_target(t);
+      tape.device().copy_2d(
+          {t.rows, t.cols, dy.at(0, first), y.cols, to.data, t.cols, to.accumulate, t.dtype});
+    };
+    part(a, 0);
+    part(b, a.cols);
+  });
+  return y;
+}
+
 Tensor causal_conv(Tape& tape, const Tensor& x, int64_t batch, int64_t steps, Parameter& weight,
                    Parameter& bias, int dilation) {
   allmrec_conv_args forward{};
