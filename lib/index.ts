@@ -18,6 +18,8 @@ export {
 } from './cf/backbones.js';
 export type { BPRMFOptions } from './cf/bpr-mf.js';
 export type { CollaborativeModel } from './cf/collaborative-model.js';
+export { ItemKnn, type ItemKnnOptions } from './cf/floors/item-knn.js';
+export { Popularity } from './cf/floors/popularity.js';
 export type { GRU4RecOptions } from './cf/gru4rec.js';
 export type { LightGCNOptions } from './cf/light-gcn.js';
 export type { NCFOptions } from './cf/ncf.js';
