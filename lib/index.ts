@@ -62,6 +62,7 @@ export {
 	MODEL_NAMES,
 	type RunEvaluation,
 } from './evaluation/protocol.js';
+export { type ExperimentFile, parseExperiment, readExperiment } from './experiment/experiment-file.js';
 export {
 	type ExperimentResult,
 	readResult,
@@ -69,6 +70,11 @@ export {
 	type ScenarioKind,
 	writeResult,
 } from './experiment/results.js';
+export {
+	type ExperimentSummary,
+	type RunExperimentOptions,
+	runExperiment,
+} from './experiment/runner.js';
 export {
 	type CandidateLikelihoods,
 	CausalLM,

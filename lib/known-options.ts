@@ -4,6 +4,7 @@ import type { OpenOptions } from './data/dataset.js';
 import { rejectUnknownOptions } from './data/options.js';
 import type { EvaluateModelsOptions, EvaluateRanksOptions } from './evaluation/evaluation.js';
 import type { EvaluateRunOptions } from './evaluation/protocol.js';
+import type { RunExperimentOptions } from './experiment/runner.js';
 import type { CausalLMOptions, ScoreCandidatesOptions } from './llm/causal-lm.js';
 import type { GenerateOptions } from './llm/generation.js';
 import type { LanguageModelMemoryOptions } from './llm/memory.js';
@@ -183,6 +184,14 @@ const KNOWN = {
 		session: true,
 	} satisfies Names<SentenceEncoderOptions>,
 	longCall: call,
+	runExperiment: {
+		...call,
+		...device,
+		out: true,
+		jobs: true,
+		checkpointSeconds: true,
+		command: true,
+	} satisfies Names<RunExperimentOptions>,
 	writeReport: {
 		...call,
 		folders: true,

@@ -207,6 +207,11 @@ export function* leaveLastOutSteps(dataset: Dataset, options: TrainingOptions = 
  * validation and the test period as targets, where there is one and something came before it.
  */
 export function temporalSplit(dataset: Dataset, options: TemporalOptions = {}): Split {
+	return atOnce(temporalSplitSteps(dataset, options));
+}
+
+/** {@link temporalSplit} in steps; the times alone are sorted at once. @internal */
+export function* temporalSplitSteps(dataset: Dataset, options: TemporalOptions = {}): Steps<Split> {
 	rejectUnknownOptions(options, { ...trainingOptions, testShare: true, validationShare: true });
 	const { testShare = 0.1, validationShare = 0.1 } = options;
 	if (!(testShare > 0 && testShare < 1)) invalidArgument('testShare', 'between 0 and 1', testShare);
@@ -218,7 +223,7 @@ export function temporalSplit(dataset: Dataset, options: TemporalOptions = {}): 
 	const validationStart = cut(testShare + validationShare);
 	const testStart = cut(testShare);
 	const held = emptyHeldOut(dataset);
-	for (let u = 0; u < dataset.numUsers; u++) {
+	const hold = (u: number) => {
 		const [start, end] = [offsets[u]!, offsets[u + 1]!];
 		let at = start;
 		while (at < end && times[at]! < validationStart) at++;
@@ -226,9 +231,12 @@ export function temporalSplit(dataset: Dataset, options: TemporalOptions = {}): 
 		if (at > start && at < end && times[at]! < testStart) held.positions.validation[u] = at;
 		while (at < end && times[at]! < testStart) at++;
 		if (at > start && at < end) held.positions.test[u] = at;
-	}
-	const kept = atOnce(restrictTraining(dataset, held, options));
-	return atOnce(Split.make(dataset, 'temporal', { ...kept, testShare, validationShare }, held));
+	};
+	yield* blocks(dataset.numUsers, BLOCK, (from, to) => {
+		for (let u = from; u < to; u++) hold(u);
+	});
+	const kept = yield* restrictTraining(dataset, held, options);
+	return yield* Split.make(dataset, 'temporal', { ...kept, testShare, validationShare }, held);
 }
 
 function emptyHeldOut(dataset: Dataset): HeldOut {

@@ -208,7 +208,8 @@ function* takeCandidates({ candidates, negatives }: Candidates, rows: Int32Array
 	return taken;
 }
 
-async function overSmoothing(
+/** Signs of over-smoothing in a run's latents. @internal */
+export async function overSmoothing(
 	{ parts }: ALLMRec,
 	signal: AbortSignal | undefined,
 ): Promise<RunEvaluation['latents']> {
@@ -233,7 +234,7 @@ function expectWhole(options: Record<string, number>, least: Record<string, numb
 }
 
 /** `count` of 0 … n − 1 at even distances. */
-function spread(n: number, count = n): Int32Array {
+export function spread(n: number, count = n): Int32Array {
 	const kept = Math.min(n, count);
 	return Int32Array.from({ length: kept }, (_, i) => Math.floor((i * n) / kept));
 }

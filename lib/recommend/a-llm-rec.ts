@@ -470,7 +470,7 @@ export class ALLMRec {
 		const prompts = await createPrompts(llm, this.catalogue, template, {
 			historyLength,
 			withoutUser: plain || withoutUser,
-			withoutItemSlots: plain,
+			withoutItemSlots: plain || joint === 'none',
 		});
 		this.#prompts.push(prompts);
 		if (plain) return new CandidateScorer(llm, prompts);

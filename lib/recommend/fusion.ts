@@ -70,6 +70,11 @@ export class FusionGate {
 		return { kind: 'popularity-gate', version: 1, ...this.params };
 	}
 
+	/** g: how much the CF score of an item of so many training interactions weighs, 0 … 1. */
+	weightOf(popularity: number): number {
+		return this.params.weight * atOnce(openings([popularity], this.params))[0]!;
+	}
+
 	/**
 	 * @param cf (users × candidates), scores of the CF model, any scale
 	 * @param llm (users × candidates), scores of the LLM (log-likelihoods), any scale

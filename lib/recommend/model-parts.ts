@@ -15,7 +15,9 @@ export type JointSource =
 	/** q_i for all: the paper's A-LLMRec (SBERT). */
 	| 'text'
 	/** Ablation: fixed random vectors. */
-	| 'random';
+	| 'random'
+	/** Ablation: prompts without vectors of items, so that the table is not used. */
+	| 'none';
 
 /** The joint embedding of every item (size, d') by source. */
 export function* jointTable(

@@ -42,12 +42,22 @@ export const runOptionsSchema = z.strictObject({
 	historyLength: z.int().min(1).default(10),
 	/** Items with fewer training interactions are known by their text alone. */
 	coldThreshold: z.int().min(0).default(1),
-	/** What the language model is told of items: `aligned`, `text` (q_i for all), or `random` (ablation). */
-	joint: z.enum(['aligned', 'text', 'random']).default('aligned'),
+	/**
+	 * What the language model is told of items beside their titles: `aligned`, `text` (q_i for all); ablations: `random`,
+	 * `none`.
+	 */
+	joint: z.enum(['aligned', 'text', 'random', 'none']).default('aligned'),
 	/** Ablation: no user vector in the prompt. */
 	withoutUser: z.boolean().default(false),
 	/** Negatives beside each target in validation and test. */
 	negatives: z.int().min(1).default(19),
+	/**
+	 * What is held out: each user's last two items, or everything after one cut in time for all users
+	 * (`temporalSplit` with its defaults).
+	 */
+	split: z.enum(['leaveLastOut', 'temporal']).default('leaveLastOut'),
+	/** Of the candidates drawn for validation and test. Default: the run's seed. */
+	candidatesSeed: z.int().min(0).optional(),
 	/** Keep users with exactly three interactions out of training. */
 	excludeColdUsers: z.boolean().default(false),
 	/** Train on so many users only (few-shot). */

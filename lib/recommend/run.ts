@@ -12,7 +12,7 @@ import {
 	saveCandidates,
 	unseenItems,
 } from '../data/sampling.js';
-import { leaveLastOutSteps, type Split } from '../data/split.js';
+import { leaveLastOutSteps, type Split, temporalSplitSteps } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { inTurns } from '../event-loop.js';
 import { makeFolder, removeTemporaries, writeJson } from '../files/atomic.js';
@@ -205,7 +205,11 @@ async function trainStages(
 			llm,
 			catalogue,
 			recommendationTemplate(config.words),
-			{ historyLength: config.historyLength, withoutUser: config.withoutUser },
+			{
+				historyLength: config.historyLength,
+				withoutUser: config.withoutUser,
+				withoutItemSlots: config.joint === 'none',
+			},
 			calls,
 		);
 		const joint = await inTurns(
@@ -429,17 +433,18 @@ function expectTrainable(dtype: LlmDtype): void {
 
 function splitOf(
 	dataset: Dataset,
-	{ excludeColdUsers, trainUsers, seed }: RunConfig,
+	{ split, excludeColdUsers, trainUsers, seed }: RunConfig,
 	signal: AbortSignal | undefined,
 ): Promise<Split> {
-	return inTurns(leaveLastOutSteps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
+	const steps = split === 'temporal' ? temporalSplitSteps : leaveLastOutSteps;
+	return inTurns(steps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */
 async function candidatesOf(
 	folder: string,
 	split: Split,
-	{ seed, negatives }: RunConfig,
+	{ seed, candidatesSeed = seed, negatives }: RunConfig,
 	signal: AbortSignal | undefined,
 ): Promise<{ test: Candidates; validation: Candidates }> {
 	const path = join(folder, 'split.json');
@@ -450,7 +455,9 @@ async function candidatesOf(
 		const drawn: Candidates[] = [];
 		for (const phase of ['validation', 'test'] as const) {
 			const users = split.users(phase).filter(enough);
-			drawn.push(await inTurns(sampleSteps(split, { seed, negatives, phase, users }), signal));
+			drawn.push(
+				await inTurns(sampleSteps(split, { seed: candidatesSeed, negatives, phase, users }), signal),
+			);
 		}
 		await recorded(folder, ['split.json'], () => saveCandidates(path, split, drawn));
 	}
