@@ -15,6 +15,7 @@ const verbs: readonly (() => Promise<Verb>)[] = [
 	() => import('./prepare.js'),
 	() => import('./train.js'),
 	() => import('./evaluate.js'),
+	() => import('./experiment.js'),
 	() => import('./report.js'),
 	() => import('./recommend.js'),
 	() => import('./score.js'),

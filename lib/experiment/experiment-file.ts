@@ -2,6 +2,7 @@ import { dirname, isAbsolute, resolve } from 'node:path';
 import { parse, YAMLError } from 'yaml';
 import { z } from 'zod';
 import { BACKBONES, type BackboneKind } from '../cf/backbones.js';
+import { nearest } from '../data/nearest.js';
 import { ALLMRecError } from '../errors.js';
 import { readText } from '../files/read.js';
 import { parseOptions } from '../options.js';
@@ -33,11 +34,16 @@ const modelSchema = z.union([
 	}),
 ]);
 
-const few = { users: z.int().min(1).optional() };
+const few = {
+	/** Users evaluated at most. Default: the experiment's. */
+	users: z.int().min(1).optional(),
+	/** Labels of the models that are compared here. Default: all. */
+	models: z.array(z.string()).min(1).optional(),
+};
 const scenarioSchema = z.union([
 	z
 		.enum(['overall', 'coldUsers', 'temporal', 'shuffle'])
-		.transform((scenario): { scenario: typeof scenario; users?: number | undefined } => ({ scenario })),
+		.transform((scenario): { scenario: typeof scenario; users?: number; models?: string[] } => ({ scenario })),
 	z.discriminatedUnion('scenario', [
 		z.strictObject({ scenario: z.enum(['overall', 'coldUsers', 'temporal', 'shuffle']), ...few }),
 		/** Training restricted to `trainUsers` users. */
@@ -120,6 +126,8 @@ export function parseExperiment(value: unknown, base = process.cwd()): Experimen
 	expectDistinct('seeds', experiment.seeds.map(String));
 	expectDistinct('models', experiment.models.map(labelOf));
 	expectDistinct('scenarios', experiment.scenarios.map(scenarioName));
+	for (const { models } of experiment.scenarios)
+		for (const label of models ?? []) expectLabel(label, experiment.models.map(labelOf));
 	const everywhere: [string, Record<string, unknown>][] = [['options', experiment.options]];
 	for (const { name, options } of experiment.data)
 		if (options) everywhere.push([`data ${name}: options`, options]);
@@ -189,6 +197,12 @@ export function scenarioName(scenario: Scenario): string {
 		default:
 			return 'overall';
 	}
+}
+
+function expectLabel(label: string, labels: readonly string[]): void {
+	if (labels.includes(label)) return;
+	const near = nearest(label, labels);
+	throw wrong(`\`scenarios\`: no model is called «${label}»${near ? `, did you mean «${near}»?` : ''}`);
 }
 
 function expectDistinct(what: string, names: readonly string[]): void {

@@ -32,8 +32,8 @@ export async function checkpointIdentity(source: string): Promise<unknown> {
 	if (!(await isFolder(folder))) return source;
 	const files: unknown[] = [];
 	for (const name of (await readdir(folder)).sort()) {
-		const { size, mtimeMs, ...what } = await stat(join(folder, name));
-		if (what.isFile()) files.push([name, size, ...(folder === source ? [mtimeMs] : [])]);
+		const file = await stat(join(folder, name));
+		if (file.isFile()) files.push([name, file.size, ...(folder === source ? [file.mtimeMs] : [])]);
 	}
 	return files;
 }

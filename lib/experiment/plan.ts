@@ -163,7 +163,8 @@ class DataPlanner {
 			return variants(rows.map((row) => [row, ABLATIONS[row as keyof typeof ABLATIONS]]));
 		}
 		if (scenario.scenario === 'sweep') return variants(combinations(scenario.values));
-		return (this.experiment.models as ModelEntry[]).map((entry) => ({
+		const wanted = (entry: ModelEntry) => scenario.models?.includes(labelOf(entry)) ?? true;
+		return (this.experiment.models as ModelEntry[]).filter(wanted).map((entry) => ({
 			entry,
 			label: labelOf(entry),
 			options: entry.model === 'allmrec' ? merged(base, entry.options ?? {}) : base,

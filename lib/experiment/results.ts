@@ -95,61 +95,62 @@ const exampleSchema = z.object({
 
 const genreSchema = z.object({ value: measure, low: measure, high: measure, users: count });
 
-export const resultSchema = z
-	.object({
-		format: z.literal('a-llmrec-result'),
-		version: z.literal(1),
-		/** Name of the cell and of its file. */
-		key: z.string().regex(KEY),
-		experiment: z.string(),
-		dataset: z.object({ name: z.string(), numUsers: count, numItems: count, numInteractions: count }),
-		scenario: z.object({
-			kind: z.enum(SCENARIO_KINDS),
-			name: z.string(),
-			options: z.record(z.string(), z.unknown()),
-		}),
-		seed: z.int().min(0),
-		/** (users), dense ids of the evaluated users, each once. */
-		users: z.array(count).min(1),
-		/** (users), training interactions of each target. */
-		targetCounts: z.array(count),
-		/** Beside each target; null is the whole catalogue. */
-		negatives: count.nullable(),
-		/** Rows are indices into `users`. */
-		slices: z.record(z.string(), z.object({ description: z.string(), rows: z.array(count) })),
-		models: z.record(z.string(), modelSchema),
-		curves: z.array(curveSchema).optional(),
-		calibration: z.array(calibrationSchema).optional(),
-		/** By variant: mean cosine, reconstruction errors, alignment … */
-		latents: z.record(z.string(), numbers).optional(),
-		maps: z.array(mapSchema).optional(),
-		examples: z.array(exampleSchema).optional(),
-		genres: z.record(z.string(), genreSchema).optional(),
-		/** Seconds of each stage. */
-		timings: z.record(z.string(), measure.min(0)).optional(),
-		/** What made the file, as typed. */
-		command: z.string().optional(),
-	})
-	.superRefine((result, context) => {
-		const wrong = (path: (string | number)[], message: string) =>
-			context.addIssue({ code: 'custom', path, message });
-		const users = result.users.length;
-		const lengths: [(string | number)[], number][] = [[['targetCounts'], result.targetCounts.length]];
-		for (const [label, { ranks }] of Object.entries(result.models))
-			lengths.push(
-				[['models', label, 'ranks', 'greater'], ranks.greater.length],
-				[['models', label, 'ranks', 'ties'], ranks.ties.length],
-			);
-		for (const [path, length] of lengths)
-			if (length !== users) wrong(path, `has ${length} numbers for ${users} users`);
-		if (lengths.length === 1) wrong(['models'], 'has no model');
-		if (new Set(result.users).size !== users) wrong(['users'], 'has a user twice');
-		for (const [name, { rows }] of Object.entries(result.slices)) {
-			const outside = rows.findIndex((row) => row >= users);
-			if (outside >= 0) wrong(['slices', name, 'rows', outside], `is no row of the ${users} users`);
-			if (new Set(rows).size !== rows.length) wrong(['slices', name, 'rows'], 'has a row twice');
-		}
-	});
+/** Fields of a result, one by one; what ties them together is {@link resultSchema}. */
+export const resultFields = z.object({
+	format: z.literal('a-llmrec-result'),
+	version: z.literal(1),
+	/** Name of the cell and of its file. */
+	key: z.string().regex(KEY),
+	experiment: z.string(),
+	dataset: z.object({ name: z.string(), numUsers: count, numItems: count, numInteractions: count }),
+	scenario: z.object({
+		kind: z.enum(SCENARIO_KINDS),
+		name: z.string(),
+		options: z.record(z.string(), z.unknown()),
+	}),
+	seed: z.int().min(0),
+	/** (users), dense ids of the evaluated users, each once. */
+	users: z.array(count).min(1),
+	/** (users), training interactions of each target. */
+	targetCounts: z.array(count),
+	/** Beside each target; null is the whole catalogue. */
+	negatives: count.nullable(),
+	/** Rows are indices into `users`. */
+	slices: z.record(z.string(), z.object({ description: z.string(), rows: z.array(count) })),
+	models: z.record(z.string(), modelSchema),
+	curves: z.array(curveSchema).optional(),
+	calibration: z.array(calibrationSchema).optional(),
+	/** By variant: mean cosine, reconstruction errors, alignment … */
+	latents: z.record(z.string(), numbers).optional(),
+	maps: z.array(mapSchema).optional(),
+	examples: z.array(exampleSchema).optional(),
+	genres: z.record(z.string(), genreSchema).optional(),
+	/** Seconds of each stage. */
+	timings: z.record(z.string(), measure.min(0)).optional(),
+	/** What made the file, as typed. */
+	command: z.string().optional(),
+});
+
+export const resultSchema = resultFields.superRefine((result, context) => {
+	const wrong = (path: (string | number)[], message: string) =>
+		context.addIssue({ code: 'custom', path, message });
+	const users = result.users.length;
+	const lengths: [(string | number)[], number][] = [[['targetCounts'], result.targetCounts.length]];
+	for (const [label, { ranks }] of Object.entries(result.models))
+		lengths.push(
+			[['models', label, 'ranks', 'greater'], ranks.greater.length],
+			[['models', label, 'ranks', 'ties'], ranks.ties.length],
+		);
+	for (const [path, length] of lengths)
+		if (length !== users) wrong(path, `has ${length} numbers for ${users} users`);
+	if (lengths.length === 1) wrong(['models'], 'has no model');
+	if (new Set(result.users).size !== users) wrong(['users'], 'has a user twice');
+	for (const [name, { rows }] of Object.entries(result.slices)) {
+		const outside = rows.findIndex((row) => row >= users);
+		if (outside >= 0) wrong(['slices', name, 'rows', outside], `is no row of the ${users} users`);
+		if (new Set(rows).size !== rows.length) wrong(['slices', name, 'rows'], 'has a row twice');
+	}
+});
 
 /** One evaluated cell. */
 export type ExperimentResult = z.output<typeof resultSchema>;

@@ -13,7 +13,7 @@ import { makeCell, shuffled } from './cell.js';
 import type { Contestant } from './contestant.js';
 import { makeContestants } from './models.js';
 import { cached, type ScoreTask, type StageTask, type Task } from './plan.js';
-import { resultSchema } from './results.js';
+import { resultFields } from './results.js';
 
 export interface TaskCalls extends LongCallOptions {
 	/** The experiment's folder. */
@@ -23,7 +23,7 @@ export interface TaskCalls extends LongCallOptions {
 }
 
 /** What a scored model has found; a file of the cache. */
-export const scoredSchema = resultSchema
+export const scoredSchema = resultFields
 	.pick({
 		models: true,
 		curves: true,
@@ -36,7 +36,7 @@ export const scoredSchema = resultSchema
 	.extend({
 		users: z.array(z.int().min(0)),
 		targetCounts: z.array(z.int().min(0)),
-		slices: resultSchema.shape.slices,
+		slices: resultFields.shape.slices,
 	});
 export type Scored = z.output<typeof scoredSchema>;
 
