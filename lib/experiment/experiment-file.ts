@@ -23,8 +23,8 @@ const name = z
 	.regex(/^[\p{L}\p{N}][\p{L}\p{N} ._()+-]{0,79}$/u, 'letters, digits, spaces, . _ ( ) + -');
 const kind = z.enum(MODEL_KINDS as [ModelKind, ...ModelKind[]]);
 
-const modelSchema = z.union([
-	kind.transform((model) => ({ model })),
+const modelSchema = z.preprocess(
+	(value) => (typeof value === 'string' ? { model: value } : value),
 	z.strictObject({
 		model: kind,
 		/** As tables call it. Default: the model's usual name. */
@@ -32,7 +32,7 @@ const modelSchema = z.union([
 		/** Of a backbone, a floor or a baseline its own; of `allmrec` those of a run, beside the experiment's. */
 		options: options.optional(),
 	}),
-]);
+);
 
 const few = {
 	/** Users evaluated at most. Default: the experiment's. */
@@ -40,10 +40,8 @@ const few = {
 	/** Labels of the models that are compared here. Default: all. */
 	models: z.array(z.string()).min(1).optional(),
 };
-const scenarioSchema = z.union([
-	z
-		.enum(['overall', 'coldUsers', 'temporal', 'shuffle'])
-		.transform((scenario): { scenario: typeof scenario; users?: number; models?: string[] } => ({ scenario })),
+const scenarioSchema = z.preprocess(
+	(value) => (typeof value === 'string' ? { scenario: value } : value),
 	z.discriminatedUnion('scenario', [
 		z.strictObject({ scenario: z.enum(['overall', 'coldUsers', 'temporal', 'shuffle']), ...few }),
 		/** Training restricted to `trainUsers` users. */
@@ -62,7 +60,7 @@ const scenarioSchema = z.union([
 			...few,
 		}),
 	]),
-]);
+);
 
 const dataSchema = z
 	.strictObject({
@@ -97,7 +95,10 @@ const schema = z.strictObject({
 });
 
 /** An experiment as written in a file. */
-export type ExperimentFile = z.input<typeof schema>;
+export type ExperimentFile = Omit<z.input<typeof schema>, 'models' | 'scenarios'> & {
+	models: (ModelKind | ModelEntry)[];
+	scenarios?: (Scenario['scenario'] | Scenario)[] | undefined;
+};
 export type Experiment = z.output<typeof schema>;
 export type Scenario = Experiment['scenarios'][number];
 export type DataSource = Experiment['data'][number];
