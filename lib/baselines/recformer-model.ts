@@ -8,6 +8,8 @@ const POSITIONS = 'embeddings.position_embeddings.weight';
 const ITEMS = 'item_embedding.weight';
 /** Standard deviation of embeddings that no checkpoint has. */
 const DEVIATION = 0.02;
+/** Texts that are packed before those of like lengths are encoded together. */
+export const TEXTS_PER_WINDOW = 256;
 /** Packed tokens of one pass without gradients, about. */
 const TOKENS_PER_PASS = 4096;
 
@@ -86,9 +88,12 @@ export class ItemTable {
 		sentences: ItemSentences,
 		signal: AbortSignal | undefined,
 	): Promise<void> {
-		const packed = Array.from({ length: this.#numItems }, (_, i) => sentences.pack([i + 1]));
 		const table = new Float32Array((this.#numItems + 1) * this.#size);
-		table.set(await unitVectors(model, packed, this.#size, signal), this.#size);
+		for (let first = 1; first <= this.#numItems; first += TEXTS_PER_WINDOW) {
+			const count = Math.min(TEXTS_PER_WINDOW, this.#numItems + 1 - first);
+			const packed = Array.from({ length: count }, (_, i) => sentences.pack([first + i]));
+			table.set(await unitVectors(model, packed, this.#size, signal), first * this.#size);
+		}
 		await run(() => this.native.setParameter(ITEMS, table));
 	}
 

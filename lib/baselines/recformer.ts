@@ -25,7 +25,7 @@ import { resolveCheckpoint } from '../text/hub.js';
 import { copyTokenizerFiles, SentenceEncoder } from '../text/sentence-encoder.js';
 import { loadSentenceTokenizer } from '../text/word-piece.js';
 import { type LoopResult, type Stage, type StepsDone, trainLoop } from '../training/loop.js';
-import { ItemTable, recFormerOf, unitVectors } from './recformer-model.js';
+import { ItemTable, recFormerOf, TEXTS_PER_WINDOW, unitVectors } from './recformer-model.js';
 import { batchOf, ItemSentences } from './recformer-text.js';
 import { type BaselineRequest, checkRequest } from './request.js';
 
@@ -108,8 +108,6 @@ const ITEMS = 'items.safetensors';
 const RULES = { code: 'ERR_ALLMREC_CHECKPOINT' } as const;
 /** Histories of one pass of a validation. */
 const VALIDATION_BATCH = 16;
-/** Histories that are packed before those of like lengths are encoded together. */
-const USERS_PER_WINDOW = 256;
 const ORDER_STREAM = 41;
 const EXAMPLE_STREAM = 42;
 
@@ -350,8 +348,8 @@ export class RecFormer {
 		const scores = new Float32Array(candidates.length);
 		const begun = performance.now();
 		const total = histories.length;
-		for (let first = 0; first < total; first += USERS_PER_WINDOW) {
-			const done = Math.min(total, first + USERS_PER_WINDOW);
+		for (let first = 0; first < total; first += TEXTS_PER_WINDOW) {
+			const done = Math.min(total, first + TEXTS_PER_WINDOW);
 			const packed = histories.slice(first, done).map((history, i) => {
 				if (history.length === 0)
 					throw new ALLMRecError(

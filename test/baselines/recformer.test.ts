@@ -254,11 +254,14 @@ for (const part of ['pretraining', 'stage1', 'stage2'])
 		async (t) => {
 			const whole = await train(t, {}, { folder: freshPath() });
 			const folder = freshPath();
+			const inUse = async () => (await session.engine.memory()).inUse;
+			const before = await inUse();
 			const error = await interrupted(
 				(calls) => train(t, {}, { folder, ...calls }),
 				({ stage, done, total }) => stage === `recformer ${part}` && done > 0.6 * total!,
 			);
 			t.is(error, INTERRUPTED);
+			t.is(await inUse(), before, 'memory is given back');
 			const { step, done } = JSON.parse(await readFile(join(folder, part, 'state.json'), 'utf8'));
 			t.true(!done && step > 0, `stopped at step ${step}`);
 			const resumed = await train(t, {}, { folder });
