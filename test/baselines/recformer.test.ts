@@ -1,7 +1,8 @@
 import { cp, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import test from 'ava';
-import { RecFormer, type RecFormerOptions } from '../../lib/baselines/recformer.js';
+import { RecFormer } from '../../lib/baselines/recformer.js';
+import type { RecFormerOptions } from '../../lib/baselines/recformer-options.js';
 import { batchOf, ItemSentences, itemAttributes } from '../../lib/baselines/recformer-text.js';
 import { sampleCandidates } from '../../lib/data/sampling.js';
 import { leaveLastOut } from '../../lib/data/split.js';
