@@ -6,6 +6,13 @@ export {
 	jointEmbeddings,
 } from './alignment/alignment.js';
 export { MlpLlm, type MlpLlmTrainOptions } from './baselines/mlp-llm.js';
+export {
+	RecFormer,
+	type RecFormerLoadOptions,
+	type RecFormerTraining,
+	type RecFormerTrainOptions,
+} from './baselines/recformer.js';
+export type { RecFormerOptions } from './baselines/recformer-options.js';
 export type { BaselineRequest } from './baselines/request.js';
 export { TALLRec, type TALLRecOptions, type TALLRecTrainOptions } from './baselines/tallrec.js';
 export { Backbone, type BackboneLoadOptions, type BackboneTrainOptions } from './cf/backbone.js';

@@ -1,3 +1,4 @@
+import type { RecFormerLoadOptions, RecFormerTrainOptions } from './baselines/recformer.js';
 import type { BackboneLoadOptions, BackboneTrainOptions } from './cf/backbone.js';
 import type { SASRecLoadOptions } from './cf/sasrec.js';
 import type { OpenOptions } from './data/dataset.js';
@@ -56,6 +57,15 @@ const KNOWN = {
 		checkpointSeconds: true,
 		session: true,
 	} satisfies Names<BackboneTrainOptions>,
+	trainRecFormer: {
+		...call,
+		...device,
+		split: true,
+		folder: true,
+		checkpointSeconds: true,
+		session: true,
+	} satisfies Names<RecFormerTrainOptions>,
+	loadRecFormer: { ...device, signal: true, session: true } satisfies Names<RecFormerLoadOptions>,
 	loadBackbone: { ...device, signal: true, session: true } satisfies Names<BackboneLoadOptions>,
 	loadSASRec: {
 		...device,

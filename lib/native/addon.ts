@@ -590,6 +590,43 @@ export interface NativeLoraTrainer extends NativeTrainer {
 	gradients(batch: LlmBatch, soft: Float32Array, targets: TokenTargets): Promise<Losses>;
 }
 
+export interface RecFormerConfig extends EncoderConfig {
+	/** Tokens that a token sees around itself, half of them before it. */
+	window: number;
+	/** Of a history. */
+	maxItems: number;
+}
+
+/** Histories as text: [CLS], then the items' sentences. */
+export interface RecFormerBatch {
+	texts: Ragged;
+	/** (T): 0 [CLS], 1 an attribute's name, 2 its value. */
+	types: Int32Array;
+	/** (T): 0 [CLS], 1 the first item, … */
+	items: Int32Array;
+}
+
+/** A sentence encoder with a window of attention, whose vectors are the states of [CLS]. */
+export interface NativeRecFormer extends NativeModel {
+	initialise(seed: number, std: number, cancel?: NativeCancelFlag): Promise<void>;
+	/** States of every token (T, C). */
+	hiddenStates(batch: RecFormerBatch, cancel?: NativeCancelFlag): Promise<Float32Array>;
+	/** (B, C), not normalised. */
+	vectors(batch: RecFormerBatch, cancel?: NativeCancelFlag): Promise<Float32Array>;
+}
+
+export interface NativeRecFormerTrainer extends NativeTrainer {
+	/** Item vectors (N, C) of the calls below but `contrast`; they do not learn. */
+	setItems(vectors: Float32Array): Promise<void>;
+	/** targets (B): rows of the items. */
+	step(histories: RecFormerBatch, targets: Int32Array, cancel?: NativeCancelFlag): Promise<Losses>;
+	/** Texts: B histories, then the items that the targets (B) count. */
+	contrast(texts: RecFormerBatch, targets: Int32Array, cancel?: NativeCancelFlag): Promise<Losses>;
+	/** `loss` and `ndcg`, NDCG@10 over all items; means. */
+	evaluate(histories: RecFormerBatch, targets: Int32Array, cancel?: NativeCancelFlag): Promise<Losses>;
+	gradients(histories: RecFormerBatch, targets: Int32Array, cancel?: NativeCancelFlag): Promise<Losses>;
+}
+
 /** PyTorch's GRU, for the parity of its op. */
 export interface NativeGru extends NativeModel {
 	/** x (B, S, I), h0 (L, B, H) → y (B, S, H) and hn (L, B, H), with the gradients of Σ y·wy + Σ hn·wh. */
@@ -667,6 +704,11 @@ export interface NativeAddon {
 		llm: NativeOpt,
 		options: AdamOptions & { seed: number },
 	) => NativeLoraTrainer;
+	RecFormer: new (engine: NativeEngine, config: RecFormerConfig) => NativeRecFormer;
+	RecFormerTrainer: new (
+		model: NativeRecFormer,
+		options: AdamOptions & { temperature: number; seed: number },
+	) => NativeRecFormerTrainer;
 	Gru: new (
 		engine: NativeEngine,
 		config: { inputSize: number; hiddenSize: number; numLayers: number },

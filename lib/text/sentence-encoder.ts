@@ -130,12 +130,7 @@ export class SentenceEncoder {
 		await writeFileAtomic(join(folder, 'config.json'), [
 			`${JSON.stringify(huggingFaceConfig(this.config), null, 2)}\n`,
 		]);
-		for (const name of TOKENIZER_FILES)
-			await copyFileAtomic(join(this.#folder, name), join(folder, name)).catch(
-				(error: NodeJS.ErrnoException) => {
-					if (error.code !== 'ENOENT') throw error;
-				},
-			);
+		await copyTokenizerFiles(this.#folder, folder);
 	}
 
 	/** Idempotent. */
@@ -149,6 +144,14 @@ export class SentenceEncoder {
 	async [Symbol.asyncDispose](): Promise<void> {
 		this.dispose();
 	}
+}
+
+/** Those that are there, from one folder into another. */
+export async function copyTokenizerFiles(from: string, to: string): Promise<void> {
+	for (const name of TOKENIZER_FILES)
+		await copyFileAtomic(join(from, name), join(to, name)).catch((error: NodeJS.ErrnoException) => {
+			if (error.code !== 'ENOENT') throw error;
+		});
 }
 
 /** Without biases, norms and positions. */

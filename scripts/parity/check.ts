@@ -9,6 +9,7 @@ import { Fixture } from './fixture.js';
 import { checkGru, isGru } from './gru.js';
 import { checkOpt, isOpt } from './opt.js';
 import { checkProjector, isProjector } from './projector.js';
+import { checkRecFormer, isRecFormer } from './recformer.js';
 import { Report } from './report.js';
 import { checkSasRec, isSasRec } from './sas-rec.js';
 import { checkSentenceTokenizer, isSentenceTokenizer } from './word-piece.js';
@@ -25,6 +26,7 @@ const KINDS: readonly Kind[] = [
 	{ name: 'OPT', matches: isOpt, check: checkOpt },
 	{ name: 'stage 1', matches: isAlignment, check: checkAlignment },
 	{ name: 'sentence encoder', matches: isEncoder, check: checkEncoder },
+	{ name: 'RecFormer', matches: isRecFormer, check: checkRecFormer },
 	{ name: 'backbone', matches: isBackbone, check: checkBackbone },
 	{ name: 'SASRec', matches: isSasRec, check: checkSasRec },
 	{ name: 'GRU', matches: isGru, check: checkGru },

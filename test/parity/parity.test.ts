@@ -20,6 +20,7 @@ test('every kind of folder is among our copies', async (t) => {
 	t.deepEqual([...new Set(kinds)].sort(), [
 		'GRU',
 		'OPT',
+		'RecFormer',
 		'SASRec',
 		'backbone',
 		'byte-level BPE',

@@ -45,6 +45,8 @@ Addon::Addon(Napi::Env env, Napi::Object exports) : environment_(Environment::cr
       {"ProjectionTrainer", define_projection_trainer(env)},
       {"Lora", define_lora(env)},
       {"LoraTrainer", define_lora_trainer(env)},
+      {"RecFormer", define_recformer(env)},
+      {"RecFormerTrainer", define_recformer_trainer(env)},
       {"Gru", define_gru(env)},
   };
   for (const auto& [name, value] : values) exports.Set(name, value);

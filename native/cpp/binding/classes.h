@@ -24,6 +24,8 @@ Napi::Function define_projector(Napi::Env env);
 Napi::Function define_projection_trainer(Napi::Env env);
 Napi::Function define_lora(Napi::Env env);
 Napi::Function define_lora_trainer(Napi::Env env);
+Napi::Function define_recformer(Napi::Env env);
+Napi::Function define_recformer_trainer(Napi::Env env);
 Napi::Function define_gru(Napi::Env env);
 
 }  // namespace allmrec::binding

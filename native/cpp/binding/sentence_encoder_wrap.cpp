@@ -16,25 +16,27 @@ Napi::Function SentenceEncoderWrap::define(Napi::Env env) {
                             method("pooledGradients", &SentenceEncoderWrap::pooled_gradients)});
 }
 
+EncoderConfig read_encoder_config(const Fields& config) {
+  EncoderConfig c;
+  c.kind = config.choice<EncoderKind>("kind",
+                                      {{"distilbert", EncoderKind::distilbert}, {"bert", EncoderKind::bert}});
+  c.vocab_size = config.integer("vocabSize", 1);
+  c.hidden_size = config.size("hiddenSize");
+  c.num_layers = config.size("numLayers", 0, 1024);
+  c.num_heads = config.size("numHeads");
+  c.intermediate_size = config.size("intermediateSize");
+  c.max_positions = config.size("maxPositions");
+  c.type_vocab_size = config.size("typeVocabSize", c.kind == EncoderKind::bert ? 1 : 0);
+  c.layer_norm_eps = config.number("layerNormEps", 0, 1);
+  c.activation = read_activation(config);
+  c.dropout_rate = config.number("dropoutRate", 0, 1);
+  c.activation_dtype = read_dtype(config, "activationDtype", false);
+  c.weight_dtype = read_dtype(config, "weightDtype", false);
+  return c;
+}
+
 SentenceEncoderWrap::SentenceEncoderWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
-  create(info, [](const Fields& config) {
-    EncoderConfig c;
-    c.kind = config.choice<EncoderKind>(
-        "kind", {{"distilbert", EncoderKind::distilbert}, {"bert", EncoderKind::bert}});
-    c.vocab_size = config.integer("vocabSize", 1);
-    c.hidden_size = config.size("hiddenSize");
-    c.num_layers = config.size("numLayers", 0, 1024);
-    c.num_heads = config.size("numHeads");
-    c.intermediate_size = config.size("intermediateSize");
-    c.max_positions = config.size("maxPositions");
-    c.type_vocab_size = config.size("typeVocabSize", c.kind == EncoderKind::bert ? 1 : 0);
-    c.layer_norm_eps = config.number("layerNormEps", 0, 1);
-    c.activation = read_activation(config);
-    c.dropout_rate = config.number("dropoutRate", 0, 1);
-    c.activation_dtype = read_dtype(config, "activationDtype", false);
-    c.weight_dtype = read_dtype(config, "weightDtype", false);
-    return c;
-  });
+  create(info, read_encoder_config);
 }
 
 Napi::Value SentenceEncoderWrap::initialise(const Napi::CallbackInfo& info) {

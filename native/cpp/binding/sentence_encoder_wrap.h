@@ -5,6 +5,8 @@
 
 namespace allmrec::binding {
 
+EncoderConfig read_encoder_config(const Fields& config);
+
 // NativeSentenceEncoder.
 class SentenceEncoderWrap : public ModelWrap<SentenceEncoderWrap, SentenceEncoder> {
  public:

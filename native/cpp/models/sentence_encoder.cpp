@@ -87,6 +87,10 @@ void SentenceEncoder::load(const std::vector<std::string>& paths) {
 }
 
 Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
+  return layers(tape, embeddings(tape, batch), ops::self_attention_plan(tape, batch.offsets, false));
+}
+
+Tensor SentenceEncoder::embeddings(Tape& tape, const TokenBatch& batch) {
   std::vector<int32_t> positions(batch.ids.size());
   for (int64_t b = 0; b < batch.size(); ++b) {
     const int32_t length = batch.offsets[b + 1] - batch.offsets[b];
@@ -101,9 +105,6 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
       throw Error(ErrorCode::invalid_argument, "Token " + std::to_string(id) +
                                                    " is outside the encoder's vocabulary of " +
                                                    std::to_string(config_.vocab_size) + ".");
-  const WithPrecision with(tape, precision_);
-  const float p = config_.dropout_rate;
-  const int64_t c = config_.hidden_size;
   ops::EmbeddingInput in;
   in.ids = tape.ints(batch.ids);
   in.table = word_embeddings_;
@@ -111,10 +112,15 @@ Tensor SentenceEncoder::hidden_states(Tape& tape, const TokenBatch& batch) {
   in.position_ids = tape.ints(positions);
   in.dtype = activation_dtype_;
   if (token_type_embeddings_) in.constant = ParameterView(token_type_embeddings_, 0, 1);
-  Tensor x =
-      ops::layer_norm(tape, ops::embedding(tape, in), *norm_weight_, *norm_bias_, config_.layer_norm_eps);
+  return ops::embedding(tape, in);
+}
+
+Tensor SentenceEncoder::layers(Tape& tape, const Tensor& embedded, const ops::AttentionPlan& plan) {
+  const WithPrecision with(tape, precision_);
+  const float p = config_.dropout_rate;
+  const int64_t c = config_.hidden_size;
+  Tensor x = ops::layer_norm(tape, embedded, *norm_weight_, *norm_bias_, config_.layer_norm_eps);
   x = ops::dropout(tape, x, p);
-  const ops::AttentionPlan plan = ops::self_attention_plan(tape, batch.offsets, false);
   for (const Layer& l : layers_) {
     ops::AttentionInput a;
     a.q = a.kv = ops::projections(

@@ -49,6 +49,9 @@ class SentenceEncoder {
 
   // Hidden states of every token (T, C).
   Tensor hidden_states(Tape& tape, const TokenBatch& batch);
+  // Its two parts: sums of embeddings before their norm, and all that follows, under any plan of attention.
+  Tensor embeddings(Tape& tape, const TokenBatch& batch);
+  Tensor layers(Tape& tape, const Tensor& embedded, const ops::AttentionPlan& plan);
   // Mean over each text's tokens (B, C): Q_i.
   Tensor pooled(Tape& tape, const TokenBatch& batch);
   // The same for many texts without a tape: sorted by length, packed up to `tokens_per_batch`.
