@@ -10,7 +10,15 @@ import { runOptionsSchema } from '../recommend/run-config.js';
 import { ABLATIONS } from './ablations.js';
 
 /** Models that an experiment knows beside the backbones. */
-export const OTHER_MODELS = ['popularity', 'itemKnn', 'llmOnly', 'mlpLlm', 'tallrec', 'allmrec'] as const;
+export const OTHER_MODELS = [
+	'popularity',
+	'itemKnn',
+	'llmOnly',
+	'mlpLlm',
+	'tallrec',
+	'recformer',
+	'allmrec',
+] as const;
 
 export type ModelKind = BackboneKind | (typeof OTHER_MODELS)[number];
 
@@ -177,6 +185,7 @@ const LABELS: Record<ModelKind, string> = {
 	llmOnly: 'LLM-Only',
 	mlpLlm: 'MLP-LLM',
 	tallrec: 'TALLRec',
+	recformer: 'RECFORMER',
 	allmrec: 'A-LLMRec',
 };
 

@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { MlpLlm } from '../baselines/mlp-llm.js';
+import { RecFormer } from '../baselines/recformer.js';
 import type { BaselineRequest } from '../baselines/request.js';
 import { TALLRec } from '../baselines/tallrec.js';
 import { loadBackbone } from '../cf/backbones.js';
@@ -57,11 +58,12 @@ const MAKERS: Partial<Record<ScoreTask['entry']['model'], Make>> = {
 	llmOnly,
 	mlpLlm,
 	tallrec,
+	recformer,
 	allmrec,
 };
 
 /** Models without stages of their own in the cache. */
-const TRAINED_HERE = new Set<string>(['itemKnn', 'mlpLlm', 'tallrec']);
+const TRAINED_HERE = new Set<string>(['itemKnn', 'mlpLlm', 'tallrec', 'recformer']);
 
 function floor(label: string, model: Pick<Contestant, 'score'> & { dispose(): void }): Made {
 	const contestant: Contestant = { label, family: 'floor', score: (request) => model.score(request, {}) };
@@ -154,6 +156,23 @@ async function tallrec(task: ScoreTask, settings: MakeSettings, keep: Keep): Pro
 		models: [{ label: task.label, family: 'llm', score: (request, c) => model.score(request, c) }],
 		details: async () => ({ curves: await trainingCurves(folder, 'training', task.label) }),
 		dispose: () => disposeAll(model, llm, session),
+	};
+}
+
+async function recformer(task: ScoreTask, settings: MakeSettings, keep: Keep): Promise<Made> {
+	const { dataset, cell, folder, device, signal, onProgress } = settings;
+	const { textEncoder, seed } = parseRunOptions(task.options);
+	const model = keep(
+		await RecFormer.train(
+			dataset,
+			resolveEmbedded(textEncoder),
+			{ seed, ...task.entry.options },
+			{ ...device, split: cell.split, folder, signal, onProgress },
+		),
+	);
+	return {
+		models: [{ label: task.label, family: 'text', score: (request, c) => model.score(request, c) }],
+		dispose: () => model.dispose(),
 	};
 }
 

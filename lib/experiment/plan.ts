@@ -194,6 +194,7 @@ class DataPlanner {
 			text: [config.words, config.historyLength],
 			llm: needsLlm(entry) ? [await checkpointIdentity(config.llm), config.llmDtype] : undefined,
 			projection: entry.model === 'mlpLlm' ? config.projection : undefined,
+			textEncoder: entry.model === 'recformer' ? await checkpointIdentity(config.textEncoder) : undefined,
 		})}`;
 		this.#add({
 			id,
@@ -219,6 +220,7 @@ class DataPlanner {
 			case 'itemKnn':
 			case 'llmOnly':
 			case 'tallrec':
+			case 'recformer':
 				return undefined;
 			case 'allmrec':
 				return this.#stage('project', options);
