@@ -128,6 +128,7 @@ export { Projection, type ProjectionOptions } from './projection/projection.js';
 export { ALLMRec, type RecommendOptions, type UserRequest } from './recommend/a-llm-rec.js';
 export { Catalogue, type NewItem } from './recommend/catalogue.js';
 export { EMBEDDED_ENCODER, EMBEDDED_LLM, resolveEmbedded } from './recommend/embedded.js';
+export type { ExplainedPart, ExplainOptions, Explanation, NearToken } from './recommend/explain.js';
 export { FusionGate, fitFusion } from './recommend/fusion.js';
 export type { ListOptions, Recommendation } from './recommend/lists.js';
 export {

@@ -13,6 +13,7 @@ import type { QuantizationErrorOptions, QuantizeOptions } from './llm/quantizati
 import type { DeviceOptions } from './native/session.js';
 import type { LongCallOptions } from './progress.js';
 import type { RecommendOptions } from './recommend/a-llm-rec.js';
+import type { ExplainOptions } from './recommend/explain.js';
 import type { FusionValidation } from './recommend/fusion.js';
 import type { ListOptions } from './recommend/lists.js';
 import type { LoadRunOptions, TrainRunOptions } from './recommend/run.js';
@@ -90,6 +91,7 @@ const KNOWN = {
 		llmDtype: true,
 		encoderDtype: true,
 	} satisfies Names<LoadRunOptions>,
+	explain: { item: true, nearest: true, signal: true } satisfies Names<ExplainOptions>,
 	recommend: { ...call, ...list } satisfies Names<RecommendOptions>,
 	scoreAll: { ...call, ...list, ...batch, ...userFile } satisfies Names<ScoreAllOptions>,
 	scoreFile: {

@@ -18,6 +18,7 @@ const verbs: readonly (() => Promise<Verb>)[] = [
 	() => import('./experiment.js'),
 	() => import('./report.js'),
 	() => import('./recommend.js'),
+	() => import('./explain.js'),
 	() => import('./score.js'),
 	() => import('./quantize.js'),
 	() => import('./inspect.js'),

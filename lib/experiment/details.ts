@@ -191,38 +191,64 @@ export async function exampleUsers(run: ALLMRec, cell: Cell, scores: Scores): Pr
 		withoutItemSlots: joint === 'none',
 	});
 	const title = (item: number) => catalogue.items[item]!.title;
-	return exampleRows(cell, scores.fused).map((row): Example => {
+	const ids = (items: Int32Array) => Array.from(items, (item) => catalogue.items[item]!.id);
+	const examples: Example[] = [];
+	for (const row of exampleRows(cell, scores.fused)) {
 		const { width, split, users, histories, targets } = cell;
 		const candidates = cell.candidates.subarray(row * width, (row + 1) * width);
-		const at = (values: Float32Array, c: number) => values[row * width + c]!;
+		const value = (values: Float32Array, c: number) => values[row * width + c]!;
 		const list = Array.from(candidates, (item, c) => ({
 			title: title(item),
-			score: at(scores.fused, c),
-			cf: at(scores.cf, c),
-			llm: at(scores.llm, c),
-			fused: at(scores.fused, c),
+			at: c,
+			score: value(scores.fused, c),
+			cf: value(scores.cf, c),
+			llm: value(scores.llm, c),
+			fused: value(scores.fused, c),
 			isTarget: c === targets[row],
 		}));
 		list.sort((a, b) => b.score - a.score);
 		const history = Array.from(histories[row]!).slice(-historyLength);
-		const { ids, slots } = prompts.build({ history, candidates });
+		const built = prompts.build({ history, candidates });
 		let prompt = '';
 		let text: number[] = [];
 		const flush = () => {
 			prompt += llm.tokenizer.decode(text);
 			text = [];
 		};
-		for (const id of ids) {
+		for (const id of built.ids) {
 			if (id >= 0) {
 				text.push(id);
 				continue;
 			}
 			flush();
-			prompt += `[${SLOT_NAMES[slots[-id - 1]!.kind]}]`;
+			prompt += `[${SLOT_NAMES[built.slots[-id - 1]!.kind]}]`;
 		}
 		flush();
-		return { user: split.dataset.userIds[users[row]!]!, history: history.map(title), prompt, list };
-	});
+		const user = split.dataset.userIds[users[row]!]!;
+		const best = ids(candidates)[list[0]!.at]!;
+		const { parts, tokens } = await run.explain(
+			{ history: ids(histories[row]!), candidates: ids(candidates) },
+			{ item: best },
+		);
+		examples.push({
+			user,
+			history: history.map(title),
+			prompt,
+			list: list.map(({ at: _, ...entry }) => entry),
+			explanation: parts.flatMap(({ leaveOneOut, gradientTimesInput, ...part }) =>
+				gradientTimesInput === null ? [] : [{ part: nameOf(part), leaveOneOut, gradientTimesInput }],
+			),
+			tokens: tokens.map(({ nearest, ...part }) => ({
+				part: nameOf(part),
+				nearest: nearest.map(({ text, similarity }) => ({ token: text, similarity })),
+			})),
+		});
+	}
+	return examples;
+}
+
+function nameOf({ part, title }: { part: string; title?: string | undefined }): string {
+	return part === 'user' ? 'the user vector' : (title ?? part);
 }
 
 const SLOT_NAMES = { user: 'User', history: 'History', candidate: 'Candidate' } as const;

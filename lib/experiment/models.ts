@@ -65,9 +65,9 @@ const MAKERS: Partial<Record<ScoreTask['entry']['model'], Make>> = {
 /** Models without stages of their own in the cache. */
 const TRAINED_HERE = new Set<string>(['itemKnn', 'mlpLlm', 'tallrec', 'recformer']);
 
-function floor(label: string, model: Pick<Contestant, 'score'> & { dispose(): void }): Made {
+function floor(label: string, model: Pick<Contestant, 'score'>): Made {
 	const contestant: Contestant = { label, family: 'floor', score: (request) => model.score(request, {}) };
-	return { models: [contestant], dispose: () => model.dispose() };
+	return { models: [contestant], dispose: () => {} };
 }
 
 async function backbone(

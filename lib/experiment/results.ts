@@ -91,6 +91,15 @@ const exampleSchema = z.object({
 	explanation: z
 		.array(z.object({ part: z.string(), leaveOneOut: measure, gradientTimesInput: measure }))
 		.optional(),
+	/** Tokens of the vocabulary nearest to what the language model is given of a part. */
+	tokens: z
+		.array(
+			z.object({
+				part: z.string(),
+				nearest: z.array(z.object({ token: z.string(), similarity: measure })),
+			}),
+		)
+		.optional(),
 });
 
 const genreSchema = z.object({ value: measure, low: measure, high: measure, users: count });

@@ -351,6 +351,16 @@ export interface NativeOpt extends NativeModel {
 		cancel?: NativeCancelFlag,
 		adapter?: NativeLora | null,
 	): Promise<Float32Array>;
+	/**
+	 * The mean log p of target tokens at rows of the batch, and its derivative by the soft tokens (S · embedSize), through the
+	 * frozen weights. ERR_ALLMREC_UNSUPPORTED where activations carry no gradients.
+	 */
+	softGradient(
+		batch: LlmBatch,
+		soft: Float32Array,
+		targets: TokenTargets,
+		cancel?: NativeCancelFlag,
+	): Promise<{ meanLogProb: number; gradient: Float32Array }>;
 	/** From now on every call computes with it, unmerged; null = none. It stays alive as long as the model. */
 	setAdapter(adapter: NativeLora | null): Promise<void>;
 	/** Of answers (each at least a token) behind one prompt, in passes of about tokensPerPass tokens. */

@@ -14,6 +14,7 @@ import type { Projection } from '../projection/projection.js';
 import { itemText } from '../text/item-text.js';
 import type { SentenceEncoder } from '../text/sentence-encoder.js';
 import type { Catalogue, NewItem } from './catalogue.js';
+import { type ExplainOptions, type Explanation, explainItem, meanRow, Vocabulary } from './explain.js';
 import type { FusionGate } from './fusion.js';
 import { append } from './growing-table.js';
 import {
@@ -84,12 +85,16 @@ export type LlmVariant =
 	/** The prompt without any vectors. */
 	| 'llmOnly';
 
+/** Users whose mean stands for one that is not known. */
+const ANY_USERS = 256;
+
 /** A trained A-LLMRec: recommends with a frozen language model. Trained by `train`, loaded by `loadRun`. */
 export class ALLMRec {
 	readonly parts: Readonly<ALLMRecParts>;
 	#itemTable: Promise<Float32Array> | undefined;
 	#retriever: Promise<Retriever> | undefined;
 	readonly #scorers = new Map<LlmVariant, Promise<CandidateScorer>>();
+	#vocabulary: Promise<Vocabulary> | undefined;
 	#genrePrompts: Promise<PromptBuilder> | undefined;
 	/** What was made of the whole catalogue and grows with it. */
 	readonly #prompts: PromptBuilder[] = [];
@@ -356,6 +361,56 @@ export class ALLMRec {
 		return llm.tokenizer.decode(ids!).trim();
 	}
 
+	/**
+	 * Why an item has its score: what the user vector and each item of the history did for it, and the tokens nearest to
+	 * what the language model is given of them.
+	 *
+	 * @throws ERR_ALLMREC_UNKNOWN_ITEM, ERR_ALLMREC_EMPTY_HISTORY, ERR_ALLMREC_PROMPT_TOO_LONG
+	 */
+	async explain(user: UserRequest, options: ExplainOptions = {}): Promise<Explanation> {
+		this.#assertLive();
+		expectKnown('explain', options);
+		const { item, nearest = 8, signal } = options;
+		if (!Number.isInteger(nearest) || nearest < 0)
+			invalidArgument('nearest', 'a whole number from 0', nearest);
+		const [dense] = await inTurns(this.#denseUsers([user]), signal);
+		const chosen = item === undefined ? undefined : this.catalogue.index(item);
+		const [vectors] = [await this.userVectors([dense!.history], signal)];
+		const retrieved =
+			dense!.candidates ?? (await this.#candidates([dense!], vectors, PROMPT_CANDIDATES, 0, signal))[0]!;
+		const offered = retrieved.subarray(0, PROMPT_CANDIDATES);
+		if (offered.length === 0)
+			invalidArgument('history', 'fewer items than the whole catalogue', user.history.length);
+		// An item that is not among them takes the last one's place.
+		if (chosen !== undefined && !offered.includes(chosen)) offered[offered.length - 1] = chosen;
+		const scorer = await orAborted(this.#scorer('aligned'), signal);
+		const tokens = await this.#userTokens(vectors, 'aligned');
+		const scores = (await scorer.score(this.#requests(dense!.history, offered, 0, tokens), { signal }))[
+			this.parts.normalisation
+		];
+		const best = chosen ?? offered[scores.indexOf(Math.max(...scores))]!;
+		this.#vocabulary ??= Vocabulary.of(this.parts.llm);
+		return explainItem({
+			catalogue: this.catalogue,
+			vocabulary: await orAborted(this.#vocabulary, signal),
+			nearest,
+			inputs: {
+				llm: this.parts.llm,
+				prompts: scorer.prompts,
+				history: dense!.history,
+				candidates: offered,
+				item: best,
+				user: tokens && { token: tokens, baseline: await this.#anyUser(signal) },
+				items: {
+					tokens: scorer.itemTokens,
+					baseline: await inTurns(meanRow(scorer.itemTokens, this.parts.llm.tokenSize, 1), signal),
+				},
+				normalisation: this.parts.normalisation,
+			},
+			signal,
+		});
+	}
+
 	/** Idempotent; frees all models. */
 	dispose(): void {
 		if (this.#disposed) return;
@@ -379,6 +434,15 @@ export class ALLMRec {
 	async #userTokens(vectors: Float32Array, variant: LlmVariant): Promise<Float32Array | undefined> {
 		if (variant === 'llmOnly' || this.parts.withoutUser) return undefined;
 		return this.parts.projection.users(vectors);
+	}
+
+	/** The mean O_u of users that chose one item each: what stands for not knowing a user. */
+	async #anyUser(signal: AbortSignal | undefined): Promise<Float32Array> {
+		const { cf, projection } = this.parts;
+		const count = Math.min(ANY_USERS, cf.numItems);
+		const histories = Array.from({ length: count }, (_, i) => [1 + Math.floor((i * cf.numItems) / count)]);
+		const tokens = await projection.users(await this.userVectors(histories, signal));
+		return inTurns(meanRow(tokens, projection.config.tokenSize), signal);
 	}
 
 	/** A user's candidates in groups that fit one prompt's list each. */

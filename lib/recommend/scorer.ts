@@ -48,7 +48,7 @@ const WINDOW_BATCHES = 16;
  */
 export class CandidateScorer {
 	readonly #llm: CausalLM;
-	readonly #prompts: PromptBuilder;
+	readonly prompts: PromptBuilder;
 	readonly tokensPerBatch: number;
 	readonly #passes = new Turnstile(IN_FLIGHT);
 	itemTokens: Float32Array;
@@ -59,7 +59,7 @@ export class CandidateScorer {
 		{ itemTokens = new Float32Array(0), tokensPerBatch = 4096 }: CandidateScorerOptions = {},
 	) {
 		this.#llm = llm;
-		this.#prompts = prompts;
+		this.prompts = prompts;
 		this.itemTokens = itemTokens;
 		this.tokensPerBatch = tokensPerBatch;
 	}
@@ -109,10 +109,10 @@ export class CandidateScorer {
 
 	/** @throws ERR_ALLMREC_PROMPT_TOO_LONG, ERR_ALLMREC_EMPTY_HISTORY */
 	pack(request: ScoreRequest): PackedRequest {
-		const prompt = this.#prompts.build(request);
+		const prompt = this.prompts.build(request);
 		const answers: Int32Array[] = [];
 		for (let i = 0; i < request.candidates.length; i++)
-			answers.push(this.#prompts.answer(request.candidates[i]!));
+			answers.push(this.prompts.answer(request.candidates[i]!));
 		return { sequence: packCandidates(prompt, answers), user: request.user };
 	}
 

@@ -20,7 +20,7 @@ export function examplesSection(groups: readonly ResultGroup[]): Section | undef
 	return body.length === 0 ? undefined : { id: 'examples', title: 'Example users', body };
 }
 
-function exampleUser({ user, history, prompt, list, explanation }: Example): Markup {
+function exampleUser({ user, history, prompt, list, explanation, tokens }: Example): Markup {
 	const score = (value: number | null) => (value === null ? '–' : decimal(value, 3));
 	const rows = list.map(
 		({ title, score: total, cf, llm, fused, isTarget }, at) =>
@@ -31,8 +31,17 @@ function exampleUser({ user, history, prompt, list, explanation }: Example): Mar
 <div class="scroll" tabindex="0" role="region" aria-label="List of user ${user}"><table class="sortable"><caption>Recommended, best first</caption>
 <thead><tr><th scope="col">#</th><th scope="col" class="text">title</th><th scope="col">score</th><th scope="col">CF</th><th scope="col">LLM</th><th scope="col">fused</th></tr></thead><tbody>${rows}</tbody></table></div>
 <details><summary>Prompt</summary><pre><bdi>${prompt}</bdi></pre></details>
-${explanation && explanation.length > 0 && explanationPlots(user, explanation)}</section>
+${explanation && explanation.length > 0 && explanationPlots(user, explanation)}${tokens && tokens.length > 0 && nearestTokens(user, tokens)}</section>
 `;
+}
+
+function nearestTokens(user: string, parts: NonNullable<Example['tokens']>): Markup {
+	const rows = parts.map(
+		({ part, nearest }) =>
+			markup`<tr><th scope="row" class="wrap"><bdi>${part}</bdi></th><td class="text wrap">${nearest.map(({ token, similarity }) => markup`<code>${token}</code> ${decimal(similarity, 2)} `)}</td></tr>`,
+	);
+	return markup`<details><summary>Nearest tokens</summary><div class="scroll" tabindex="0" role="region" aria-label="Nearest tokens of user ${user}"><table><caption>Tokens nearest to what the language model is given, by cosine</caption>
+<thead><tr><th scope="col" class="text">part</th><th scope="col" class="text">tokens</th></tr></thead><tbody>${rows}</tbody></table></div></details>`;
 }
 
 function explanationPlots(user: string, parts: NonNullable<Example['explanation']>): Markup[] {

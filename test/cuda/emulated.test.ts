@@ -2,6 +2,7 @@
 import { existsSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import test, { type ExecutionContext } from 'ava';
+import { CausalLM } from '../../lib/llm/causal-lm.js';
 import {
 	loadAddon,
 	type NativeEngine,
@@ -13,6 +14,7 @@ import {
 import { Session } from '../../lib/native/session.js';
 import { checkFolder, parityFolders } from '../../scripts/parity/check.js';
 import { failuresOf, OWN } from '../parity/folders.js';
+import { tinyLlm } from '../support/tiny-checkpoints.js';
 
 const LIBRARY = join(process.cwd(), 'build-emulator/allmrec_cudaemu.so');
 process.env['ALLMREC_CUDAEMU_LIBRARY'] ??= LIBRARY;
@@ -372,6 +374,20 @@ test('memory comes back when a model is disposed', async (t) => {
 	t.is(after.inUse, before.inUse);
 	t.is(after.cached, 0);
 	engine.dispose();
+});
+
+test('gradients of soft tokens are those of the CPU, and refused where activations are halves', async (t) => {
+	const folder = await tinyLlm();
+	const ids = Int32Array.of(5, -1, 9, -2, 12, 7);
+	const batch = { ids, offsets: Int32Array.of(0, 6), positions: Int32Array.from(ids.keys()) };
+	const targets = { rows: Int32Array.of(4, 5), tokens: Int32Array.of(7, 3) };
+	const on = async (device: 'cpu' | 'cudaemu', dtype: 'float32' | 'float16') => {
+		await using llm = await CausalLM.load(folder, { device, dtype });
+		const soft = Float32Array.from({ length: 2 * llm.tokenSize }, (_, i) => Math.sin(i));
+		return (await llm.native.softGradient(batch as never, soft, targets)).gradient;
+	};
+	t.true(difference(await on('cudaemu', 'float32'), await on('cpu', 'float32')) < TOLERANCE);
+	await t.throwsAsync(on('cudaemu', 'float16'), { code: 'ERR_ALLMREC_UNSUPPORTED' });
 });
 
 for (const folder of parityFolders(OWN).filter((f) => !basename(f).startsWith('tok_')))

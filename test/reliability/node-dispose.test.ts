@@ -69,12 +69,21 @@ test.before(async () => {
 	const lora = await api.TALLRec.train(dataset, parts.llm, { epochs: 0 }, calls);
 	await lora.save(tallrec);
 	lora.dispose();
+	const recformer = freshPath('recformer');
+	const tiny = { maxTokens: 32, window: 8, maxItemTokens: 8, pretrainEpochs: 0, epochs: 0 };
+	const reader = await api.RecFormer.train(dataset, String(options.textEncoder), tiny, calls);
+	await reader.save(recformer);
+	reader.dispose();
 	subjects = {
 		SASRec: { make: () => api.SASRec.load(model('cf'), CPU), calls: backbone },
 		Backbone: { make: () => api.loadBackbone(gru, CPU), calls: backbone },
 		MlpLlm: {
 			make: () => api.MlpLlm.train(dataset, cf, parts.llm, direct, { ...calls, prompts }),
 			calls: { score: (m) => m.score(request) },
+		},
+		RecFormer: {
+			make: () => api.RecFormer.load(recformer, dataset, { session }),
+			calls: { score: (m) => m.score(request), save: (m) => m.save(freshPath('saved')) },
 		},
 		TALLRec: {
 			make: () => api.TALLRec.load(tallrec, dataset, parts.llm, { session }),
@@ -137,6 +146,7 @@ test.before(async () => {
 					m.candidateScores(x.subarray(0, cf.size), [[2, 3]], [items.subarray(0, 4)], 'aligned'),
 				addItem: (m) => m.addItem({ id: `new ${Math.random()}`, title: 'A new one' }),
 				generate: (m) => m.generate({ history: ids }),
+				explain: (m) => m.explain({ history: ids }),
 			},
 		},
 	};

@@ -143,6 +143,7 @@ function parts(random: SeededRandom, seed: number): Partial<ExperimentResult> {
 					{ part: titles[0]!, leaveOneOut: -0.11, gradientTimesInput: -0.05 },
 					{ part: titles[1]!, leaveOneOut: 0.73, gradientTimesInput: 0.61 },
 				],
+				tokens: [{ part: titles[0]!, nearest: [{ token: HOSTILE_TITLE, similarity: 0.4321 }] }],
 			},
 		],
 		genres: {

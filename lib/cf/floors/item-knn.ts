@@ -119,9 +119,6 @@ export class ItemKnn {
 		}
 		return scores;
 	}
-
-	/** Holds nothing that must be freed. */
-	dispose(): void {}
 }
 
 interface Rows {

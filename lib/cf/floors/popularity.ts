@@ -19,7 +19,4 @@ export class Popularity {
 		checkRequest(request, this.counts.length - 1);
 		return Float32Array.from(request.candidates, (item) => this.counts[item]!);
 	}
-
-	/** Holds nothing that must be freed. */
-	dispose(): void {}
 }

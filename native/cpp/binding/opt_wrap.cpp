@@ -105,8 +105,8 @@ Napi::Function define_opt(Napi::Env env) {
 Napi::Function OptWrap::define(Napi::Env env) {
   return define_class(
       env, {method("logits", &OptWrap::logits), method("logProbs", &OptWrap::log_probs),
-            method("scoreAnswers", &OptWrap::score_answers), method("generate", &OptWrap::generate),
-            method("setAdapter", &OptWrap::set_adapter)});
+            method("softGradient", &OptWrap::soft_gradient), method("scoreAnswers", &OptWrap::score_answers),
+            method("generate", &OptWrap::generate), method("setAdapter", &OptWrap::set_adapter)});
 }
 
 OptWrap::OptWrap(const Napi::CallbackInfo& info) : ModelWrap(info) {
@@ -145,6 +145,25 @@ Napi::Value OptWrap::log_probs(const Napi::CallbackInfo& info) {
                      const WithPrecision fixed(tape, kScorePrecision);
                      return allmrec::log_probs(model->core, tape, in.batch, in.soft, in.rows, rows, targets);
                    });
+  });
+}
+
+Napi::Value OptWrap::soft_gradient(const Napi::CallbackInfo& info) {
+  return promise(info, [&](const State& model) {
+    LlmBatch batch = read_llm_batch(info[0], "batch");
+    std::vector<float> soft = read_soft(info[1], "soft", model->core.config());
+    TokenTargets targets = read_targets(info[2], "targets", static_cast<int64_t>(batch.ids.size()));
+    return run_job(
+        info.Env(), model->engine->executor, read_cancel(info[3]),
+        [model, batch = std::move(batch), soft = std::move(soft), targets = std::move(targets)] {
+          return allmrec::soft_gradient(model->core, batch, soft, targets);
+        },
+        [](Napi::Env env, const SoftGradient& result) {
+          Napi::Object object = Napi::Object::New(env);
+          object.Set("meanLogProb", result.mean_log_prob);
+          object.Set("gradient", to_js(env, result.gradient));
+          return object;
+        });
   });
 }
 

@@ -17,6 +17,7 @@ class OptWrap : public ModelWrap<OptWrap, Opt> {
  private:
   Napi::Value logits(const Napi::CallbackInfo& info);
   Napi::Value log_probs(const Napi::CallbackInfo& info);
+  Napi::Value soft_gradient(const Napi::CallbackInfo& info);
   Napi::Value score_answers(const Napi::CallbackInfo& info);
   Napi::Value set_adapter(const Napi::CallbackInfo& info);
   Napi::Value generate(const Napi::CallbackInfo& info);

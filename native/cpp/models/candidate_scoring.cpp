@@ -167,6 +167,29 @@ std::vector<float> log_probs(Opt& model, Tape& tape, const LlmBatch& batch, cons
   return values;
 }
 
+SoftGradient soft_gradient(Opt& model, const LlmBatch& batch, const std::vector<float>& soft,
+                           const TokenTargets& targets) {
+  expect_targets(targets, model.config());
+  model.parameters().set_trainable(false);
+  const int64_t width = model.config().embed_size;
+  SoftGradient result;
+  const auto compute = [&] {
+    Arena arena(model.parameters().device());
+    Tape tape(*model.parameters().device(), arena, true);
+    const Tensor rows =
+        tape.variable(tape.from_host(soft.data(), static_cast<int64_t>(soft.size()) / width, width));
+    target_loss(tape, model, model.hidden(tape, batch, rows, targets.rows), targets);
+    tape.backward();
+    result.mean_log_prob = -tape.read_losses().at("loss");
+    result.gradient = tape.grad_to_host(rows);
+  };
+  compute();
+  for (float& value : result.gradient) value = -value;
+  expect_finite(result.gradient.data(), static_cast<int64_t>(result.gradient.size()),
+                "The gradients of the soft tokens are not finite", {&model.parameters()}, compute);
+  return result;
+}
+
 AnswerLikelihoods score_answers(Opt& model, const std::vector<int32_t>& prompt,
                                 const std::vector<float>& soft,
                                 const std::vector<std::vector<int32_t>>& answers, int64_t tokens_per_pass) {

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "opt.h"
+#include "projector.h"
 
 namespace allmrec {
 
@@ -12,6 +13,17 @@ namespace allmrec {
 std::vector<float> log_probs(Opt& model, Tape& tape, const LlmBatch& batch, const std::vector<float>& soft,
                              const std::vector<int32_t>& rows, const std::vector<int32_t>& pair_rows,
                              const std::vector<int32_t>& pair_targets, const CachedBatch* cached = nullptr);
+
+// How a text's likelihood depends on the soft tokens before it.
+struct SoftGradient {
+  double mean_log_prob = 0.0;   // of the target tokens
+  std::vector<float> gradient;  // (S, embed): its derivative by each number of the soft tokens
+};
+
+// Backward through the frozen model. Throws ErrorCode::unsupported where activations carry no gradients, and
+// ErrorCode::numeric.
+SoftGradient soft_gradient(Opt& model, const LlmBatch& batch, const std::vector<float>& soft,
+                           const TokenTargets& targets);
 
 // Log-likelihoods of answers behind one prompt, one number an answer.
 struct AnswerLikelihoods {
