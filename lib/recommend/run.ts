@@ -12,7 +12,7 @@ import {
 	saveCandidates,
 	unseenItems,
 } from '../data/sampling.js';
-import { leaveLastOutSteps, type Split } from '../data/split.js';
+import { leaveLastOutSteps, type Split, temporalSplitSteps } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { inTurns } from '../event-loop.js';
 import { makeFolder, removeTemporaries, writeJson } from '../files/atomic.js';
@@ -429,10 +429,15 @@ function expectTrainable(dtype: LlmDtype): void {
 
 function splitOf(
 	dataset: Dataset,
-	{ excludeColdUsers, trainUsers, seed }: RunConfig,
+	{ split, excludeColdUsers, trainUsers, seed }: RunConfig,
 	signal: AbortSignal | undefined,
 ): Promise<Split> {
-	return inTurns(leaveLastOutSteps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
+	const options = { excludeColdUsers, trainUsers, seed };
+	const steps =
+		split === 'leaveLastOut'
+			? leaveLastOutSteps(dataset, options)
+			: temporalSplitSteps(dataset, { ...options, ...split.temporal });
+	return inTurns(steps, signal);
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */
