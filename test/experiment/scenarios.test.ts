@@ -24,8 +24,9 @@ function withColdUsers(itemOf: (user: number, place: number) => number): World {
 /** Hashes of what a run trained. */
 async function weights(dataset: Dataset, changes: object): Promise<Record<string, string>> {
 	const folder = freshPath('run');
-	const options = { ...(await tinyRunOptions()), ...changes };
-	await trainTinyRun(folder, dataset, options);
+	const tiny = await tinyRunOptions();
+	const cf = { ...tiny.cf, epochs: 30, validateEvery: 1 }; // an epoch is chosen
+	await trainTinyRun(folder, dataset, { ...tiny, cf, ...changes });
 	const all = await hashes(folder);
 	return Object.fromEntries(Object.entries(all).filter(([name]) => name.startsWith('model/')));
 }
