@@ -1,6 +1,7 @@
 import { invalidArgument } from '../errors.js';
 import { itemPopularity } from '../evaluation/slices.js';
 import { atOnce, blocks, type Steps } from '../event-loop.js';
+import { sorted } from '../sorting.js';
 import type { Dataset } from './dataset.js';
 import { rejectUnknownOptions } from './options.js';
 import { SeededRandom } from './random.js';
@@ -210,7 +211,7 @@ export function temporalSplit(dataset: Dataset, options: TemporalOptions = {}): 
 	return atOnce(temporalSplitSteps(dataset, options));
 }
 
-/** {@link temporalSplit} in steps; the times alone are sorted at once. @internal */
+/** {@link temporalSplit} in steps. @internal */
 export function* temporalSplitSteps(dataset: Dataset, options: TemporalOptions = {}): Steps<Split> {
 	rejectUnknownOptions(options, { ...trainingOptions, testShare: true, validationShare: true });
 	const { testShare = 0.1, validationShare = 0.1 } = options;
@@ -218,22 +219,22 @@ export function* temporalSplitSteps(dataset: Dataset, options: TemporalOptions =
 	if (!(validationShare > 0 && validationShare + testShare < 1))
 		invalidArgument('validationShare', 'above 0 and, with `testShare`, below 1', validationShare);
 	const { offsets, times } = dataset.sequences;
-	const sorted = times.slice().sort();
-	const cut = (share: number) => sorted[Math.floor(sorted.length * (1 - share))] ?? Number.POSITIVE_INFINITY;
+	const ascending = yield* sorted(times);
+	const cut = (share: number) =>
+		ascending[Math.floor(ascending.length * (1 - share))] ?? Number.POSITIVE_INFINITY;
 	const validationStart = cut(testShare + validationShare);
 	const testStart = cut(testShare);
 	const held = emptyHeldOut(dataset);
-	const hold = (u: number) => {
-		const [start, end] = [offsets[u]!, offsets[u + 1]!];
-		let at = start;
-		while (at < end && times[at]! < validationStart) at++;
-		held.trainEnds[u] = at;
-		if (at > start && at < end && times[at]! < testStart) held.positions.validation[u] = at;
-		while (at < end && times[at]! < testStart) at++;
-		if (at > start && at < end) held.positions.test[u] = at;
-	};
 	yield* blocks(dataset.numUsers, BLOCK, (from, to) => {
-		for (let u = from; u < to; u++) hold(u);
+		for (let u = from; u < to; u++) {
+			const [start, end] = [offsets[u]!, offsets[u + 1]!];
+			let at = start;
+			while (at < end && times[at]! < validationStart) at++;
+			held.trainEnds[u] = at;
+			if (at > start && at < end && times[at]! < testStart) held.positions.validation[u] = at;
+			while (at < end && times[at]! < testStart) at++;
+			if (at > start && at < end) held.positions.test[u] = at;
+		}
 	});
 	const kept = yield* restrictTraining(dataset, held, options);
 	return yield* Split.make(dataset, 'temporal', { ...kept, testShare, validationShare }, held);
@@ -247,16 +248,20 @@ function emptyHeldOut(dataset: Dataset): HeldOut {
 	};
 }
 
-/** Empties the training part of users that the options keep out, and returns the options with their defaults. */
+/**
+ * Takes the training part and the validation item from users that the options keep out, since choosing an epoch or a
+ * fusion by them would be training on them too. Returns the options with their defaults.
+ */
 function* restrictTraining(
 	dataset: Dataset,
-	{ trainEnds }: HeldOut,
+	{ positions, trainEnds }: HeldOut,
 	options: TrainingOptions,
 ): Steps<Record<string, number | boolean>> {
 	const { excludeColdUsers = false, trainUsers, seed = 0 } = options;
 	const { offsets } = dataset.sequences;
 	const empty = (u: number) => {
 		trainEnds[u] = offsets[u]!;
+		positions.validation[u] = -1;
 	};
 	if (excludeColdUsers)
 		for (let u = 0; u < dataset.numUsers; u++) if (offsets[u + 1]! - offsets[u]! === 3) empty(u);

@@ -1,66 +1,105 @@
-import { invalidArgument } from '../errors.js';
-import type { Steps } from '../event-loop.js';
+import { ALLMRecError, invalidArgument } from '../errors.js';
+import { inTurns, type Steps } from '../event-loop.js';
+import { rowWidth } from './metrics.js';
 
-/** How near an item's two latents are to each other, among those of all items. */
+/** How well two tables of latents of the same items fit together. */
 export interface AlignmentQuality {
-	/** Mean cosine of e_i and q_i. */
+	items: number;
+	/** Mean cosine between e_i and q_i, −1 … 1; a row of zeros has cosine 0. */
 	cosine: number;
-	/** Share of the items whose own q_i is among the k nearest to e_i, by cosine; ties count by expectation. */
-	recallAt1: number;
-	recallAt10: number;
+	/** Share of the items whose q_i is the nearest of all q to e_i by cosine; ties count by expectation. */
+	'itemToText@1': number;
+	/** … is among the nearest ten. */
+	'itemToText@10': number;
+	/** The same from q_i to all e. */
+	'textToItem@1': number;
+	'textToItem@10': number;
+}
+
+export interface AlignmentQualityOptions {
+	/** (items × width), e_i. */
+	item: Float32Array;
+	/** (items × width), q_i. */
+	text: Float32Array;
+	/** Number of items. */
+	items: number;
+	/** Rows whose own latent is looked for, among all rows; default all. */
+	rows?: Int32Array | undefined;
+	signal?: AbortSignal | undefined;
 }
 
 /**
- * Recall of an item's text among all latents.
+ * Cosine and retrieval between item and text latents. Costs rows × items × width; the event loop gets its turns.
  *
- * @param e (items, size) latents of the collaborative side
- * @param q (items, size) latents of the texts
- * @param rows items that are asked for; default all
+ * @throws ERR_ALLMREC_NUMERIC where a latent is not finite
  */
-export function* alignmentQuality(
-	e: Float32Array,
-	q: Float32Array,
-	size: number,
-	rows?: ArrayLike<number>,
-): Steps<AlignmentQuality> {
-	if (e.length !== q.length || e.length % size !== 0)
-		invalidArgument('q', `as many rows of ${size} as \`e\``, q.length / size);
-	const items = e.length / size;
-	const asked = rows ?? Array.from({ length: items }, (_, i) => i);
-	const [a, b] = [yield* unit(e, size), yield* unit(q, size)];
-	const similarity = new Float64Array(items);
-	const found = { cosine: 0, recallAt1: 0, recallAt10: 0 };
-	for (let r = 0; r < asked.length; r++) {
-		const own = asked[r]!;
-		const from = a.subarray(own * size, (own + 1) * size);
-		for (let i = 0; i < items; i++) {
-			let dot = 0;
-			for (let c = 0; c < size; c++) dot += from[c]! * b[i * size + c]!;
-			similarity[i] = dot;
-		}
-		const mine = similarity[own]!;
-		let [above, beside] = [0, 0];
-		for (const other of similarity) {
-			if (other > mine) above++;
-			else if (other === mine) beside++;
-		}
-		const within = (k: number) => Math.min(1, Math.max(0, k - above) / beside);
-		found.cosine += mine / asked.length;
-		found.recallAt1 += within(1) / asked.length;
-		found.recallAt10 += within(10) / asked.length;
-		yield;
-	}
-	return found;
+export async function alignmentQuality(options: AlignmentQualityOptions): Promise<AlignmentQuality> {
+	const { item, text, items, rows = Int32Array.from({ length: items }, (_, row) => row), signal } = options;
+	const width = rowWidth('item', item.length, items);
+	if (text.length !== item.length)
+		invalidArgument('text', `as long as \`item\` (${item.length})`, text.length);
+	if (rows.length === 0) invalidArgument('rows', 'at least one row', rows);
+	for (const row of rows)
+		if (row < 0 || row >= items) invalidArgument('rows', `rows from 0 to ${items - 1}`, row);
+	const [e, q] = [await inTurns(unitRows(item, width), signal), await inTurns(unitRows(text, width), signal)];
+	const forth = await inTurns(recall(e, q, width, rows), signal);
+	const back = await inTurns(recall(q, e, width, rows), signal);
+	return {
+		items: rows.length,
+		cosine: forth.cosine,
+		'itemToText@1': forth.at1,
+		'itemToText@10': forth.at10,
+		'textToItem@1': back.at1,
+		'textToItem@10': back.at10,
+	};
 }
 
-/** Rows of length one; those that are zero stay so. */
-function* unit(x: Float32Array, size: number): Steps<Float64Array> {
-	const y = Float64Array.from(x);
-	for (let at = 0; at < y.length; at += size) {
-		const row = y.subarray(at, at + size);
-		const length = Math.sqrt(row.reduce((sum, value) => sum + value * value, 0));
-		if (length > 0) for (let c = 0; c < size; c++) row[c]! /= length;
-		if (at % (256 * size) === 0) yield;
+function* unitRows(rows: Float32Array, width: number): Steps<Float32Array> {
+	const unit = new Float32Array(rows.length);
+	for (let start = 0; start < rows.length; start += width) {
+		let square = 0;
+		for (let c = start; c < start + width; c++) square += rows[c]! ** 2;
+		if (!Number.isFinite(square))
+			throw new ALLMRecError(
+				'ERR_ALLMREC_NUMERIC',
+				`Expected finite latents, got others in row ${start / width}.`,
+			);
+		const scale = square > 0 ? 1 / Math.sqrt(square) : 0;
+		for (let c = start; c < start + width; c++) unit[c] = rows[c]! * scale;
+		if ((start / width) % 256 === 0) yield;
 	}
-	return y;
+	return unit;
+}
+
+function* recall(
+	from: Float32Array,
+	to: Float32Array,
+	width: number,
+	rows: Int32Array,
+): Steps<{ cosine: number; at1: number; at10: number }> {
+	const product = (a: number, b: number) => {
+		let sum = 0;
+		for (let c = 0; c < width; c++) sum += from[a * width + c]! * to[b * width + c]!;
+		return sum;
+	};
+	const items = to.length / width;
+	const block = Math.max(1, Math.floor((1 << 18) / width));
+	let [cosine, at1, at10] = [0, 0, 0];
+	for (const row of rows) {
+		const own = product(row, row);
+		let [nearer, ties] = [0, 0];
+		for (let start = 0; start < items; start += block) {
+			for (let other = start; other < Math.min(items, start + block); other++) {
+				if (other === row) continue;
+				const value = product(row, other);
+				if (value > own) nearer++;
+				else if (value === own) ties++;
+			}
+			yield;
+		}
+		cosine += own;
+		at1 += Math.min(1, Math.max(0, (1 - nearer) / (ties + 1)));
+		at10 += Math.min(1, Math.max(0, (10 - nearer) / (ties + 1)));
+	}
+	return { cosine: cosine / rows.length, at1: at1 / rows.length, at10: at10 / rows.length };
 }

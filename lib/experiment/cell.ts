@@ -2,15 +2,17 @@ import type { BaselineRequest } from '../baselines/request.js';
 import type { Dataset } from '../data/dataset.js';
 import { SeededRandom } from '../data/random.js';
 import { sampleSteps, unseenItems } from '../data/sampling.js';
-import { leaveLastOutSteps, type Split, temporalSplitSteps } from '../data/split.js';
+import type { Split } from '../data/split.js';
 import { ALLMRecError } from '../errors.js';
 import { spread } from '../evaluation/protocol.js';
 import { coldUserSlice, itemSlices, type Slice } from '../evaluation/slices.js';
 import { inTurns } from '../event-loop.js';
+import { splitOf } from '../recommend/run.js';
+import type { RunConfig } from '../recommend/run-config.js';
 
 /** What a cell asks: which users, which candidates, and what is told of the users. */
 export interface CellOptions {
-	split: 'leaveLastOut' | 'temporal';
+	split: RunConfig['split'];
 	excludeColdUsers: boolean;
 	trainUsers?: number | undefined;
 	/** Of the few training users. */
@@ -37,9 +39,8 @@ export interface Cell extends BaselineRequest {
 
 /** @throws ERR_ALLMREC_EMPTY_DATASET where no user can be tested */
 export async function makeCell(dataset: Dataset, options: CellOptions, signal?: AbortSignal): Promise<Cell> {
-	const { excludeColdUsers, trainUsers, seed, candidatesSeed, negatives, coldUsersOnly } = options;
-	const steps = options.split === 'temporal' ? temporalSplitSteps : leaveLastOutSteps;
-	const split = await inTurns(steps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
+	const { candidatesSeed, negatives, coldUsersOnly } = options;
+	const split = await splitOf(dataset, options, signal);
 	const unseen = await inTurns(unseenItems(dataset), signal);
 	const size = (user: number) => dataset.sequence(user).length;
 	const able = split

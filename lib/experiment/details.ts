@@ -84,20 +84,22 @@ async function latentMeasures(run: ALLMRec, { split }: Cell): Promise<Record<str
 	const { latents } = run.parts;
 	const [e, q] = [latents.e, latents.q].map((table) => table.subarray(latents.size));
 	const { warm, cold } = itemPopularity(split.itemCounts);
-	const quality = (rows?: number[]) => inTurns(alignmentQuality(e!, q!, latents.size, rows));
+	const items = split.dataset.numItems;
+	const quality = (rows?: number[]) =>
+		alignmentQuality({ item: e!, text: q!, items, rows: rows && Int32Array.from(rows) });
 	const where = (mask: Uint8Array) =>
-		Array.from({ length: split.dataset.numItems }, (_, i) => i).filter((i) => mask[i + 1] === 1);
+		Array.from({ length: items }, (_, i) => i).filter((i) => mask[i + 1] === 1);
 	const all = await quality();
 	const measures: Record<string, number> = {
 		'mean cosine of e': meanCosineE,
 		'mean cosine of q': meanCosineQ,
 		'item reconstruction error': itemReconstruction,
 		'cosine of e and q': all.cosine,
-		'recall of the text @1': all.recallAt1,
-		'recall of the text @10': all.recallAt10,
+		'recall of the text @1': all['itemToText@1'],
+		'recall of the text @10': all['itemToText@10'],
 	};
 	for (const [name, rows] of Object.entries({ warm: where(warm), cold: where(cold) }))
-		if (rows.length > 0) measures[`recall of the text @10, ${name}`] = (await quality(rows)).recallAt10;
+		if (rows.length > 0) measures[`recall of the text @10, ${name}`] = (await quality(rows))['itemToText@10'];
 	return measures;
 }
 

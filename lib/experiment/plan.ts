@@ -140,7 +140,7 @@ class DataPlanner {
 			...this.planned.options,
 			seed,
 			candidatesSeed: candidatesSeed ?? seed,
-			...(scenario.scenario === 'temporal' ? { split: 'temporal' } : {}),
+			...(scenario.scenario === 'temporal' ? { split: { temporal: {} } } : {}),
 			...(scenario.scenario === 'coldUsers' ? { excludeColdUsers: true } : {}),
 			...(scenario.scenario === 'fewShot' ? { trainUsers: scenario.trainUsers } : {}),
 		} as RunOptions;

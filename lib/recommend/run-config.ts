@@ -14,6 +14,25 @@ const wordsSchema = z.union([
 	z.strictObject({ past: z.string().min(1), noun: z.string().min(1), verb: z.string().min(1) }),
 ]);
 
+const share = z.number().gt(0).lt(1).default(0.1);
+
+const splitSchema = z.union(
+	[
+		z.literal('leaveLastOut'),
+		z.strictObject({
+			temporal: z
+				.strictObject({ testShare: share, validationShare: share })
+				.refine((shares) => shares.testShare + shares.validationShare < 1, {
+					message: 'expected `testShare` and `validationShare` to leave some interactions to train on',
+				}),
+		}),
+	],
+	{
+		error:
+			'expected `leaveLastOut` or `{ temporal: { testShare, validationShare } }`, shares between 0 and 1',
+	},
+);
+
 /** Everything a run can be configured with; what a configuration file may hold. */
 export const runOptionsSchema = z.strictObject({
 	/** Of every stage that gives none of its own. */
@@ -52,10 +71,10 @@ export const runOptionsSchema = z.strictObject({
 	/** Negatives beside each target in validation and test. */
 	negatives: z.int().min(1).default(19),
 	/**
-	 * What is held out: each user's last two items, or everything after one cut in time for all users
-	 * (`temporalSplit` with its defaults).
+	 * What is held out: each user's last two items, or, by one cut in time for all users, the last share of all
+	 * interactions for the test and the one before it for validation.
 	 */
-	split: z.enum(['leaveLastOut', 'temporal']).default('leaveLastOut'),
+	split: splitSchema.default('leaveLastOut'),
 	/** Of the candidates drawn for validation and test. Default: the run's seed. */
 	candidatesSeed: z.int().min(0).optional(),
 	/** Keep users with exactly three interactions out of training. */

@@ -431,13 +431,23 @@ function expectTrainable(dtype: LlmDtype): void {
 	);
 }
 
-function splitOf(
+/** The split of a run's options. @internal */
+export function splitOf(
 	dataset: Dataset,
-	{ split, excludeColdUsers, trainUsers, seed }: RunConfig,
+	{
+		split,
+		excludeColdUsers,
+		trainUsers,
+		seed,
+	}: Pick<RunConfig, 'split' | 'excludeColdUsers' | 'trainUsers' | 'seed'>,
 	signal: AbortSignal | undefined,
 ): Promise<Split> {
-	const steps = split === 'temporal' ? temporalSplitSteps : leaveLastOutSteps;
-	return inTurns(steps(dataset, { excludeColdUsers, trainUsers, seed }), signal);
+	const options = { excludeColdUsers, trainUsers, seed };
+	const steps =
+		split === 'leaveLastOut'
+			? leaveLastOutSteps(dataset, options)
+			: temporalSplitSteps(dataset, { ...options, ...split.temporal });
+	return inTurns(steps, signal);
 }
 
 /** The run's candidates: those of its split.json, or drawn now and saved. */

@@ -94,7 +94,7 @@ test('a split is JSON of its options and counts', (t) => {
 		kind: 'leaveLastOut',
 		options: { excludeColdUsers: true, seed: 3 },
 		dataset: { name: 'made', numUsers: 5, numItems: 8, numInteractions: 15 },
-		counts: { train: 8, validation: 3, test: 3, coldUsers: 1, unseenItems: 3 },
+		counts: { train: 8, validation: 2, test: 3, coldUsers: 1, unseenItems: 3 },
 	});
 });
 
