@@ -64,6 +64,12 @@ export { ALLMRecError, ERROR_CODES, type ErrorCode } from './errors.js';
 export { type EvaluationResult, evaluateModels, evaluateRanks } from './evaluation/evaluation.js';
 export { formatEvaluation } from './evaluation/format.js';
 export {
+	type EvaluateGenresOptions,
+	evaluateGenres,
+	type GenreEvaluation,
+	type GenreScore,
+} from './evaluation/genres.js';
+export {
 	type EvaluateRunOptions,
 	evaluateRun,
 	MODEL_NAMES,

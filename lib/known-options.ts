@@ -4,6 +4,7 @@ import type { SASRecLoadOptions } from './cf/sasrec.js';
 import type { OpenOptions } from './data/dataset.js';
 import { rejectUnknownOptions } from './data/options.js';
 import type { EvaluateModelsOptions, EvaluateRanksOptions } from './evaluation/evaluation.js';
+import type { EvaluateGenresOptions } from './evaluation/genres.js';
 import type { EvaluateRunOptions } from './evaluation/protocol.js';
 import type { RunExperimentOptions } from './experiment/runner.js';
 import type { CausalLMOptions, ScoreCandidatesOptions } from './llm/causal-lm.js';
@@ -121,6 +122,16 @@ const KNOWN = {
 		rerank: true,
 		seed: true,
 	} satisfies Names<EvaluateRunOptions>,
+	evaluateGenres: {
+		...call,
+		genres: true,
+		users: true,
+		constrained: true,
+		maxNewTokens: true,
+		repetitionPenalty: true,
+		seed: true,
+		resamples: true,
+	} satisfies Names<EvaluateGenresOptions>,
 	fitFusion: {
 		cf: true,
 		llm: true,

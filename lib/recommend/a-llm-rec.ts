@@ -95,7 +95,7 @@ export class ALLMRec {
 	#retriever: Promise<Retriever> | undefined;
 	readonly #scorers = new Map<LlmVariant, Promise<CandidateScorer>>();
 	#vocabulary: Promise<Vocabulary> | undefined;
-	#genrePrompts: Promise<PromptBuilder> | undefined;
+	readonly #genrePrompts = new Map<LlmVariant, Promise<PromptBuilder>>();
 	/** What was made of the whole catalogue and grows with it. */
 	readonly #prompts: PromptBuilder[] = [];
 	readonly #tokenScorers: CandidateScorer[] = [];
@@ -343,22 +343,58 @@ export class ALLMRec {
 				'ERR_ALLMREC_EMPTY_HISTORY',
 				'The user has an empty history; give at least one item id.',
 			);
-		const { llm, template, historyLength, withoutUser, projection } = this.parts;
-		this.#genrePrompts ??= this.#prepare(genreTemplate(template.words), { historyLength, withoutUser });
+		const { llm } = this.parts;
 		const items = Int32Array.from(history, (id) => this.catalogue.index(id));
-		const builder = await orAborted(this.#genrePrompts, signal);
-		const prompt = builder.build({ history: items, reserve: maxNewTokens });
-		const user = await projection.users(await this.userVectors([items], signal));
-		const table = (await orAborted(this.#scorer('aligned'), signal)).itemTokens;
-		const width = llm.tokenSize;
-		const soft = new Float32Array(prompt.slots.length * width);
-		for (const [k, slot] of prompt.slots.entries())
-			soft.set(
-				slot.kind === 'user' ? user : table.subarray(slot.item * width, (slot.item + 1) * width),
-				k * width,
-			);
-		const [ids] = await llm.generateIds([prompt.ids], soft, { maxNewTokens, repetitionPenalty, signal });
+		const [prompt] = await this.genrePrompts([items], 'aligned', maxNewTokens, signal);
+		const { ids: told, soft } = prompt!;
+		const [ids] = await llm.generateIds([told], soft, { maxNewTokens, repetitionPenalty, signal });
 		return llm.tokenizer.decode(ids!).trim();
+	}
+
+	/**
+	 * Prompts that ask for the genres users would enjoy.
+	 *
+	 * @param histories dense item ids, oldest first
+	 * @param reserve positions kept free for the answer
+	 * @internal
+	 */
+	async genrePrompts(
+		histories: readonly Int32Array[],
+		variant: 'aligned' | 'llmOnly',
+		reserve: number,
+		signal?: AbortSignal,
+	): Promise<{ ids: Int32Array; soft: Float32Array }[]> {
+		this.#assertLive();
+		const builder = await orAborted(this.#genreBuilder(variant), signal);
+		const plain = variant === 'llmOnly';
+		const users = plain
+			? undefined
+			: await this.#userTokens(await this.userVectors(histories, signal), variant);
+		const table = plain ? undefined : (await orAborted(this.#scorer('aligned'), signal)).itemTokens;
+		const width = this.parts.llm.tokenSize;
+		const row = (rows: Float32Array, at: number) => rows.subarray(at * width, (at + 1) * width);
+		return histories.map((history, u) => {
+			const { ids, slots } = builder.build({ history, reserve });
+			const soft = new Float32Array(slots.length * width);
+			for (const [k, slot] of slots.entries())
+				soft.set(slot.kind === 'user' ? row(users!, u) : row(table!, slot.item), k * width);
+			return { ids, soft };
+		});
+	}
+
+	#genreBuilder(variant: 'aligned' | 'llmOnly'): Promise<PromptBuilder> {
+		let builder = this.#genrePrompts.get(variant);
+		if (!builder) {
+			const { template, historyLength, withoutUser } = this.parts;
+			const plain = variant === 'llmOnly';
+			builder = this.#prepare(genreTemplate(template.words), {
+				historyLength,
+				withoutUser: plain || withoutUser,
+				withoutItemSlots: plain,
+			});
+			this.#genrePrompts.set(variant, builder);
+		}
+		return builder;
 	}
 
 	/**

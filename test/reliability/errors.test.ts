@@ -234,6 +234,8 @@ const MISSPELLED: [name: string, near: string, call: (options: never) => unknown
 	],
 	['maxuser', 'maxUsers', (o) => lib.fitFusion(o)],
 	['topk', 'topK', (o) => withRun((r) => r.recommend([], o))],
+	['itm', 'item', (o) => withRun((r) => r.explain({ history: [] }, o))],
+	['constraind', 'constrained', (o) => withRun((r) => lib.evaluateGenres(r, leaveLastOut(run.dataset), o))],
 	['coldshare', 'coldShare', (o) => withRun((r) => r.scoreAll([], o).next())],
 	['restrat', 'restart', (o) => withRun((r) => lib.scoreFile(r, o))],
 	['tokensperBatch', 'tokensPerBatch', (o) => withRun((r) => r.parts.llm.scoreCandidates('a', ['b'], o))],

@@ -316,6 +316,11 @@ test('a run', async (t) => {
 		},
 		'scoreFile (jsonl)': { call: (signal) => score(signal, 'lists.jsonl') },
 		'scoreFile (parquet)': { call: (signal) => score(signal, 'lists.parquet') },
+		'ALLMRec.explain': { call: (signal) => model.explain({ history: history(1) }, { signal }) },
+		evaluateGenres: {
+			call: (signal) => api.evaluateGenres(model, split, { maxNewTokens: 300, repetitionPenalty: 1, signal }),
+			within: 100,
+		},
 		evaluateRun: { call: (signal) => api.evaluateRun(model, split, candidates, { signal }) },
 	});
 	t.is((await model.recommend(users.slice(0, 1), { topK: 3, retrieve: 5 }))[0]!.length, 3);

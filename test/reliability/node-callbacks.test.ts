@@ -57,6 +57,8 @@ test('`onProgress` that throws: the call rejects with its error and stops, and t
 				...LISTS,
 				onProgress,
 			}),
+		evaluateGenres: (onProgress) =>
+			api.evaluateGenres(model, split, { users: 20, constrained: true, onProgress }),
 		evaluateRun: (onProgress) => api.evaluateRun(model, split, candidates, { users: 20, onProgress }),
 		evaluateModels: (onProgress) =>
 			api.evaluateModels({

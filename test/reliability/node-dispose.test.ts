@@ -147,6 +147,7 @@ test.before(async () => {
 				addItem: (m) => m.addItem({ id: `new ${Math.random()}`, title: 'A new one' }),
 				generate: (m) => m.generate({ history: ids }),
 				explain: (m) => m.explain({ history: ids }),
+				genrePrompts: (m) => m.genrePrompts([dense.history], 'aligned', 8),
 			},
 		},
 	};

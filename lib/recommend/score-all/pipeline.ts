@@ -48,7 +48,11 @@ export async function* scoreRows<Row extends ScoreRow>(
 			running.push(work);
 			if (running.length > AHEAD) yield await running.shift()!;
 		}
-		while (running.length > 0) yield await running.shift()!;
+		while (running.length > 0) {
+			yield await running.shift()!;
+			// The batches ahead may be done already and would not notice.
+			signal?.throwIfAborted();
+		}
 	} finally {
 		// Nothing runs on when the consumer has had enough, or a batch has failed.
 		signal?.removeEventListener('abort', abort);
