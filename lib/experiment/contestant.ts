@@ -14,7 +14,7 @@ export interface Contestant {
 /** What a result says beside the ranks. */
 export type Details = Pick<
 	ExperimentResult,
-	'curves' | 'calibration' | 'latents' | 'maps' | 'examples' | 'timings'
+	'curves' | 'calibration' | 'latents' | 'maps' | 'examples' | 'genres' | 'timings'
 >;
 
 /** Models that are made together, best scored in this order, and what is said of them afterwards. */

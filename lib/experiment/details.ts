@@ -2,11 +2,13 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SeededRandom } from '../data/random.js';
 import { alignmentQuality } from '../evaluation/alignment-quality.js';
+import { evaluateGenres } from '../evaluation/genres.js';
 import { metricValues, rankTargets } from '../evaluation/metrics.js';
 import { overSmoothing } from '../evaluation/protocol.js';
 import { itemPopularity } from '../evaluation/slices.js';
 import { atOnce, inTurns } from '../event-loop.js';
 import { takeRows } from '../native/session.js';
+import type { LongCallOptions } from '../progress.js';
 import type { ALLMRec } from '../recommend/a-llm-rec.js';
 import { createPrompts, jointTable } from '../recommend/model-parts.js';
 import { projectToPlane } from '../report/projection-2d.js';
@@ -140,6 +142,21 @@ function sampleItems(counts: Int32Array): number[] {
 	items.sort((a, b) => counts[a]! - counts[b]! || a - b);
 	const taken = Math.min(MAP_ITEMS, items.length);
 	return Array.from({ length: taken }, (_, i) => items[Math.floor((i * items.length) / taken)]!);
+}
+
+/** Free answers, and answers confined to the data set's genres, of A-LLMRec and of LLM-Only. */
+export async function genreScores(
+	run: ALLMRec,
+	{ split }: Cell,
+	{ label, users, ...calls }: LongCallOptions & { label: string; users: number | undefined },
+): Promise<NonNullable<Details['genres']>> {
+	const scores: NonNullable<Details['genres']> = {};
+	for (const constrained of [false, true]) {
+		const found = await evaluateGenres(run, split, { users, constrained, ...calls });
+		for (const [model, score] of Object.entries(found))
+			scores[`${model === 'A-LLMRec' ? label : model}${constrained ? ', confined to genres' : ''}`] = score;
+	}
+	return scores;
 }
 
 interface Scores {

@@ -51,7 +51,7 @@ const few = {
 const scenarioSchema = z.preprocess(
 	(value) => (typeof value === 'string' ? { scenario: value } : value),
 	z.discriminatedUnion('scenario', [
-		z.strictObject({ scenario: z.enum(['overall', 'coldUsers', 'temporal', 'shuffle']), ...few }),
+		z.strictObject({ scenario: z.enum(['overall', 'coldUsers', 'temporal', 'shuffle', 'genres']), ...few }),
 		/** Training restricted to `trainUsers` users. */
 		z.strictObject({ scenario: z.literal('fewShot'), trainUsers: z.int().min(1), ...few }),
 		/** Rows of the paper's tables 8 and 9, by name. */
@@ -204,6 +204,8 @@ export function scenarioName(scenario: Scenario): string {
 			return 'temporal split';
 		case 'shuffle':
 			return 'shuffled histories';
+		case 'genres':
+			return 'favourite genres';
 		default:
 			return 'overall';
 	}

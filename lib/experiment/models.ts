@@ -21,7 +21,7 @@ import { parseRunOptions } from '../recommend/run-config.js';
 import { CandidateScorer } from '../recommend/scorer.js';
 import type { Cell } from './cell.js';
 import type { Contestant, Contestants } from './contestant.js';
-import { recommenderDetails, trainingCurves } from './details.js';
+import { genreScores, recommenderDetails, trainingCurves } from './details.js';
 import type { ScoreTask } from './plan.js';
 
 export interface MakeSettings extends LongCallOptions {
@@ -196,7 +196,7 @@ async function allmrec(task: ScoreTask, settings: MakeSettings, keep: Keep): Pro
 	};
 	const models: Contestant[] = [{ ...aligned, score: once }];
 	// Of a variant it is its own prompt that counts; its recommender is that of the others.
-	if (scenario !== 'ablation' && scenario !== 'sweep') {
+	if (scenario !== 'ablation' && scenario !== 'sweep' && scenario !== 'genres') {
 		models.push(way(`${label} (q)`, 'text'));
 		models.push({
 			label: `${label} fused`,
@@ -206,7 +206,12 @@ async function allmrec(task: ScoreTask, settings: MakeSettings, keep: Keep): Pro
 	}
 	return {
 		models,
-		details: (cell, scores) => recommenderDetails(run, { folder: from!, label, full: details, cell, scores }),
+		details: async (cell, scores) => ({
+			...(await recommenderDetails(run, { folder: from!, label, full: details, cell, scores })),
+			...(scenario === 'genres' && {
+				genres: await genreScores(run, cell, { label, users: task.cell.users, signal, onProgress }),
+			}),
+		}),
 		dispose: () => run.dispose(),
 	};
 }

@@ -163,7 +163,10 @@ class DataPlanner {
 			return variants(rows.map((row) => [row, ABLATIONS[row as keyof typeof ABLATIONS]]));
 		}
 		if (scenario.scenario === 'sweep') return variants(combinations(scenario.values));
-		const wanted = (entry: ModelEntry) => scenario.models?.includes(labelOf(entry)) ?? true;
+		const wanted = (entry: ModelEntry) =>
+			(scenario.models?.includes(labelOf(entry)) ?? true) &&
+			// Of the others none can be asked.
+			(scenario.scenario !== 'genres' || entry.model === 'allmrec');
 		return (this.experiment.models as ModelEntry[]).filter(wanted).map((entry) => ({
 			entry,
 			label: labelOf(entry),
@@ -188,6 +191,7 @@ class DataPlanner {
 			data: this.identity,
 			cell,
 			shuffle: scenario === 'shuffle',
+			genres: scenario === 'genres' || undefined,
 			entry: { model: entry.model, label, options: entry.options },
 			from,
 			details,

@@ -31,6 +31,7 @@ export const scoredSchema = resultFields
 		latents: true,
 		maps: true,
 		examples: true,
+		genres: true,
 		timings: true,
 	})
 	.extend({

@@ -62,13 +62,16 @@ export async function runExperiment(
 		const data: PlannedData[] = [];
 		for (const source of parsed.data) data.push(await prepared(source, out, signal));
 		const plan = await planExperiment(parsed, data);
-		const scheduler = new Scheduler(plan, options, jobs);
+		// A cell is written as soon as it is whole: an experiment may take nights.
+		const written = new Map<PlannedCell, string>();
+		const scheduler = new Scheduler(plan, options, jobs, async (finished) => {
+			for (const cell of plan.cells) {
+				if (written.has(cell) || !cell.scores.every((id) => finished.has(id))) continue;
+				written.set(cell, await writeResult(out, await assemble(parsed, cell, options)));
+			}
+		});
 		await scheduler.run();
-		const results: string[] = [];
-		for (const cell of plan.cells) {
-			const result = await assemble(parsed, cell, scheduler, options);
-			if (result) results.push(await writeResult(out, result));
-		}
+		const results = plan.cells.flatMap((cell) => written.get(cell) ?? []);
 		return { results, done: scheduler.done, found: scheduler.found, failures: scheduler.failures };
 	});
 }
@@ -125,14 +128,12 @@ class Scheduler {
 		readonly plan: Plan,
 		readonly options: RunExperimentOptions,
 		readonly jobs: number,
+		/** Called whenever tasks are finished, never twice at once. */
+		readonly onFinished: (finished: ReadonlySet<string>) => Promise<void>,
 	) {
 		const { device, threads = 0, cudaLibrary, cublasLt, profile } = options;
 		const each = threads || Math.max(1, Math.floor(cpus().length / jobs));
 		this.#device = { device, threads: jobs === 1 ? threads : each, cudaLibrary, cublasLt, profile };
-	}
-
-	has(id: string): boolean {
-		return this.#finished.has(id);
 	}
 
 	async run(): Promise<void> {
@@ -146,7 +147,12 @@ class Scheduler {
 				if (await isDone(out, task)) this.#finish(task);
 				else waiting.set(task.id, task);
 			this.#leaveOut(waiting);
-			await Promise.all(Array.from({ length: this.jobs }, () => this.#work(waiting)));
+			await this.#tell();
+			const work = Array.from({ length: this.jobs }, () => this.#work(waiting));
+			for (const each of work) each.catch((error) => this.#abort.abort(error));
+			await Promise.allSettled(work);
+			await Promise.all(work);
+			await this.#told;
 			signal?.throwIfAborted();
 		} finally {
 			signal?.removeEventListener('abort', stop);
@@ -157,6 +163,14 @@ class Scheduler {
 		this.#finished.add(task.id);
 		this.found++;
 	}
+
+	/** One after the other; what fails fails the experiment. */
+	#tell(): Promise<void> {
+		this.#told = this.#told.then(() => this.onFinished(this.#finished));
+		return this.#told;
+	}
+
+	#told: Promise<void> = Promise.resolve();
 
 	/** Stages whose models are all scored already, e.g. where the cache was cleared of them. */
 	#leaveOut(waiting: Map<string, Task>): void {
@@ -208,6 +222,7 @@ class Scheduler {
 			this.#failed.add(task.id);
 			this.failures.push({ task: task.title, error: error as Error });
 		}
+		await this.#tell();
 		const { onProgress } = this.options;
 		const total = this.plan.tasks.length;
 		const done = this.#finished.size + this.#failed.size;
@@ -256,14 +271,12 @@ class Scheduler {
 	}
 }
 
-/** The result of a cell, when all of its models are there. */
+/** The result of a cell, all of whose models are scored. */
 async function assemble(
 	experiment: Experiment,
 	cell: PlannedCell,
-	scheduler: Scheduler,
 	{ out, command, signal }: RunExperimentOptions,
-): Promise<ExperimentResult | undefined> {
-	if (cell.scores.some((id) => !scheduler.has(id))) return undefined;
+): Promise<ExperimentResult> {
 	const parts: Scored[] = [];
 	for (const id of cell.scores) parts.push(await readScored(out, id));
 	const { numUsers, numItems, numInteractions } = await Dataset.open(cell.data.path, { signal });
@@ -273,6 +286,7 @@ async function assemble(
 		Object.assign({}, ...parts.map((part) => pick(part) ?? {}));
 	const curves = all(({ curves }) => curves);
 	const latents = merge(({ latents }) => latents);
+	const genres = merge(({ genres }) => genres);
 	const found = parts.find(({ maps }) => maps !== undefined);
 	return {
 		format: 'a-llmrec-result',
@@ -292,6 +306,7 @@ async function assemble(
 		...(found?.maps && { maps: found.maps }),
 		...(found?.calibration && { calibration: found.calibration }),
 		...(found?.examples && { examples: found.examples }),
+		...(Object.keys(genres).length > 0 ? { genres } : {}),
 		timings: merge(({ timings }) => timings),
 		...(command === undefined ? {} : { command }),
 	};

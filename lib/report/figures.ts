@@ -143,7 +143,7 @@ export function genresSection(groups: readonly ResultGroup[]): Section | undefin
 		barPlot({
 			title: `Favourite genres, ${title}, seed ${seed}`,
 			description: `Horizontal bars with 95 % intervals: ${Object.keys(value).join(', ')}.`,
-			xLabel: 'share of users whose favourite genre is named',
+			xLabel: 'share of the genres named that later items have',
 			bars: Object.entries(value).map(([label, { value, low, high }], color) => ({
 				label,
 				value,

@@ -55,6 +55,7 @@ test('every cell has all of its models, on the same users, and the report shows 
 		{ scenario: 'fewShot', trainUsers: 30, models: ['SASRec', 'A-LLMRec'] },
 		{ scenario: 'shuffle', models: ['SASRec', 'Popularity'] },
 		{ scenario: 'temporal', models: ['SASRec', 'A-LLMRec'] },
+		'genres',
 		{ scenario: 'ablation', rows: ['A-LLMRec', 'without user vector', 'without joint embedding'] },
 		{ scenario: 'sweep', name: 'alpha', values: { 'alignment.alpha': [0.5, 2] } },
 	];
@@ -67,6 +68,7 @@ test('every cell has all of its models, on the same users, and the report shows 
 		fewShot: ['SASRec', ...OURS],
 		shuffle: ['Popularity', 'Popularity, shuffled', 'SASRec', 'SASRec, shuffled'],
 		temporal: ['SASRec', ...OURS],
+		genres: ['A-LLMRec'],
 		ablation: ['A-LLMRec', 'without user vector', 'without joint embedding'],
 		sweep: ['alpha = 0.5', 'alpha = 2'],
 	});
@@ -97,6 +99,11 @@ test('every cell has all of its models, on the same users, and the report shows 
 	const { 'A-LLMRec': full, 'without joint embedding': without } = of('ablation').models;
 	t.deepEqual(full!.ranks, of('overall').models['A-LLMRec']!.ranks);
 	t.notDeepEqual(without!.ranks, full!.ranks);
+	const { genres } = of('genres');
+	const asked = ['A-LLMRec', 'LLM-Only'];
+	t.deepEqual(Object.keys(genres!), [...asked, ...asked.map((name) => `${name}, confined to genres`)]);
+	for (const { value, users } of Object.values(genres!)) t.true(value >= 0 && value <= 1 && users <= 20);
+	t.true(genres!['A-LLMRec, confined to genres']!.value > 0);
 	const { sections } = await writeReport({ folders: [out], out: join(out, 'report.html'), resamples: 50 });
 	t.true(sections.length > 5);
 });
