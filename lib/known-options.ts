@@ -219,6 +219,7 @@ const KNOWN = {
 		...call,
 		folders: true,
 		out: true,
+		tables: true,
 		title: true,
 		reference: true,
 		resamples: true,

@@ -6,6 +6,7 @@ import { formatBytes } from './terminal.js';
 
 interface Flags {
 	out: string;
+	tables?: string;
 	title?: string;
 	reference?: string;
 	resamples?: number;
@@ -17,6 +18,7 @@ export function register(program: Command): void {
 		.description('write one HTML page of the results of experiments')
 		.argument('<folder...>', 'folders of experiments, each with its results')
 		.option('--out <file>', 'the page', 'report.html')
+		.option('--tables <file>', 'the tables in Markdown too, without anything of single users and items')
 		.option('--title <text>', 'its title')
 		.option('--reference <model>', 'model that the others are compared with (default: A-LLMRec)')
 		.option('--resamples <n>', 'of the bootstrap (default: 2000)', positive)

@@ -59,6 +59,8 @@ export interface PlannedCell {
 	cell: CellOptions;
 	/** In the order of the models. */
 	scores: string[];
+	/** Labels of the models a fusion is made of, by the label of the recommender. */
+	parts: Record<string, string[]>;
 }
 
 export interface Plan {
@@ -111,9 +113,11 @@ class DataPlanner {
 			coldUsersOnly: scenario.scenario === 'coldUsers',
 		};
 		const scores: string[] = [];
+		const parts: PlannedCell['parts'] = {};
 		for (const { entry, label, options } of this.#contestants(scenario, seed)) {
 			const details = scenario.scenario === 'overall';
 			scores.push(await this.#score(scenario.scenario, cell, { entry, label, options, details }));
+			if (entry.model === 'allmrec') parts[label] = [this.#backbone(options), label];
 		}
 		const name = scenarioName(scenario);
 		const { scenario: kind, ...rest } = scenario;
@@ -129,6 +133,7 @@ class DataPlanner {
 			seed,
 			cell,
 			scores,
+			parts,
 		};
 	}
 
@@ -242,6 +247,17 @@ class DataPlanner {
 	/** A backbone that the experiment's runs are built on has their options, unless it has its own. */
 	#cf(entry: ModelEntry, options: RunOptions): unknown {
 		return entry.options ?? ((options.backbone ?? 'sasrec') === entry.model ? options.cf : {});
+	}
+
+	/** What tables call the recommender that a run is built on: the model with the same training, if it is one of them. */
+	#backbone(options: RunOptions): string {
+		const { backbone, cf } = parseRunOptions(options);
+		const same = (entry: ModelEntry) => {
+			const own = { ...options, backbone, cf: this.#cf(entry, options) } as RunOptions;
+			return entry.model === backbone && contentHash(parseRunOptions(own).cf) === contentHash(cf);
+		};
+		const entry = (this.experiment.models as ModelEntry[]).find(same);
+		return labelOf(entry ?? { model: backbone });
 	}
 
 	async #stage(kind: StageTask['kind'], options: RunOptions): Promise<string> {

@@ -37,6 +37,8 @@ const modelSchema = z.object({
 	ranks: z.object({ greater: z.array(count), ties: z.array(count) }),
 	/** Of scoring all users. */
 	seconds: measure.min(0),
+	/** Of a fusion: labels of the models it is made of. */
+	parts: z.array(z.string()).optional(),
 });
 
 const curveSchema = z.object({

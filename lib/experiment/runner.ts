@@ -288,6 +288,11 @@ async function assemble(
 	const latents = merge(({ latents }) => latents);
 	const genres = merge(({ genres }) => genres);
 	const found = parts.find(({ maps }) => maps !== undefined);
+	const models = merge(({ models }) => models);
+	for (const [label, parts] of Object.entries(cell.parts)) {
+		const fusion = models[`${label} fused`];
+		if (fusion && parts.every((part) => models[part])) fusion.parts = parts;
+	}
 	return {
 		format: 'a-llmrec-result',
 		version: 1,
@@ -300,7 +305,7 @@ async function assemble(
 		targetCounts: first!.targetCounts,
 		negatives: cell.cell.negatives,
 		slices: first!.slices,
-		models: merge(({ models }) => models),
+		models,
 		...(curves.length > 0 ? { curves } : {}),
 		...(Object.keys(latents).length > 0 ? { latents } : {}),
 		...(found?.maps && { maps: found.maps }),

@@ -197,6 +197,13 @@ export interface TableRow {
 export const TABLE_METRICS = ['hit@1', 'hit@10', 'ndcg@10', 'mrr'] as const;
 export type TableMetric = (typeof TABLE_METRICS)[number];
 
+export const METRIC_NAMES: Record<TableMetric, string> = {
+	'hit@1': 'Hit@1',
+	'hit@10': 'Hit@10',
+	'ndcg@10': 'NDCG@10',
+	mrr: 'MRR',
+};
+
 /** Level of the marks, after Holm's adjustment. */
 export const LEVEL = 0.05;
 
@@ -236,6 +243,52 @@ function adjust(table: readonly TableRow[]): void {
 	for (const metric of TABLE_METRICS)
 		for (const [at, adjusted] of holm(compared.map((row) => row[metric].pValue)).entries())
 			compared[at]![metric].adjusted = adjusted;
+}
+
+/** A fusion against the better of its parts, each by their means of a metric over some rows. */
+export interface PartsComparison {
+	slice: string;
+	metric: TableMetric;
+	fused: Aggregate;
+	/** The better part, and how far the fusion is above it. */
+	part: string;
+	difference: number;
+	low: number;
+	high: number;
+	/** By Holm over the slices and metrics of a fusion. */
+	adjusted: number;
+}
+
+/** Metrics that a fusion is fitted by. */
+const FUSION_METRICS = ['hit@1', 'ndcg@10'] as const;
+
+/** Is a fusion as good as the better of its parts in each slice? None where a part is missing. */
+export function* compareWithParts(
+	group: ResultGroup,
+	label: string,
+	resamples: number,
+): Steps<PartsComparison[]> {
+	const cells = group.cells.filter((cell) => Object.hasOwn(cell.models, label));
+	const parts = [...new Set(cells.flatMap((cell) => cell.models[label]!.parts ?? []))];
+	const compared: PartsComparison[] = [];
+	const pValues: number[] = [];
+	for (const { name: slice, rows } of slicesOf(group))
+		for (const metric of FUSION_METRICS) {
+			const seeds = yield* seedValues(group, label, metric, rows);
+			let best: { part: string; a: Float64Array; b: Float64Array } | undefined;
+			for (const part of parts) {
+				const [a, b] = pairs(seeds, yield* seedValues(group, part, metric, rows));
+				if (b.length > 0 && (!best || mean(b) > mean(best.b))) best = { part, a, b };
+			}
+			if (!best) continue;
+			const { part, a, b } = best;
+			const { pValue, ...rest } = yield* pairedBootstrap(a, b, { resamples });
+			const fused = { ...(yield* bootstrapMean(a, { resamples })), users: a.length, seeds: overSeeds(seeds) };
+			compared.push({ slice, metric, fused, part, ...rest, adjusted: Number.NaN });
+			pValues.push(pValue);
+		}
+	for (const [at, adjusted] of holm(pValues).entries()) compared[at]!.adjusted = adjusted;
+	return compared;
 }
 
 function overSeeds(seeds: SeedValues): Aggregate['seeds'] {

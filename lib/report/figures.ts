@@ -1,5 +1,5 @@
 import type { Steps } from '../event-loop.js';
-import type { CalibrationBin, ExperimentResult, ItemMap, TrainingCurve } from '../experiment/results.js';
+import type { ExperimentResult, ItemMap, TrainingCurve } from '../experiment/results.js';
 import { hit1, type ResultGroup } from './aggregate.js';
 import { type Markup, markup } from './markup.js';
 import { barPlot, type LineSeries, linePlot, scatterPlot } from './plot.js';
@@ -56,13 +56,13 @@ function rowsIn({ from, to }: Bin, { targetCounts }: ExperimentResult): number[]
 	return rows;
 }
 
-function binName({ from, to }: Bin): string {
+export function binName({ from, to }: Bin): string {
 	if (to === null) return `≥ ${from}`;
 	return to - 1 === from ? String(from) : `${from}–${to - 1}`;
 }
 
 /** What a part of the page is made of: its cells, by group, that have it. */
-function withPart<K extends keyof ExperimentResult>(
+export function withPart<K extends keyof ExperimentResult>(
 	groups: readonly ResultGroup[],
 	part: K,
 ): { title: string; seed: number; value: NonNullable<ExperimentResult[K]> }[] {
@@ -104,37 +104,6 @@ function curvePlot(
 		xLabel: 'epoch',
 		yLabel: kind === 'losses' ? 'loss' : 'metric',
 		series,
-	});
-}
-
-export function calibrationSection(groups: readonly ResultGroup[]): Section | undefined {
-	const body = withPart(groups, 'calibration').map(({ title, seed, value }) =>
-		calibrationPlot(title, seed, value),
-	);
-	if (body.length === 0) return undefined;
-	const about = markup`<p class="note">The gate gives CF more weight the more often an item was seen in training. It is well set where the fused line keeps to the better of the two others.</p>`;
-	return { id: 'calibration', title: 'Fusion', body: [about, ...body] };
-}
-
-function calibrationPlot(title: string, seed: number, bins: readonly CalibrationBin[]): Markup {
-	const line = (name: string, field: 'weight' | 'cf' | 'llm' | 'fused') => ({
-		name,
-		dashed: field === 'weight',
-		points: bins.map((bin, x) => ({ x, y: bin[field] })),
-	});
-	return linePlot({
-		title: `Calibration of the fusion gate, ${title}, seed ${seed}`,
-		description: `Weight of CF and Hit@1 of CF, language model and fusion over ${bins.length} bins of popularity.`,
-		xLabel: 'training interactions of the target',
-		yLabel: 'Hit@1, weight',
-		categories: bins.map(({ from, to }) => binName({ from, to: to === null ? null : to + 1 })),
-		series: [
-			line('CF', 'cf'),
-			line('language model', 'llm'),
-			line('fused', 'fused'),
-			line('weight of CF', 'weight'),
-		],
-		range: [0, 1],
 	});
 }
 

@@ -8,13 +8,9 @@ import type { LongCallOptions } from '../progress.js';
 import { groupResults, type ResultGroup } from './aggregate.js';
 import { decimal } from './axis.js';
 import { examplesSection, latentsSection, provenanceSection, timingsSection } from './details.js';
-import {
-	calibrationSection,
-	curvesSection,
-	genresSection,
-	mapsSection,
-	popularitySection,
-} from './figures.js';
+import { curvesSection, genresSection, mapsSection, popularitySection } from './figures.js';
+import { fusionSection } from './fusion.js';
+import { renderTables } from './markdown.js';
 import { type Markup, markup, rawElement } from './markup.js';
 import { longTitle, type Section } from './section.js';
 import { SCRIPT, STYLE } from './style.js';
@@ -34,6 +30,8 @@ export interface WriteReportOptions extends ReportOptions, LongCallOptions {
 	folders: readonly string[];
 	/** The page's path. */
 	out: string;
+	/** Also writes the tables in Markdown, without anything of single users and items. Default: not. */
+	tables?: string | undefined;
 }
 
 export interface ReportSummary {
@@ -53,7 +51,7 @@ export interface ReportSummary {
  */
 export async function writeReport(options: WriteReportOptions): Promise<ReportSummary> {
 	expectKnown('writeReport', options);
-	const { folders, out, signal, onProgress, ...how } = options;
+	const { folders, out, tables, signal, onProgress, ...how } = options;
 	if (folders.length === 0) invalidArgument('folders', 'at least one folder', folders);
 	const results: ExperimentResult[] = [];
 	for (const folder of folders) {
@@ -63,6 +61,8 @@ export async function writeReport(options: WriteReportOptions): Promise<ReportSu
 	}
 	const { page, sections } = await inTurns(renderReport(results, how), signal);
 	await writeFileAtomic(out, [page]);
+	if (tables !== undefined)
+		await writeFileAtomic(tables, [await inTurns(renderTables(results, how), signal)]);
 	return { path: out, results: results.length, sections, bytes: Buffer.byteLength(page) };
 }
 
@@ -78,7 +78,7 @@ export function* renderReport(
 		yield* variantsSection(groups, resamples),
 		yield* popularitySection(groups, resamples),
 		genresSection(groups),
-		calibrationSection(groups),
+		yield* fusionSection(groups, resamples),
 		latentsSection(groups),
 		mapsSection(groups),
 		curvesSection(groups),

@@ -4,10 +4,10 @@ import {
 	aggregateTable,
 	type Comparison,
 	LEVEL,
+	METRIC_NAMES,
 	type ResultGroup,
 	slicesOf,
 	TABLE_METRICS,
-	type TableMetric,
 	type TableRow,
 } from './aggregate.js';
 import { decimal } from './axis.js';
@@ -15,13 +15,6 @@ import { type Markup, markup } from './markup.js';
 import { PAPER, PAPER_TABLES, paperDataset, paperHit1 } from './paper.js';
 import { barPlot, COLORS } from './plot.js';
 import { longTitle, type Section } from './section.js';
-
-const METRIC_NAMES: Record<TableMetric, string> = {
-	'hit@1': 'Hit@1',
-	'hit@10': 'Hit@10',
-	'ndcg@10': 'NDCG@10',
-	mrr: 'MRR',
-};
 
 /** A plot of each group and a table of each of its slices. */
 export function* resultsSection(groups: readonly ResultGroup[], resamples: number): Steps<Section> {

@@ -99,6 +99,7 @@ test('every cell has all of its models, on the same users, and the report shows 
 	const { 'A-LLMRec': full, 'without joint embedding': without } = of('ablation').models;
 	t.deepEqual(full!.ranks, of('overall').models['A-LLMRec']!.ranks);
 	t.notDeepEqual(without!.ranks, full!.ranks);
+	t.deepEqual(of('temporal').models['A-LLMRec fused']!.parts, ['SASRec', 'A-LLMRec']);
 	const { genres } = of('genres');
 	const asked = ['A-LLMRec', 'LLM-Only'];
 	t.deepEqual(Object.keys(genres!), [...asked, ...asked.map((name) => `${name}, confined to genres`)]);

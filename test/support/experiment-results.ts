@@ -48,7 +48,8 @@ export function sampleResult(options: SampleOptions = {}): ExperimentResult {
 			ranks.greater.push(hit ? 0 : 1 + Math.floor(19 * random.uniform() ** 2));
 			ranks.ties.push(family === 'floor' && !hit ? 1 : 0);
 		}
-		return [label, { family, ranks, seconds: 2 + 40 * random.uniform() }] as const;
+		const parts = family === 'fused' && !bare ? { parts: ['SASRec', 'A-LLMRec'] } : {};
+		return [label, { family, ranks, seconds: 2 + 40 * random.uniform(), ...parts }] as const;
 	});
 	const result: ExperimentResult = {
 		format: 'a-llmrec-result',
