@@ -25,6 +25,11 @@ export const BACKBONES = Object.keys(defined) as BackboneKind[];
 /** @internal */
 export const backbones = { ...defined } as unknown as Record<BackboneKind, BackboneDefinition>;
 
+/** Whether it learns a vector for each user, beside what it makes of a history. @internal */
+export function hasUserTable(kind: string): boolean {
+	return Object.hasOwn(backbones, kind) && backbones[kind as BackboneKind].unit === 'interactions';
+}
+
 /**
  * Trains a backbone of stage 0 on the training part of a split, validating by NDCG@10 over the whole catalogue; the best
  * weights are kept.

@@ -3,7 +3,7 @@ import { MlpLlm } from '../baselines/mlp-llm.js';
 import { RecFormer } from '../baselines/recformer.js';
 import type { BaselineRequest } from '../baselines/request.js';
 import { TALLRec } from '../baselines/tallrec.js';
-import { loadBackbone } from '../cf/backbones.js';
+import { hasUserTable, loadBackbone } from '../cf/backbones.js';
 import { ItemKnn, type ItemKnnOptions } from '../cf/floors/item-knn.js';
 import { Popularity } from '../cf/floors/popularity.js';
 import type { Dataset } from '../data/dataset.js';
@@ -76,8 +76,9 @@ async function backbone(
 	keep: Keep,
 ): Promise<Made> {
 	const cf = keep(await loadBackbone(join(from!, 'model', 'cf.safetensors'), { ...device, signal }));
-	const score = async ({ histories, candidates, width }: BaselineRequest, calls: LongCallOptions) =>
-		cf.scoreCandidates(await cf.userVectors(histories, calls.signal), candidates, width);
+	// Users it was trained on have their own vectors where it learns such.
+	const score: Contestant['score'] = async ({ users, histories, candidates, width }, { signal }) =>
+		cf.scoreCandidates(await cf.userVectors(histories, signal, Int32Array.from(users)), candidates, width);
 	return {
 		models: [{ label, family: 'cf', score }],
 		details: async () => ({ curves: await trainingCurves(join(from!, 'cf'), 'stage 0', label) }),
@@ -198,6 +199,13 @@ async function allmrec(task: ScoreTask, settings: MakeSettings, keep: Keep): Pro
 	// Of a variant it is its own prompt that counts; its recommender is that of the others.
 	if (scenario !== 'ablation' && scenario !== 'sweep' && scenario !== 'genres') {
 		models.push(way(`${label} (q)`, 'text'));
+		// It sees users by their histories, which is another model than one with a vector for each.
+		if (hasUserTable(parseRunOptions(task.options).backbone))
+			models.push({
+				label: `${label} (CF)`,
+				family: 'cf',
+				score: (request, calls) => cfScores(run, request, calls),
+			});
 		models.push({
 			label: `${label} fused`,
 			family: 'fused',
@@ -222,9 +230,16 @@ async function fused(
 	aligned: Float32Array,
 	{ signal }: LongCallOptions,
 ): Promise<Float32Array> {
-	const vectors = await run.userVectors(histories, signal);
-	const cf = await run.parts.cf.scoreCandidates(vectors, candidates, width);
+	const cf = await cfScores(run, { histories, candidates, width }, { signal });
 	return inTurns(run.fusedSteps(cf, aligned, candidates, width), signal);
+}
+
+async function cfScores(
+	run: ALLMRec,
+	{ histories, candidates, width }: Omit<BaselineRequest, 'users'>,
+	{ signal }: LongCallOptions,
+): Promise<Float32Array> {
+	return run.parts.cf.scoreCandidates(await run.userVectors(histories, signal), candidates, width);
 }
 
 function disposeAll(...parts: { dispose?(): void; release?(): void }[]): void {

@@ -1,4 +1,5 @@
 import { join } from 'node:path';
+import { hasUserTable } from '../cf/backbones.js';
 import { ALLMRecError } from '../errors.js';
 import { parseRunOptions, type RunConfig, type RunOptions } from '../recommend/run-config.js';
 import { ABLATIONS } from './ablations.js';
@@ -117,7 +118,7 @@ class DataPlanner {
 		for (const { entry, label, options } of this.#contestants(scenario, seed)) {
 			const details = scenario.scenario === 'overall';
 			scores.push(await this.#score(scenario.scenario, cell, { entry, label, options, details }));
-			if (entry.model === 'allmrec') parts[label] = [this.#backbone(options), label];
+			if (entry.model === 'allmrec') parts[label] = [this.#backbone(label, options), label];
 		}
 		const name = scenarioName(scenario);
 		const { scenario: kind, ...rest } = scenario;
@@ -157,7 +158,7 @@ class DataPlanner {
 		seed: number,
 	): { entry: ModelEntry; label: string; options: RunOptions }[] {
 		const base = this.#options(scenario, seed);
-		const variants = (list: [string, object][]) =>
+		const variants = (list: [string, Record<string, unknown>][]) =>
 			list.map(([label, changes]) => ({
 				entry: { model: 'allmrec' as const, label },
 				label,
@@ -250,8 +251,9 @@ class DataPlanner {
 	}
 
 	/** What tables call the recommender that a run is built on: the model with the same training, if it is one of them. */
-	#backbone(options: RunOptions): string {
+	#backbone(label: string, options: RunOptions): string {
 		const { backbone, cf } = parseRunOptions(options);
+		if (hasUserTable(backbone)) return `${label} (CF)`;
 		const same = (entry: ModelEntry) => {
 			const own = { ...options, backbone, cf: this.#cf(entry, options) } as RunOptions;
 			return entry.model === backbone && contentHash(parseRunOptions(own).cf) === contentHash(cf);
@@ -329,19 +331,20 @@ function upTo(kind: StageTask['kind'], config: RunConfig): RunOptions {
 	return (kind === 'align' ? both : { ...config }) as RunOptions;
 }
 
-/** `alignment: { alpha: 1 }` over options: a stage's fields one by one. */
-function merged(options: RunOptions, changes: object): RunOptions {
+/** `alignment: { alpha: 1 }` over options: a stage's fields one by one. Another backbone has options of its own. */
+function merged(options: RunOptions, changes: Record<string, unknown>): RunOptions {
 	const result: Record<string, unknown> = { ...options };
+	if (changes.backbone !== undefined && changes.backbone !== (options.backbone ?? 'sasrec')) delete result.cf;
 	for (const [key, value] of Object.entries(changes)) {
 		const before = result[key];
 		const nested = (x: unknown) => typeof x === 'object' && x !== null && !Array.isArray(x);
-		result[key] = nested(value) && nested(before) ? { ...(before as object), ...value } : value;
+		result[key] = nested(value) && nested(before) ? { ...(before as object), ...(value as object) } : value;
 	}
 	return result as RunOptions;
 }
 
 /** Every combination, named by its values. */
-function combinations(values: Record<string, readonly unknown[]>): [string, object][] {
+function combinations(values: Record<string, readonly unknown[]>): [string, Record<string, unknown>][] {
 	let all: [string, Record<string, unknown>][] = [['', {}]];
 	for (const [path, list] of Object.entries(values)) {
 		const [stage, field, ...more] = path.split('.');

@@ -109,6 +109,21 @@ test('every cell has all of its models, on the same users, and the report shows 
 	t.true(sections.length > 5);
 });
 
+test('a recommender with vectors of users is compared by them, and fused by what it makes of histories', async (t) => {
+	const out = freshPath('experiment');
+	const bprmf = { hiddenUnits: 8, epochs: 4 };
+	const models: ExperimentFile['models'] = [
+		{ model: 'bprmf', options: bprmf },
+		{ model: 'allmrec', label: 'ours', options: { backbone: 'bprmf', cf: bprmf } },
+	];
+	const { failures } = await run(await tiny({ seeds: [0], models }), { out });
+	t.deepEqual(failures, []);
+	const [result] = await readResults(out);
+	t.deepEqual(Object.keys(result!.models), ['BPR-MF', 'ours', 'ours (q)', 'ours (CF)', 'ours fused']);
+	t.deepEqual(result!.models['ours fused']!.parts, ['ours (CF)', 'ours']);
+	t.notDeepEqual(result!.models['ours (CF)']!.ranks, result!.models['BPR-MF']!.ranks);
+});
+
 test('stopped anywhere, gone on with, done in two processes at once: the same numbers', async (t) => {
 	const experiment = await tiny({ models: ['sasrec', 'itemKnn', 'allmrec'] });
 	const whole = freshPath('experiment');
